@@ -1,0 +1,111 @@
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{FeatureSet, IdRange, Isolation, Journal, Lifetime, Resource, Result, RootSource, SandboxHandle, SandboxId, SandboxSpec};
+
+/// What a provider is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderInfo {
+    /// Its name, as given to `--on`.
+    pub name: String,
+    /// How strong its wall is.
+    pub isolation: Isolation,
+    /// What it can do on this machine as it is now.
+    pub features: FeatureSet,
+    /// One sentence about the wall.
+    pub description: String,
+    /// Versions of the engine, ways of working (`root`, `rootless, one id`), anything a reader of `inspect` wants to know.
+    pub notes: Vec<String>,
+}
+
+/// Whether a provider works here: from trying, never from a file's existence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// Whether `provision` can be expected to work.
+    pub usable: bool,
+    /// One sentence: what was found, or what is missing.
+    pub verdict: String,
+    /// What the user can do about it.
+    pub hint: Option<String>,
+}
+
+/// Everything a provider needs to make a sandbox.
+#[derive(Clone)]
+pub struct ProvisionRequest {
+    /// Its id.
+    pub id: SandboxId,
+    /// What it shall be.
+    pub spec: SandboxSpec,
+    /// Its root file system.
+    pub root: RootSource,
+    /// The sandbox's own folder on the host: exists, mode 0700, empty, and is the provider's to fill.
+    pub folder: PathBuf,
+    /// Host ids for it, when the runtime runs as root.
+    pub ids: Option<IdRange>,
+    /// Whether it outlives this process.
+    pub lifetime: Lifetime,
+    /// Where to say what is about to be made.
+    pub journal: Arc<dyn Journal>,
+}
+
+/// A new root for a sandbox that is put back, or forked, from a checkpoint. `root.saved_layers` holds the checkpoint's layers.
+#[derive(Clone)]
+pub struct RestoreRequest {
+    /// The root with the checkpoint's layers.
+    pub root: RootSource,
+    /// The folder of a `Memory` checkpoint with the provider's record of it.
+    pub memory: Option<(PathBuf, Value)>,
+}
+
+/// What the ledger knows of an existing sandbox.
+#[derive(Clone)]
+pub struct AttachRequest {
+    /// As it was provisioned (the lifetime is that of the original).
+    pub provision: ProvisionRequest,
+    /// The record that the provider last gave to [`Journal::commit`].
+    pub record: Value,
+}
+
+/// Makes sandboxes of one kind.
+///
+/// # Behavior
+/// - `info` and `probe` change nothing.
+/// - `provision` returns when the agent answers; when it fails, it has undone what it did.
+/// - every resource is told to the request's [`Journal`] before it is made.
+/// - what [`ProviderInfo::features`] claims works; [`Checked`](crate::Checked) refuses the rest before the provider sees it.
+#[async_trait]
+pub trait SandboxProvider: Send + Sync {
+    /// What it is and what it claims here.
+    fn info(&self) -> ProviderInfo;
+
+    /// Whether it works here.
+    async fn probe(&self) -> Probe;
+
+    /// Makes a sandbox and waits until its agent answers.
+    ///
+    /// # Errors
+    /// `Unavailable` when something it needs is missing, `InvalidInput` for a specification that cannot work.
+    async fn provision(&self, request: ProvisionRequest) -> Result<Box<dyn SandboxHandle>>;
+
+    /// A handle of an existing sandbox, in whatever state it is. Does not ask the agent.
+    ///
+    /// # Errors
+    /// `Corrupt` when the record is not this provider's.
+    async fn attach(&self, request: AttachRequest) -> Result<Box<dyn SandboxHandle>>;
+
+    /// Makes a new sandbox from a checkpoint (a fork), with a new identity.
+    ///
+    /// # Errors
+    /// `Unsupported` for a checkpoint of another provider, version or CPU; else as [`provision`](Self::provision).
+    async fn restore(&self, request: ProvisionRequest, from: RestoreRequest) -> Result<Box<dyn SandboxHandle>>;
+
+    /// Removes what a crashed sandbar left: ends processes, removes groups, devices and folders. A resource that is gone, or is
+    /// not ours any more (another start time, another boot), is no error.
+    ///
+    /// # Errors
+    /// The first resource that could not be removed; the others are removed all the same.
+    async fn reclaim(&self, id: &SandboxId, resources: &[Resource]) -> Result<()>;
+}

@@ -1,0 +1,41 @@
+use serde::{Deserialize, Serialize};
+
+use crate::State;
+
+/// Usage of one sandbox. A number is `None` where the provider cannot tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SandboxStats {
+    /// Bytes of memory in use.
+    pub memory_bytes: Option<u64>,
+    /// The limit, bytes.
+    pub memory_limit_bytes: Option<u64>,
+    /// CPU time since the start, microseconds.
+    pub cpu_micros: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// Bytes of the writable layer.
+    pub disk_bytes: Option<u64>,
+    /// The limit, bytes.
+    pub disk_limit_bytes: Option<u64>,
+}
+
+/// How one limit is held, for `inspect`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitReport {
+    /// `memory`, `cpu`, `pids`, `disk`, `open-files`.
+    pub limit: String,
+    /// The value, in the units of [`Limits`](crate::Limits); `None` is unlimited.
+    pub value: Option<u64>,
+    /// By what it holds (`cgroup v2`, `cgroup v1`, `rlimit`, `loop device`, `tmpfs`), or why it does not.
+    pub enforced_by: String,
+}
+
+/// What is true of a sandbox right now, from the host's own facts and the agent's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxStatus {
+    /// The state; `Running` only if the agent answered.
+    pub state: State,
+    /// Why it is not what it was, in one sentence.
+    pub reason: Option<String>,
+}
