@@ -1,1 +1,3 @@
-//! Placeholder map; see the modules.
+//! One folder per provider, and the machine adapter that gives a full handle to any wall.
+
+pub mod machine;

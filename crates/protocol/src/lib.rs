@@ -1,1 +1,37 @@
-//! Placeholder map; see the modules.
+//! What the host and the agent inside a sandbox say to one another.
+//!
+//! One operation is one connection:
+//!
+//! ```text
+//! host  ─▶ preamble, Request frame, then what the operation needs (stdin, signals, file bytes)
+//! agent ─▶ preamble, Reply frame,   then what the operation gives (output, entries, file bytes)
+//! ```
+//!
+//! The host sends its preamble and request in one write, so an operation costs one round trip. There is no multiplexing: a
+//! side that stops reading stops the other by the socket's own back-pressure. After the reply to `Dial` the connection carries raw
+//! bytes, without frames.
+//!
+//! A frame is a five byte header (payload length as big-endian `u32`, then the [`FrameKind`]) and the payload: a protobuf
+//! message, or raw bytes. Both sides treat the other as hostile: lengths are bounded before anything is allocated.
+//!
+//! The schema is frozen by `tests/schema.rs`: fields are added with new numbers, never changed; a reader ignores what it does
+//! not know; a new host talks to an old agent.
+
+mod blocking;
+mod config;
+mod frame;
+mod message;
+mod preamble;
+mod stream;
+
+pub use blocking::{read_frame, write_frame};
+pub use config::{AgentConfig, CONFIG_FD, LISTEN_FD};
+pub use frame::{Frame, FrameError, FrameKind, HEADER, Header, MAX_BULK, MAX_MESSAGE, encode_frame, encode_message};
+pub use message::{
+    Ack, Attach, Chunk, Dial, DirEntries, Empty, Entry, EnvVar, Event, Exec, Exited, Failure, Identity, Input, KindOfFile, List, Lost,
+    MakeDir, Owner, Ping, Pong, Process, ProcessList, PtySize, Put, Quiesce, ReadDir, Remove, Rename, Renewal, Reply, Request, Resumed,
+    Shutdown, SignalProcess, Started, Stat, Status, Symlink, Target, Usage, UsageReport, UserRef, Watch, WatchEvent, event, input, reply,
+    request, user_ref,
+};
+pub use preamble::{PREAMBLE, Preamble, VERSION};
+pub use stream::{FrameReader, FrameWriter};

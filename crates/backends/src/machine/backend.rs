@@ -1,0 +1,90 @@
+use std::{path::Path, sync::Arc};
+
+use async_trait::async_trait;
+use sandbar_core::{
+    CheckpointOptions, Connection, IdRange, Journal, Lifetime, LimitReport, Probe, ProviderInfo, Resource, Result, RootSource, SandboxId,
+    SandboxSpec, SandboxStats, SavedCheckpoint,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Everything a wall needs to bring up a place with the agent in it.
+pub struct Boot<'a> {
+    /// The sandbox's id.
+    pub id: &'a SandboxId,
+    /// What it shall be.
+    pub spec: &'a SandboxSpec,
+    /// Its root file system.
+    pub root: &'a RootSource,
+    /// The folder of this generation: exists, mode 0700. On the first boot it is empty; on a start after a stop it holds what
+    /// the earlier boot left in it (the writable layer).
+    pub folder: &'a Path,
+    /// Host ids, when the runtime runs as root.
+    pub ids: Option<IdRange>,
+    /// Whether the place ends with this process.
+    pub lifetime: Lifetime,
+    /// Where to say what is about to be made.
+    pub journal: &'a Arc<dyn Journal>,
+}
+
+/// What the host itself knows of a place, without asking the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Facts {
+    /// The agent's process (or the machine) exists and is not frozen.
+    Alive,
+    /// It exists and is frozen.
+    Frozen,
+    /// It is gone, with the reason in one sentence (`the agent was ended by signal 9`).
+    Gone(String),
+}
+
+/// A wall: what the machine adapter cannot do by itself. Everything else (exec, streams, files, ports, stop with kept output, restore in
+/// place) is written once, over [`dial`](Self::dial).
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// What the backend must remember of a place to find it again from another process. Kept in the ledger as JSON.
+    type Place: Serialize + DeserializeOwned + Clone + Send + Sync;
+
+    /// See [`SandboxProvider::info`](sandbar_core::SandboxProvider::info).
+    fn info(&self) -> ProviderInfo;
+
+    /// See [`SandboxProvider::probe`](sandbar_core::SandboxProvider::probe).
+    async fn probe(&self) -> Probe;
+
+    /// Brings up a place with the agent in it, listening (it may not have answered yet). Undoes what it did when it fails; tells the journal every resource
+    /// before it is made.
+    async fn boot(&self, boot: Boot<'_>) -> Result<Self::Place>;
+
+    /// A new byte stream to the agent's listener.
+    ///
+    /// # Errors
+    /// `Unavailable` when nothing listens there any more. Must not hang on a frozen place for longer than two seconds.
+    async fn dial(&self, place: &Self::Place) -> Result<Connection>;
+
+    /// What the host knows, at once.
+    fn facts(&self, place: &Self::Place) -> Facts;
+
+    /// Freezes everything inside; returns when it is frozen.
+    async fn freeze(&self, place: &Self::Place) -> Result<()>;
+
+    /// Thaws.
+    async fn thaw(&self, place: &Self::Place) -> Result<()>;
+
+    /// Saves into `options.into`. The place is frozen, or (`place` is `None`) stopped; `folder` is the generation's.
+    async fn save(&self, place: Option<&Self::Place>, folder: &Path, options: &CheckpointOptions) -> Result<SavedCheckpoint>;
+
+    /// Ends every process at once and releases every resource but `folder` and what must be kept in it for a later boot. A place that is gone
+    /// already is no error. Forgets in the journal what it released.
+    async fn halt(&self, place: &Self::Place, folder: &Path, journal: &Arc<dyn Journal>) -> Result<()>;
+
+    /// Removes the generation's folder with what only it needs (layer, disk images, devices). The place is halted. The journal forgets.
+    async fn remove(&self, folder: &Path, journal: &Arc<dyn Journal>) -> Result<()>;
+
+    /// Usage, by the host's facts; the machine adds the agent's claims for what is `None`.
+    async fn usage(&self, place: &Self::Place, folder: &Path) -> Result<SandboxStats>;
+
+    /// Which limits hold, and by what.
+    fn limits(&self, place: Option<&Self::Place>, spec: &SandboxSpec) -> Vec<LimitReport>;
+
+    /// See [`SandboxProvider::reclaim`](sandbar_core::SandboxProvider::reclaim).
+    async fn reclaim(&self, id: &SandboxId, resources: &[Resource]) -> Result<()>;
+}

@@ -1,0 +1,5 @@
+//! The adapter between a wall and the contract.
+
+mod backend;
+
+pub use backend::{Backend, Boot, Facts};

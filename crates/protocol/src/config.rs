@@ -1,0 +1,46 @@
+use prost::Message;
+
+use crate::{EnvVar, UserRef};
+
+/// The descriptor that the agent reads its [`AgentConfig`] from, to the end: a memory file or a pipe.
+pub const CONFIG_FD: i32 = 3;
+/// The descriptor of the listening socket that the agent inherits.
+pub const LISTEN_FD: i32 = 4;
+
+/// What the agent is told when it is started. Its own environment is empty and its arguments say nothing.
+#[derive(Clone, PartialEq, Message)]
+pub struct AgentConfig {
+    /// The environment of every command.
+    #[prost(message, repeated, tag = "1")]
+    pub env: Vec<EnvVar>,
+    /// The working directory of every command, made if missing. The home of the user when absent.
+    #[prost(bytes = "vec", optional, tag = "2")]
+    pub workdir: Option<Vec<u8>>,
+    /// The user of every command; the agent's own when absent.
+    #[prost(message, optional, tag = "3")]
+    pub user: Option<UserRef>,
+    /// The folder that file calls are confined to; the whole root file system when absent.
+    #[prost(bytes = "vec", optional, tag = "4")]
+    pub jail: Option<Vec<u8>>,
+    /// Whether the agent is process 1 of a PID namespace or of a kernel. Otherwise it becomes a child subreaper.
+    #[prost(bool, tag = "5")]
+    pub init: bool,
+    /// RLIMIT_NOFILE of every command.
+    #[prost(uint64, optional, tag = "6")]
+    pub open_files: Option<u64>,
+    /// RLIMIT_NPROC of every command.
+    #[prost(uint64, optional, tag = "7")]
+    pub processes: Option<u64>,
+    /// The capabilities that commands of uid 0 keep, as a bit mask; the agent removes all others from the bounding set of each command. Absent: unchanged.
+    #[prost(uint64, optional, tag = "8")]
+    pub capabilities: Option<u64>,
+    /// `oom_score_adj` of every command, so that the kernel ends them before the agent.
+    #[prost(int32, tag = "9")]
+    pub oom_score_adj: i32,
+    /// Bytes of output kept for each process.
+    #[prost(uint64, tag = "10")]
+    pub ring_bytes: u64,
+    /// The agent ends, and everything with it, when this process id is no longer its parent. 0: never.
+    #[prost(uint32, tag = "11")]
+    pub owner_pid: u32,
+}
