@@ -1,0 +1,60 @@
+use xshell::{Shell, cmd};
+
+use crate::outcome::{Failure, say};
+
+/// Debian packages and what each is for.
+const PACKAGES: [(&str, &str); 8] = [
+    ("uidmap", "newuidmap, for rootless containers with a range of ids"),
+    ("e2fsprogs", "mkfs.ext4, for disk limits"),
+    ("python3-minimal", "programs inside the image `host`"),
+    ("docker-registry", "a real registry on loopback"),
+    ("skopeo", "fills that registry"),
+    ("bubblewrap", "peer of the benchmarks"),
+    ("runc", "peer of the benchmarks"),
+    ("g++", "libFuzzer"),
+];
+
+/// The field of the package database that says whether a package is there.
+const STATUS_FORMAT: &str = "${db:Status-Status}";
+
+/// The user that rootless tests run as, with a range of subordinate ids.
+pub const TEST_USER: &str = "sandbar-test";
+
+/// Installs what is missing. Without root it says what would be installed, and the tests that need it are ignored.
+pub fn run(shell: &Shell) -> Result<(), Failure> {
+    let missing: Vec<&str> = PACKAGES.iter().map(|(package, _)| *package).filter(|package| !is_installed(shell, package)).collect();
+    let is_root = cmd!(shell, "id -u").quiet().read()? == "0";
+    let has_user = cmd!(shell, "id {TEST_USER}").quiet().ignore_stdout().ignore_stderr().run().is_ok();
+    if !is_root {
+        if !missing.is_empty() || !has_user {
+            say(&format!("not root: not installed: {}; tests that need them are ignored", missing.join(" ")));
+            say("run `cargo xtask setup` as root once to change that");
+        }
+        return Ok(());
+    }
+    if !missing.is_empty() {
+        if cmd!(shell, "sh -c").arg("command -v apt-get").quiet().ignore_stdout().run().is_err() {
+            return Err(Failure::new(format!("no apt-get here; install what corresponds to: {}", missing.join(" "))));
+        }
+        say(&format!("installing: {}", missing.join(" ")));
+        // A third-party source that does not answer must not stop the distribution's own packages.
+        let _ = cmd!(shell, "apt-get update -q").quiet().ignore_stdout().run();
+        cmd!(shell, "apt-get install -yq --no-install-recommends {missing...}")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .ignore_stdout()
+            .run()?;
+    }
+    if !has_user {
+        say(&format!("adding the user {TEST_USER}"));
+        cmd!(shell, "useradd --system --create-home --shell /usr/sbin/nologin --add-subids-for-system {TEST_USER}").run()?;
+    }
+    Ok(())
+}
+
+fn is_installed(shell: &Shell, package: &str) -> bool {
+    cmd!(shell, "dpkg-query --show --showformat={STATUS_FORMAT} {package}")
+        .quiet()
+        .ignore_stderr()
+        .read()
+        .is_ok_and(|status| status == "installed")
+}
