@@ -1,0 +1,62 @@
+use std::fs;
+
+use sandbar_core::Limits;
+
+use super::{
+    Setting,
+    sandbox::{Stage, truth},
+};
+use crate::{Result, table};
+
+/// Memory of idle containers: proportional set size of their processes, and what the kernel holds besides.
+pub async fn run(setting: &Setting) -> Result {
+    table::heading(&format!("memory of {} idle containers", setting.idle));
+    let stage = Stage::new().await?;
+    let before = available();
+    let mut sandboxes = Vec::new();
+    for _ in 0..setting.idle {
+        let sandbox = stage.container(Limits::default()).await?;
+        truth(&sandbox).await?;
+        sandboxes.push(sandbox);
+    }
+    let after = available();
+    let sizes: Vec<u64> = proportional_sizes()?;
+    for sandbox in &sandboxes {
+        sandbox.destroy().await?;
+    }
+    let count = setting.idle.max(1) as f64;
+    let mebibytes = |kilobytes: f64| format!("{:.2}", kilobytes / 1024.0);
+    table::rows(
+        &["", "MiB per sandbox"],
+        &[
+            vec!["processes, proportional set size".into(), mebibytes(sizes.iter().sum::<u64>() as f64 / sizes.len().max(1) as f64)],
+            vec!["everything, by the fall of MemAvailable (with kernel objects and caches)".into(), mebibytes(before.saturating_sub(after) as f64 / count)],
+        ],
+    );
+    if sizes.len() != setting.idle {
+        return Err(format!("{} agents were found for {} sandboxes", sizes.len(), setting.idle).into());
+    }
+    Ok(())
+}
+
+fn available() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    field(&text, "MemAvailable:")
+}
+
+fn field(text: &str, name: &str) -> u64 {
+    text.lines().find_map(|line| line.strip_prefix(name)).and_then(|rest| rest.trim().split(' ').next()).and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// Kilobytes of every agent on this machine.
+fn proportional_sizes() -> Result<Vec<u64>> {
+    let mut sizes = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let folder = entry?.path();
+        let is_agent = fs::read_to_string(folder.join("comm")).is_ok_and(|name| name.trim() == "sandbar-agent");
+        if is_agent {
+            sizes.push(field(&fs::read_to_string(folder.join("smaps_rollup")).unwrap_or_default(), "Pss:"));
+        }
+    }
+    Ok(sizes)
+}

@@ -1,0 +1,33 @@
+//! The tools that we are measured beside.
+
+pub mod bwrap;
+pub mod docker;
+pub mod nsjail;
+pub mod runc;
+pub mod spawn;
+
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+use crate::Result;
+
+/// Runs a program to its end with no input and no output, and wants success.
+pub async fn run(program: &str, arguments: &[String]) -> Result {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output().await?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{program} {}: {}: {}", arguments.join(" "), output.status, String::from_utf8_lossy(&output.stderr).trim()).into())
+}
+
+/// Whether a program answers `--version` (or whatever is asked of it).
+pub async fn answers(program: &str, arguments: &[&str]) -> bool {
+    let status = Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().await;
+    status.is_ok_and(|status| status.success())
+}
+
+/// The text as arguments, split at spaces.
+pub fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
