@@ -1,6 +1,6 @@
 use xshell::{Shell, cmd};
 
-use crate::outcome::{Failure, all};
+use crate::outcome::{Failure, Step, all};
 
 /// libFuzzer's coverage counters with the stable compiler: these are LLVM's passes, no nightly flag is among them.
 const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -25,7 +25,7 @@ pub fn run(shell: &Shell, target: Option<&str>, seconds: u32) -> Result<(), Fail
         targets.retain(|known| known == only);
     }
     shell.create_dir("target/fuzz-crashes")?;
-    let mut steps: Vec<(&str, Box<dyn FnOnce() -> Result<(), Failure> + '_>)> = Vec::new();
+    let mut steps: Vec<Step<'_>> = Vec::new();
     for name in &targets {
         let (program, corpus) = (format!("target/fuzz/{triple}/release/{name}"), format!("target/fuzz-corpus/{name}"));
         let time = format!("-max_total_time={seconds}");
@@ -35,9 +35,8 @@ pub fn run(shell: &Shell, target: Option<&str>, seconds: u32) -> Result<(), Fail
                 shell.create_dir(&corpus)?;
                 cmd!(
                     shell,
-                    "{program} {time} -max_len=65536 -rss_limit_mb=1024 -timeout=10 -artifact_prefix=target/fuzz-crashes/ -print_final_stats=1 {corpus}"
+                    "{program} {time} -max_len=65536 -rss_limit_mb=1024 -timeout=10 -artifact_prefix=target/fuzz-crashes/ -verbosity=0 -print_final_stats=1 {corpus}"
                 )
-                .ignore_stderr()
                 .run()?;
                 Ok(())
             }),

@@ -35,8 +35,11 @@ pub fn say(line: &str) {
     eprintln!("{line}");
 }
 
+/// A named part of a chore.
+pub type Step<'a> = (&'a str, Box<dyn FnOnce() -> Result<(), Failure> + 'a>);
+
 /// Runs every step, whatever the others did, and reports all failures at the end.
-pub fn all(steps: Vec<(&str, Box<dyn FnOnce() -> Result<(), Failure> + '_>)>) -> Result<(), Failure> {
+pub fn all(steps: Vec<Step<'_>>) -> Result<(), Failure> {
     let mut failed = Vec::new();
     for (name, step) in steps {
         say(&format!("==> {name}"));
