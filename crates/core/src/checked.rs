@@ -1,6 +1,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
+use serde_json::Value;
 use tokio::io::AsyncRead;
 
 use crate::{
@@ -81,6 +82,10 @@ impl<P: SandboxProvider> SandboxProvider for Checked<P> {
             Claim::require(&info.name, &info.features, Feature::MemoryCheckpoint, &self.others)?;
         }
         Ok(self.wrap(self.inner.restore(request, from).await?))
+    }
+
+    fn resources(&self, record: &Value) -> Result<Option<Vec<Resource>>> {
+        self.inner.resources(record)
     }
 
     async fn reclaim(&self, id: &SandboxId, resources: &[Resource]) -> Result<()> {

@@ -102,6 +102,17 @@ pub trait SandboxProvider: Send + Sync {
     /// `Unsupported` for a checkpoint of another provider, version or CPU; else as [`provision`](Self::provision).
     async fn restore(&self, request: ProvisionRequest, from: RestoreRequest) -> Result<Box<dyn SandboxHandle>>;
 
+    /// The resources that a record (the last one given to [`Journal::commit`]) accounts for. What the ledger holds for the sandbox
+    /// beyond these, and beyond the runtime's own, was left by a sandbar that died in the middle of a verb; under the sandbox's lock it
+    /// may be given to [`reclaim`](Self::reclaim) while the sandbox runs on. `None`: this provider cannot tell.
+    ///
+    /// # Errors
+    /// `Corrupt` when the record is not this provider's.
+    fn resources(&self, record: &Value) -> Result<Option<Vec<Resource>>> {
+        let _ = record;
+        Ok(None)
+    }
+
     /// Removes what a crashed sandbar left: ends processes, removes groups, devices and folders. A resource that is gone, or is
     /// not ours any more (another start time, another boot), is no error.
     ///

@@ -1,0 +1,99 @@
+use std::{
+    cell::{Cell, RefCell},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    rc::Rc,
+    sync::{Arc, Weak},
+};
+
+use sandbar_protocol::AgentConfig;
+use sandbar_tree::Base;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::{
+    child::Rules,
+    failure::{Kind, Result, failure},
+    ring::Budget,
+    table::Table,
+};
+
+/// Most connections at a time.
+pub(crate) const MAX_CONNECTIONS: usize = 4096;
+/// Most threads that work on files; what is over waits its turn.
+const MAX_TRANSFERS: usize = 64;
+/// Most watches, each of which is a thread as long as its client stays.
+const MAX_WATCHES: usize = 64;
+/// Output kept for a process unless the configuration says otherwise.
+const RING_BYTES: u64 = 1 << 20;
+/// Most output kept for a process, whatever the configuration says.
+const MAX_RING_BYTES: u64 = 256 << 20;
+/// All rings together hold at most this many full ones (and the floor of each).
+const FULL_RINGS: usize = 64;
+
+/// What all connections share. One thread only.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) config: AgentConfig,
+    pub(crate) rules: Rules,
+    /// What commands without stdin read.
+    pub(crate) null: OwnedFd,
+    pub(crate) base: Arc<Base>,
+    /// Who owns the files that are put, unless the request says otherwise.
+    pub(crate) file_owner: (u32, u32),
+    pub(crate) table: Table,
+    pub(crate) ring_bytes: usize,
+    pub(crate) budget: Rc<Budget>,
+    /// Where output passes through on its way from a pipe to a ring.
+    pub(crate) scratch: RefCell<Box<[u8]>>,
+    /// Counts memory restores.
+    pub(crate) epoch: Cell<u32>,
+    /// The end of everything has begun.
+    pub(crate) closing: Cell<bool>,
+    /// Every connection is to be dropped.
+    pub(crate) cut: Notify,
+    /// Nothing is accepted until then.
+    pub(crate) silent_until: Cell<Option<tokio::time::Instant>>,
+    pub(crate) connections: Arc<Semaphore>,
+    pub(crate) transfers: Arc<Semaphore>,
+    pub(crate) watches: Arc<Semaphore>,
+    /// Connections that threads hold, so that they can be cut.
+    pub(crate) lent: RefCell<Vec<Weak<UnixStream>>>,
+}
+
+impl Agent {
+    pub(crate) fn new(config: AgentConfig, rules: Rules, null: OwnedFd, base: Base, file_owner: (u32, u32)) -> Self {
+        let ring_bytes = if config.ring_bytes == 0 { RING_BYTES } else { config.ring_bytes.min(MAX_RING_BYTES) };
+        let ring_bytes = usize::try_from(ring_bytes).unwrap_or(usize::MAX);
+        Self {
+            config,
+            rules,
+            null,
+            base: Arc::new(base),
+            file_owner,
+            table: Table::default(),
+            ring_bytes,
+            budget: Budget::new(ring_bytes.saturating_mul(FULL_RINGS)),
+            scratch: RefCell::new(vec![0; 64 << 10].into_boxed_slice()),
+            epoch: Cell::new(0),
+            closing: Cell::new(false),
+            cut: Notify::new(),
+            silent_until: Cell::new(None),
+            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
+            watches: Arc::new(Semaphore::new(MAX_WATCHES)),
+            lent: RefCell::default(),
+        }
+    }
+
+    /// Refuses what makes no sense any more at the end.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closing.get() { Err(failure(Kind::Unavailable, "the sandbox is shutting down")) } else { Ok(()) }
+    }
+
+    /// Drops every connection, those held by threads too.
+    pub(crate) fn cut_connections(&self) {
+        self.cut.notify_waiters();
+        for socket in self.lent.take().iter().filter_map(Weak::upgrade) {
+            let _ = socket.shutdown(std::net::Shutdown::Both);
+        }
+    }
+}

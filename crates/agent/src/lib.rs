@@ -1,0 +1,59 @@
+//! The small program inside every sandbox: it starts commands, carries their streams, moves files, dials ports, and reaps.
+//!
+//! One thread runs an event loop; only file work goes to short-lived threads with blocking calls. Everything it keeps is bounded,
+//! and nothing that happens in the sandbox makes it panic, for it shares the sandbox with hostile code:
+//!
+//! | module | noun |
+//! |---|---|
+//! | `start` | the process itself: inherited descriptors, configuration, signals, limits |
+//! | `server` | the listener, connections, and which operation goes where |
+//! | `agent` | what all connections share |
+//! | `readiness` | descriptors in the event loop |
+//! | `failure` | a refusal, as the host reads it |
+//! | `command`, `environment`, `users` | what an exec request means here |
+//! | `spawn`, `child` | fork, and the child's steps up to exec |
+//! | `terminal` | pseudo terminals |
+//! | `ring` | the newest output of one process, by offset |
+//! | `process`, `table` | one process, all processes |
+//! | `pump` | output from pipe to ring, timeout, the end |
+//! | `session` | one attached client: input in, output out |
+//! | `signals`, `reaper` | signals as events; children that ended |
+//! | `dial` | a stream to a port inside |
+//! | `transfer` | blocking work on a thread with the connection |
+//! | `files`, `put`, `get`, `listing` | file operations |
+//! | `watch` | inotify |
+//! | `procfs`, `usage` | processes as the kernel shows them |
+//! | `identity` | what a memory restore renews |
+//! | `shutdown` | the end of everything |
+
+mod agent;
+mod child;
+mod command;
+mod dial;
+mod environment;
+mod failure;
+mod files;
+mod get;
+mod identity;
+mod listing;
+mod process;
+mod procfs;
+mod pump;
+mod put;
+mod readiness;
+mod reaper;
+mod ring;
+mod server;
+mod session;
+mod shutdown;
+mod signals;
+mod spawn;
+mod start;
+mod table;
+mod terminal;
+mod transfer;
+mod usage;
+mod users;
+mod watch;
+
+pub use start::run;

@@ -1,0 +1,188 @@
+use std::{io, os::fd::OwnedFd, os::unix::net::UnixStream as StdStream, rc::Rc, sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use prost::Message;
+use rustix::{io::Errno, net::SocketFlags};
+use sandbar_protocol::{
+    Ack, Failure, FrameError, FrameReader, Pong, ProcessList, Reply, Request, VERSION, encode_message, reply, request::Operation,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, Interest, unix::AsyncFd},
+    net::UnixStream,
+    sync::OwnedSemaphorePermit,
+    time::Instant,
+};
+
+use crate::{
+    agent::{Agent, MAX_CONNECTIONS},
+    dial, failure,
+    failure::{Kind, refusal},
+    files, get, identity, listing, put, session, shutdown, transfer, usage, watch,
+};
+
+/// How long a connection may take to say what it wants.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long accepting rests when descriptors or memory have run out.
+const REST: Duration = Duration::from_millis(100);
+/// How long a refused client that is still sending is listened to, so that it reads the refusal instead of a broken connection.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Accepts connections until the listener fails, which it does not.
+pub(crate) async fn run(agent: Rc<Agent>, listener: AsyncFd<OwnedFd>) -> io::Error {
+    loop {
+        if let Some(until) = agent.silent_until.take() {
+            tokio::time::sleep_until(until).await;
+        }
+        let accepted = tokio::select! {
+            biased;
+            () = agent.cut.notified() => continue,
+            accepted = listener.async_io(Interest::READABLE, accept) => accepted,
+        };
+        match accepted {
+            Ok(socket) => welcome(&agent, socket),
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP) => return error,
+                Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => tokio::time::sleep(REST).await,
+                // A client that left the queue.
+                _ => {}
+            },
+        }
+    }
+}
+
+fn accept(listener: &OwnedFd) -> io::Result<OwnedFd> {
+    Ok(rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?)
+}
+
+fn welcome(agent: &Rc<Agent>, socket: OwnedFd) {
+    let Ok(permit) = Arc::clone(&agent.connections).try_acquire_owned() else {
+        let full = failure::failure(Kind::ResourceExhausted, format!("there are {MAX_CONNECTIONS} connections already"));
+        if let Ok(bytes) = encoded(&refusal(full)) {
+            // It fits into the buffer of a new socket.
+            let _ = rustix::io::write(&socket, &bytes);
+        }
+        return;
+    };
+    // Any stream socket will do: only its calls are used, never its addresses.
+    let Ok(stream) = UnixStream::from_std(StdStream::from(socket)) else { return };
+    let agent = Rc::clone(agent);
+    tokio::task::spawn_local(async move {
+        tokio::select! {
+            biased;
+            () = agent.cut.notified() => {}
+            () = converse(&agent, stream, permit) => {}
+        }
+    });
+}
+
+/// One connection: one operation.
+async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaphorePermit) {
+    let (read, write) = stream.split();
+    let mut reader = FrameReader::new(read);
+    let asked = async {
+        reader.preamble().await?;
+        reader.message::<Request>().await
+    };
+    let operation = match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(Ok(Request { operation: Some(operation) })) => Ok(operation),
+        Ok(Ok(Request { operation: None })) => Err(failure::failure(Kind::Unsupported, "this agent does not know that operation")),
+        Ok(Err(FrameError::Cut | FrameError::Io(_))) => return,
+        Ok(Err(error @ FrameError::Version(_))) => Err(failure::failure(Kind::Unsupported, error.to_string())),
+        Ok(Err(error)) => Err(failure::failure(Kind::InvalidInput, error.to_string())),
+        Err(_) => Err(failure::failure(Kind::TimedOut, format!("no request within {} s", PATIENCE.as_secs()))),
+    };
+    let attached = match &operation {
+        Ok(Operation::Exec(request)) => session::exec(agent, request).await.map(|process| Some((process, 0, request.kill_on_disconnect))),
+        Ok(Operation::Attach(request)) => session::attach(agent, request).map(|(process, from)| Some((process, from, false))),
+        Ok(_) => Ok(None),
+        Err(failure) => Err(failure.clone()),
+    };
+    match attached {
+        Ok(Some((process, from, kill))) => return session::serve(agent, &process, from, reader, write.as_ref(), kill).await,
+        Ok(None) => {}
+        Err(failure) => return refuse(&mut stream, failure).await,
+    }
+    let (_, ahead) = reader.into_parts();
+    let Ok(operation) = operation else { return };
+    let done = match operation {
+        Operation::Exec(_) | Operation::Attach(_) => Ok(()),
+        Operation::Ping(_) => {
+            let agent_version = env!("CARGO_PKG_VERSION").to_owned();
+            answer(&mut stream, reply::Answer::Pong(Pong { agent: agent_version, epoch: agent.epoch.get() })).await
+        }
+        Operation::List(_) => {
+            let processes = agent.table.all().iter().map(|process| process.record(agent.epoch.get())).collect();
+            answer(&mut stream, reply::Answer::Processes(ProcessList { processes })).await
+        }
+        Operation::Signal(request) => match agent.table.find(request.pid).and_then(|process| process.signal(request.signal)) {
+            Ok(()) => answer(&mut stream, reply::Answer::Done(Ack {})).await,
+            Err(failure) => return refuse(&mut stream, failure).await,
+        },
+        Operation::Dial(request) => match dial::connect(request).await {
+            Ok(port) => match answer(&mut stream, reply::Answer::Done(Ack {})).await {
+                Ok(()) => return dial::relay(stream, ahead, port).await,
+                lost => lost,
+            },
+            Err(failure) => return refuse(&mut stream, failure).await,
+        },
+        Operation::Quiesce(request) => {
+            let done = answer(&mut stream, reply::Answer::Done(Ack {})).await;
+            agent.silent_until.set(Instant::now().checked_add(Duration::from_millis(request.resume_after_ms)));
+            agent.cut_connections();
+            done
+        }
+        Operation::Resumed(request) => answer(&mut stream, reply::Answer::Renewed(identity::renew(agent, &request))).await,
+        Operation::Shutdown(request) => return shutdown::run(agent, request, stream).await,
+        other => return lend(agent, stream, ahead, permit, other).await,
+    };
+    // A client that does not hear its answer any more needs none.
+    drop(done);
+}
+
+/// What may block is done by a thread.
+async fn lend(agent: &Rc<Agent>, stream: UnixStream, ahead: bytes::Bytes, permit: OwnedSemaphorePermit, operation: Operation) {
+    let base = Arc::clone(&agent.base);
+    let owner = agent.file_owner;
+    let is_watch = matches!(operation, Operation::Watch(_));
+    let turns = if is_watch { &agent.watches } else { &agent.transfers };
+    let init = agent.config.init;
+    transfer::hand_over(turns, &agent.lent, stream, ahead, permit, move |link| match operation {
+        Operation::PutFile(request) => put::file(&base, owner, &request, link),
+        Operation::PutTree(request) => put::tree(&base, owner, &request, link),
+        Operation::GetFile(request) => get::file(&base, &request, link),
+        Operation::GetTree(request) => get::tree(&base, &request, link),
+        Operation::ReadDir(request) => listing::read_dir(&base, &request, link),
+        Operation::Stat(request) => files::stat(&base, &request, link),
+        Operation::MakeDir(request) => files::make_dir(&base, owner, &request, link),
+        Operation::Rename(request) => files::rename(&base, &request, link),
+        Operation::Symlink(request) => files::symlink(&base, owner, &request, link),
+        Operation::Remove(request) => files::remove(&base, &request, link),
+        Operation::Watch(request) => watch::run(&base, &request, link),
+        Operation::Usage(_) => usage::report(init, link),
+        _ => Err(failure::failure(Kind::Internal, "an operation went astray")),
+    })
+    .await;
+}
+
+fn encoded(message: &impl Message) -> Result<BytesMut, FrameError> {
+    let mut bytes = BytesMut::from(VERSION.encode().as_slice());
+    encode_message(&mut bytes, message)?;
+    Ok(bytes)
+}
+
+async fn answer(stream: &mut UnixStream, answer: reply::Answer) -> Result<(), FrameError> {
+    let mut bytes = encoded(&Reply { answer: Some(answer) })?;
+    stream.write_all_buf(&mut bytes).await?;
+    Ok(())
+}
+
+async fn refuse(stream: &mut UnixStream, failure: Failure) {
+    if answer(stream, reply::Answer::Failure(failure)).await.is_err() || stream.shutdown().await.is_err() {
+        return;
+    }
+    let discard = async {
+        let mut discarded = [0; 1024];
+        while stream.read(&mut discarded).await.is_ok_and(|length| length > 0) {}
+    };
+    let _ = tokio::time::timeout(FAREWELL, discard).await;
+}

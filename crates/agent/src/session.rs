@@ -1,0 +1,248 @@
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    pin::pin,
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use rustix::process::Signal;
+use sandbar_protocol::{
+    Attach, Event, Exec, Exited, FrameError, FrameKind, FrameReader, Input, Lost, Reply, Started, VERSION, encode_frame, encode_message,
+    event, input, reply,
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    net::{UnixStream, unix::ReadHalf},
+    time::Instant,
+};
+
+use crate::{
+    agent::Agent,
+    command::Command,
+    failure::{self, Kind, failure},
+    process::{Cursor, Process},
+    pump::{self, Deadline, Source},
+    readiness, spawn, terminal,
+};
+
+/// Output that goes to a client with one write.
+const BATCH: usize = 64 << 10;
+
+/// Starts a process.
+pub(crate) async fn exec(agent: &Rc<Agent>, request: &Exec) -> failure::Result<Rc<Process>> {
+    agent.check_open()?;
+    if agent.table.is_full() {
+        return Err(failure(Kind::ResourceExhausted, format!("{} processes run already", crate::table::MAX_RUNNING)));
+    }
+    let command = Command::new(agent, request)?;
+    let child = spawn::fork(agent, &command, request.pty, request.stdin)?;
+    let process = Rc::new(Process::new(agent, child.pid, command.line.clone(), request.pty.is_some()));
+    agent.table.forked(&process);
+    let ends = child.started(&command).await?;
+    let mut sources = Vec::with_capacity(2);
+    for (fd, kind) in [(ends.stdout, FrameKind::Stdout), (ends.stderr, FrameKind::Stderr)] {
+        if let Some(fd) = fd {
+            sources.push(Source { fd: Rc::new(watched(fd, Interest::READABLE)?), kind });
+        }
+    }
+    if let Some(fd) = ends.terminal {
+        let fd = Rc::new(watched(fd, Interest::READABLE | Interest::WRITABLE)?);
+        sources.push(Source { fd: Rc::clone(&fd), kind: FrameKind::Stdout });
+        process.terminal.replace(Some(Rc::clone(&fd)));
+        process.stdin.replace(Some(fd));
+    }
+    if let Some(fd) = ends.stdin {
+        process.stdin.replace(Some(Rc::new(watched(fd, Interest::WRITABLE)?)));
+    }
+    agent.table.started(&process);
+    let grace = Duration::from_millis(request.grace_ms);
+    let limit = Some(request.timeout_ms).filter(|limit| *limit > 0);
+    let deadline = limit.and_then(|limit| Instant::now().checked_add(Duration::from_millis(limit))).map(|at| Deadline { at, grace });
+    tokio::task::spawn_local(pump::run(Rc::clone(agent), Rc::clone(&process), sources, deadline));
+    Ok(process)
+}
+
+/// Finds a process, and where in its output a client is to begin.
+pub(crate) fn attach(agent: &Agent, request: &Attach) -> failure::Result<(Rc<Process>, u64)> {
+    let process = agent.table.find(request.pid)?;
+    let (start, end) = {
+        let ring = process.ring.borrow();
+        (ring.start(), ring.end())
+    };
+    match request.from {
+        Some(from) if from > end => {
+            Err(failure(Kind::InvalidInput, format!("offset {from} is beyond the end of the output of process {}: {end}", request.pid)))
+        }
+        from => Ok((process, from.unwrap_or(start))),
+    }
+}
+
+fn watched(fd: OwnedFd, interest: Interest) -> failure::Result<AsyncFd<OwnedFd>> {
+    readiness::register(fd, interest).map_err(|error| failure::io("cannot watch a stream of the command", &error))
+}
+
+/// Serves a client of a process until the end was told or the client is gone.
+pub(crate) async fn serve(
+    agent: &Agent,
+    process: &Rc<Process>,
+    from: u64,
+    mut reader: FrameReader<ReadHalf<'_>>,
+    stream: &UnixStream,
+    kill_on_disconnect: bool,
+) {
+    let mut input = pin!(listen(process, &mut reader));
+    let mut listening = true;
+    let told = {
+        let mut output = pin!(tell(agent, process, from, stream));
+        let mut gone = pin!(hung_up(stream));
+        loop {
+            tokio::select! {
+                biased;
+                told = &mut output => break told.is_ok(),
+                heard = &mut input, if listening => match heard {
+                    // The client has said all it had to say; it may still listen.
+                    Ok(()) => listening = false,
+                    Err(_) => break false,
+                },
+                // While the client's words are read, their end tells that it is gone, unless they wait for a process that does not read.
+                () = &mut gone, if !listening || process.stdin.borrow().is_some() => break false,
+            }
+        }
+    };
+    if told {
+        return;
+    }
+    if kill_on_disconnect && process.status().is_none() {
+        if process.pty {
+            process.hint(Signal::HUP);
+        }
+        process.hint(Signal::KILL);
+    } else if listening {
+        // What was sent before the client left still belongs to the process.
+        let _ = input.await;
+    }
+}
+
+/// Tells a client everything from an offset on.
+async fn tell(agent: &Agent, process: &Rc<Process>, from: u64, stream: &UnixStream) -> Result<(), FrameError> {
+    let mut out = BytesMut::from(VERSION.encode().as_slice());
+    let started = Started { pid: process.pid.as_raw_pid().cast_unsigned(), offset: from, epoch: agent.epoch.get() };
+    encode_message(&mut out, &Reply { answer: Some(reply::Answer::Started(started)) })?;
+    let start = process.ring.borrow().start();
+    if from < start {
+        encode_message(&mut out, &Event { what: Some(event::What::Lost(Lost { bytes: start - from })) })?;
+    }
+    let cursor = Cursor::new(process, from.max(start));
+    // What a background process writes after the end was told is for those who attach later.
+    let mut last = None;
+    loop {
+        let status = process.status();
+        if status.is_some() {
+            last.get_or_insert(process.ring.borrow().end());
+        }
+        batch(process, &cursor, last.unwrap_or(u64::MAX), &mut out)?;
+        let finished = last.is_some_and(|last| cursor.offset() >= last);
+        if finished {
+            encode_message(&mut out, &Event { what: Some(event::What::Exited(Exited { status })) })?;
+        }
+        if out.is_empty() {
+            process.news.notified().await;
+            continue;
+        }
+        send(stream, &mut out).await?;
+        if finished {
+            return Ok(());
+        }
+        // An idle client costs no buffer.
+        out = BytesMut::new();
+    }
+}
+
+/// Appends what there is to say, up to a batch.
+fn batch(process: &Process, cursor: &Cursor, last: u64, out: &mut BytesMut) -> Result<(), FrameError> {
+    let ring = process.ring.borrow();
+    while out.len() < BATCH {
+        let offset = cursor.offset();
+        let Some((kind, bytes)) = ring.peek(offset) else { break };
+        let length = usize::try_from(last.saturating_sub(offset)).unwrap_or(usize::MAX).min(bytes.len()).min(BATCH);
+        if length == 0 {
+            break;
+        }
+        encode_frame(out, kind, &bytes[..length])?;
+        cursor.advance(length as u64);
+    }
+    Ok(())
+}
+
+/// Hears a client: stdin, signals, sizes. Ends when the client ends its words.
+async fn listen(process: &Process, reader: &mut FrameReader<ReadHalf<'_>>) -> Result<(), FrameError> {
+    let mut line_begun = false;
+    while let Some(frame) = reader.next().await? {
+        match frame.kind {
+            FrameKind::Bytes => {
+                line_begun = frame.payload.last().map_or(line_begun, |last| *last != b'\n');
+                feed(process, frame.payload).await;
+            }
+            FrameKind::End if process.pty => {
+                let end = process.terminal.borrow().as_ref().map(|terminal| terminal::end_of_input(terminal.get_ref(), line_begun));
+                feed(process, end.unwrap_or_default().into()).await;
+            }
+            FrameKind::End => drop(process.stdin.take()),
+            FrameKind::Message => match frame.message::<Input>()?.what {
+                // Nobody waits for an answer; a process that has just ended is no error.
+                Some(input::What::Signal(number)) => drop(process.signal(number)),
+                Some(input::What::Resize(size)) => {
+                    if let Some(terminal) = process.terminal.borrow().as_ref() {
+                        drop(terminal::resize(terminal.get_ref(), size));
+                    }
+                }
+                None => {}
+            },
+            kind @ (FrameKind::Stdout | FrameKind::Stderr) => return Err(FrameError::UnexpectedKind(kind)),
+        }
+    }
+    Ok(())
+}
+
+/// Writes to stdin; what nobody will read is thrown away.
+async fn feed(process: &Process, mut bytes: Bytes) {
+    let Some(stdin) = process.stdin.borrow().clone() else { return };
+    while !bytes.is_empty() {
+        match stdin.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, &bytes)?)).await {
+            Ok(length) => bytes.advance(length),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => {
+                process.stdin.replace(None);
+                return;
+            }
+        }
+    }
+}
+
+/// Writes all of it.
+pub(crate) async fn send(stream: &UnixStream, bytes: &mut BytesMut) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match stream.try_write(bytes) {
+            Ok(length) => bytes.advance(length),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Ends when the other side has closed both directions: not when it has only said its last word.
+async fn hung_up(stream: &UnixStream) {
+    // A second descriptor has readiness of its own, so that waiting here takes none from those who read and write.
+    let Ok(twin) = stream.as_fd().try_clone_to_owned() else { return std::future::pending().await };
+    let Ok(twin) = readiness::register(twin, Interest::WRITABLE) else { return std::future::pending().await };
+    while let Ok(mut guard) = twin.ready(Interest::WRITABLE).await {
+        if guard.ready().is_write_closed() {
+            return;
+        }
+        guard.clear_ready();
+    }
+}

@@ -1,0 +1,90 @@
+//! Signals: none is handled, those that matter are read from a descriptor.
+#![expect(unsafe_code, reason = "signal masks, dispositions, signalfd, and waitid with the process id have no safe wrapper")]
+
+use std::{
+    io,
+    mem::{self, MaybeUninit},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    ptr,
+};
+
+use libc::c_int;
+use rustix::process::{Pid, Signal};
+
+/// What the agent hears of: children that ended, and, where it is not process 1, requests to end.
+const HEARD: [c_int; 5] = [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+
+/// The signal with this number, real-time ones included.
+pub(crate) fn from_number(number: i32) -> Option<Signal> {
+    // SAFETY: Linux has signals 1 to 64. Handlers are not installed by this type, so numbers that the C library keeps for itself do
+    // no harm.
+    (1..=64).contains(&number).then(|| unsafe { Signal::from_raw_unchecked(number) })
+}
+
+/// Forgets what the starter of this process ignored or blocked, ignores SIGPIPE, and makes the descriptor that the others are read
+/// from.
+pub(crate) fn listen() -> io::Result<OwnedFd> {
+    // SAFETY: plain system calls on this process's own signal state, before there is a second thread; the set lives on the stack.
+    unsafe {
+        for number in 1..=64 {
+            // Fails for those that cannot be changed, which need no change.
+            libc::signal(number, libc::SIG_DFL);
+        }
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        let mut set = mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut set);
+        for number in HEARD {
+            libc::sigaddset(&raw mut set, number);
+        }
+        if libc::sigprocmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        match libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd)),
+        }
+    }
+}
+
+/// Takes one signal from the descriptor.
+pub(crate) fn next(signals: impl AsFd) -> io::Result<c_int> {
+    let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
+    let size = size_of::<libc::signalfd_siginfo>();
+    // SAFETY: the buffer is as large as said, and any bytes are a valid `signalfd_siginfo`.
+    unsafe {
+        match libc::read(signals.as_fd().as_raw_fd(), info.as_mut_ptr().cast(), size) {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(c_int::try_from(info.assume_init().ssi_signo).unwrap_or_default()),
+        }
+    }
+}
+
+/// A child that has ended and was not reaped yet.
+pub(crate) fn ended_child() -> Option<Pid> {
+    // SAFETY: the information is written by the kernel, and `si_pid` is what it holds after waitid; zero when there is none.
+    unsafe {
+        let mut info = mem::zeroed::<libc::siginfo_t>();
+        match libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) {
+            0 => Pid::from_raw(info.si_pid()),
+            _ => None,
+        }
+    }
+}
+
+/// Kills every process but this one. Only process 1 of a namespace may: there that is everything inside, and nothing else.
+pub(crate) fn kill_all() {
+    if rustix::process::getpid().is_init() {
+        // SAFETY: a plain system call.
+        unsafe { libc::kill(-1, libc::SIGKILL) };
+    }
+}
+
+/// Whether this process has no child, not even one to be reaped.
+pub(crate) fn is_childless() -> bool {
+    // SAFETY: as in `ended_child`; nothing is reaped.
+    let answer = unsafe {
+        let mut info = mem::zeroed::<libc::siginfo_t>();
+        libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
+    };
+    answer == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::ECHILD)
+}

@@ -1,0 +1,221 @@
+//! The process itself: what it inherits, and what it must be before it listens.
+#![expect(unsafe_code, reason = "inherited descriptors are taken by number; the allocator is tuned through the C library")]
+
+use std::{
+    fs::{DirBuilder, File},
+    io::{self, Read},
+    os::{
+        fd::{FromRawFd, OwnedFd, RawFd},
+        unix::fs::{DirBuilderExt, chown},
+    },
+    path::{Path, PathBuf},
+    process::ExitCode,
+    rc::Rc,
+};
+
+use prost::Message;
+use rustix::{
+    fs::{Mode, OFlags},
+    io::FdFlags,
+    process::{DumpableBehavior, Pid, Resource, Rlimit, Signal},
+    thread::CapabilitySet,
+};
+use sandbar_protocol::{AgentConfig, CONFIG_FD, LISTEN_FD, MAX_MESSAGE};
+use sandbar_tree::Base;
+use tokio::io::Interest;
+
+use crate::{
+    agent::Agent,
+    child::Rules,
+    files::path,
+    readiness, reaper, server, signals,
+    users::{self, User},
+};
+
+/// Runs the agent; what keeps it from running is said in one line on stderr.
+pub fn run() -> ExitCode {
+    match start() {
+        Ok(never) => match never {},
+        Err(why) => {
+            let _ = rustix::io::write(rustix::stdio::stderr(), format!("sandbar-agent: {why}\n").as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+enum Never {}
+
+fn start() -> Result<Never, String> {
+    tune_allocator();
+    let (config, listener) = inherit()?;
+    let signals = signals::listen().map_err(|error| format!("cannot read signals: {error}"))?;
+    let config = read_config(config)?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|errno| format!("cannot hide its memory: {errno}"))?;
+    rustix::process::umask(Mode::WGRP | Mode::WOTH);
+    if !config.init {
+        stay_with(config.owner_pid)?;
+    }
+    let rules = rules(&config)?;
+    let user = config.user.as_ref().and_then(|user| users::resolve(user).ok()).unwrap_or_else(users::own);
+    let base = base(&config, &user)?;
+    let null = null().map_err(|errno| format!("cannot make an empty stdin: {errno}"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let runtime = runtime.map_err(|error| format!("cannot make an event loop: {error}"))?;
+    let agent = Rc::new(Agent::new(config, rules, null, base, (user.uid, user.gid)));
+    let error = tokio::task::LocalSet::new().block_on(&runtime, async move {
+        let signals = readiness::register(signals, Interest::READABLE)?;
+        let listener = readiness::register(listener, Interest::READABLE)?;
+        tokio::task::spawn_local(reaper::run(Rc::clone(&agent), signals));
+        io::Result::Err(server::run(agent, listener).await)
+    });
+    match error {
+        Ok(never) => Ok(never),
+        Err(error) => Err(format!("cannot listen: {error}")),
+    }
+}
+
+/// One arena, and large buffers go back to the system as soon as they are free.
+fn tune_allocator() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets parameters of the allocator, before there is a second thread.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 10);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 64 << 10);
+    }
+}
+
+/// Takes the two descriptors that belong to it, closes all others, and sees to it that 0, 1 and 2 are taken.
+fn inherit() -> Result<(OwnedFd, OwnedFd), String> {
+    let take = |number: RawFd, what: &str| {
+        // SAFETY: the contract of the start says that these are open and nobody else's; it is checked below.
+        let fd = unsafe { OwnedFd::from_raw_fd(number) };
+        match rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC) {
+            Ok(()) => Ok(fd),
+            Err(errno) => {
+                std::mem::forget(fd);
+                Err(format!("descriptor {number} must be {what}: {errno}"))
+            }
+        }
+    };
+    let config = take(CONFIG_FD, "the configuration")?;
+    let listener = take(LISTEN_FD, "the listening socket")?;
+    close_from(LISTEN_FD + 1);
+    for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        // A descriptor that is closed would be taken by the next file, which commands then would inherit.
+        if rustix::io::fcntl_getfd(fd).is_err() {
+            let opened = rustix::fs::open(c"/dev/null", OFlags::RDWR, Mode::empty());
+            std::mem::forget(opened.map_err(|errno| format!("cannot open /dev/null: {errno}"))?);
+        }
+    }
+    rustix::fs::fcntl_getfl(&listener)
+        .and_then(|flags| rustix::fs::fcntl_setfl(&listener, flags | OFlags::NONBLOCK))
+        .map_err(|errno| format!("cannot use the listening socket: {errno}"))?;
+    Ok((config, listener))
+}
+
+/// Closes everything from a number on: what was inherited by mistake.
+fn close_from(first: RawFd) {
+    // SAFETY: called before anything of this process is open there,.
+    unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_int::MAX, 0) };
+}
+
+fn read_config(file: OwnedFd) -> Result<AgentConfig, String> {
+    let mut bytes = Vec::new();
+    File::from(file).take(MAX_MESSAGE as u64).read_to_end(&mut bytes).map_err(|error| format!("cannot read the configuration: {error}"))?;
+    // Whoever starts an agent over a pipe, and dies before it has written down that there is one, closes it without a word.
+    if bytes.is_empty() {
+        return Err("the configuration is empty: whoever started this is gone".to_owned());
+    }
+    AgentConfig::decode(bytes.as_slice()).map_err(|error| format!("the configuration is malformed: {error}"))
+}
+
+/// As no process 1: adopts what its descendants leave behind, and hears, as TERM, of the end of its owner. Not as KILL, so that it can
+/// end its descendants first.
+fn stay_with(owner: u32) -> Result<(), String> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(|errno| format!("cannot adopt orphans: {errno}"))?;
+    let Some(owner) = i32::try_from(owner).ok().and_then(Pid::from_raw) else { return Ok(()) };
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(|errno| format!("cannot follow its owner: {errno}"))?;
+    // It may have gone before that was asked for.
+    if rustix::process::getppid() == Some(owner) { Ok(()) } else { Err(format!("the owner, process {}, is gone", owner.as_raw_pid())) }
+}
+
+fn rules(config: &AgentConfig) -> Result<Rules, String> {
+    let own = rustix::process::getrlimit(Resource::Nofile);
+    let wanted = config.open_files.map_or(own, |limit| Rlimit { current: Some(limit), maximum: Some(limit) });
+    let open_files = within(wanted, own);
+    // The agent itself holds a few for each connection.
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: own.maximum, maximum: own.maximum });
+    let processes = config.processes.map(|limit| {
+        within(Rlimit { current: Some(limit), maximum: Some(limit) }, rustix::process::getrlimit(Resource::Nproc))
+    });
+    let kept = config.capabilities.map(CapabilitySet::from_bits_retain);
+    Ok(Rules {
+        open_files,
+        processes,
+        oom_score_adj: (config.oom_score_adj != 0).then(|| config.oom_score_adj.to_string().into_bytes()),
+        unbound: kept.map_or(Ok(Vec::new()), unbound)?,
+        kept,
+        dies_with_agent: !config.init,
+    })
+}
+
+/// No limit is raised over the hard one that this process has.
+fn within(wanted: Rlimit, own: Rlimit) -> Rlimit {
+    let least = |first: Option<u64>, second: Option<u64>| match (first, second) {
+        (Some(first), Some(second)) => Some(first.min(second)),
+        (limit, None) | (None, limit) => limit,
+    };
+    Rlimit { current: least(wanted.current, own.maximum), maximum: least(wanted.maximum, own.maximum) }
+}
+
+/// What is to be taken out of the bounding set.
+fn unbound(kept: CapabilitySet) -> Result<Vec<CapabilitySet>, String> {
+    let own = rustix::thread::capabilities(None).map_err(|errno| format!("cannot read its capabilities: {errno}"))?;
+    if !own.effective.contains(CapabilitySet::SETPCAP) {
+        // It cannot change the bounding set; that is no loss if it has nothing to hand down.
+        let surplus = own.permitted.difference(kept);
+        return if surplus.is_empty() { Ok(Vec::new()) } else { Err(format!("cannot drop capabilities {:#x} without CAP_SETPCAP", surplus.bits())) };
+    }
+    let each = (0..u64::BITS).map(|number| CapabilitySet::from_bits_retain(1 << number));
+    let is_bound = |capability: &CapabilitySet| rustix::thread::capability_is_in_bounding_set(*capability) == Ok(true);
+    Ok(each.filter(|capability| !kept.contains(*capability)).filter(is_bound).collect())
+}
+
+/// Where paths of file calls are resolved. The working directory is made if it is missing.
+fn base(config: &AgentConfig, user: &User) -> Result<Base, String> {
+    if let Some(workdir) = &config.workdir {
+        make_workdir(path(workdir), user).map_err(|error| format!("cannot make the working directory {:?}: {error}", path(workdir)))?;
+    }
+    let open = |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    if let Some(jail) = &config.jail {
+        let jail = path(jail);
+        let directory = open(jail).map_err(|errno| format!("cannot open the workspace {jail:?}: {errno}"))?;
+        return Ok(Base::jail(directory, Some(PathBuf::from(jail))));
+    }
+    let home = user.entry.as_ref().map(|entry| path(&entry.home));
+    let workdir = config.workdir.as_ref().map(|workdir| path(workdir)).or(home).unwrap_or(Path::new("/"));
+    match open(workdir).or_else(|_| open(Path::new("/"))) {
+        Ok(directory) => Ok(Base::root_at(directory)),
+        Err(errno) => Err(format!("cannot open the root directory: {errno}")),
+    }
+}
+
+/// Makes what is missing of a path, for the user.
+fn make_workdir(path: &Path, user: &User) -> io::Result<()> {
+    let missing: Vec<_> = path.ancestors().take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists()).collect();
+    for directory in missing.into_iter().rev() {
+        match DirBuilder::new().mode(0o755).create(directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other?,
+        }
+        chown(directory, Some(user.uid), Some(user.gid)).or_else(|error| if user.uid == 0 { Ok(()) } else { Err(error) })?;
+    }
+    Ok(())
+}
+
+/// What a command without stdin reads: `/dev/null`, or a pipe that nobody writes to where there is none.
+fn null() -> Result<OwnedFd, rustix::io::Errno> {
+    let opened = rustix::fs::open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty());
+    opened.or_else(|_| rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map(|(read, _)| read))
+}

@@ -1,0 +1,231 @@
+use std::{
+    cell::RefCell,
+    io::{self, Read, Write},
+    net::Shutdown,
+    os::unix::net::UnixStream,
+    sync::{Arc, Weak},
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use prost::Message;
+use sandbar_protocol::{Failure, FrameError, FrameKind, HEADER, Header, MAX_BULK, Reply, VERSION, encode_message, reply};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{
+    failure::{self, Kind, Result, failure, refusal},
+};
+
+/// Walking trees needs some; only what is touched is memory.
+const STACK: usize = 256 << 10;
+/// How long a refused sender is listened to, so that it reads the refusal instead of a broken connection.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// A connection in the hands of a thread: blocking.
+#[derive(Debug)]
+pub(crate) struct Link {
+    socket: Arc<UnixStream>,
+    /// What the event loop had read beyond the request.
+    ahead: Bytes,
+    /// What was written by the protocol's first answer: the preamble goes out before it.
+    preamble_sent: bool,
+}
+
+/// Gives the connection to a thread. Waits while too many are at work; refuses when the sandbox has no thread left to give.
+pub(crate) async fn hand_over(
+    turns: &Arc<Semaphore>,
+    lent: &RefCell<Vec<Weak<UnixStream>>>,
+    stream: tokio::net::UnixStream,
+    ahead: Bytes,
+    connection: OwnedSemaphorePermit,
+    work: impl FnOnce(&mut Link) -> Result<()> + Send + 'static,
+) {
+    let Ok(turn) = Arc::clone(turns).acquire_owned().await else { return };
+    let Ok(socket) = stream.into_std() else { return };
+    if socket.set_nonblocking(false).is_err() {
+        return;
+    }
+    let socket = Arc::new(socket);
+    {
+        let mut lent = lent.borrow_mut();
+        lent.retain(|socket| socket.strong_count() > 0);
+        lent.push(Arc::downgrade(&socket));
+    }
+    let mut link = Link { socket: Arc::clone(&socket), ahead, preamble_sent: false };
+    let body = move || {
+        if let Err(failure) = work(&mut link) {
+            link.refuse(failure);
+        }
+        drop((link, turn, connection));
+    };
+    if let Err(error) = thread::Builder::new().stack_size(STACK).spawn(body) {
+        let refused = failure::failure(Kind::ResourceExhausted, format!("cannot start a thread: {error}"));
+        let _ = socket.set_nonblocking(true);
+        Link { socket, ahead: Bytes::new(), preamble_sent: false }.say(&refusal(refused)).ok();
+    }
+}
+
+impl Link {
+    /// Writes a message, after the preamble if it is the first.
+    pub(crate) fn say(&mut self, message: &impl Message) -> std::result::Result<(), FrameError> {
+        let mut bytes = BytesMut::new();
+        if !self.preamble_sent {
+            bytes.extend_from_slice(&VERSION.encode());
+        }
+        encode_message(&mut bytes, message)?;
+        (&*self.socket).write_all(&bytes)?;
+        self.preamble_sent = true;
+        Ok(())
+    }
+
+    /// Answers the request.
+    pub(crate) fn answer(&mut self, answer: reply::Answer) -> Result<()> {
+        self.say(&Reply { answer: Some(answer) }).map_err(|error| lost(&error))
+    }
+
+    /// For waiting on it.
+    pub(crate) fn socket(&self) -> &UnixStream {
+        &self.socket
+    }
+
+    /// Says why not, and listens for a while to a host that is still sending: closing at once would break its connection before it
+    /// has read the reason.
+    fn refuse(&mut self, failure: Failure) {
+        if self.say(&refusal(failure)).is_err() {
+            return;
+        }
+        let _ = self.socket.shutdown(Shutdown::Write);
+        let _ = self.socket.set_read_timeout(Some(FAREWELL));
+        let end = Instant::now() + FAREWELL;
+        let mut discarded = vec![0; 64 << 10];
+        while Instant::now() < end && (&*self.socket).read(&mut discarded).is_ok_and(|length| length > 0) {}
+    }
+}
+
+impl Read for Link {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.ahead.is_empty() {
+            return (&*self.socket).read(buffer);
+        }
+        let length = self.ahead.len().min(buffer.len());
+        self.ahead.copy_to_slice(&mut buffer[..length]);
+        Ok(length)
+    }
+}
+
+/// The connection failed: nobody will hear of it, but the work must be undone.
+pub(crate) fn lost(error: &FrameError) -> Failure {
+    failure(Kind::Unavailable, format!("the connection was lost: {error}"))
+}
+
+/// The payload of the Bytes frames up to End, as one stream. A connection that ends before is an error.
+#[derive(Debug)]
+pub(crate) struct Incoming<'link> {
+    link: &'link mut Link,
+    /// Bytes of the current frame that were not read yet.
+    left: usize,
+    ended: bool,
+}
+
+impl<'link> Incoming<'link> {
+    pub(crate) fn new(link: &'link mut Link) -> Self {
+        Self { link, left: 0, ended: false }
+    }
+
+    /// Reads and forgets what is left, up to End.
+    pub(crate) fn finish(mut self) -> io::Result<()> {
+        io::copy(&mut self, &mut io::sink()).map(drop)
+    }
+}
+
+impl Read for Incoming<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.left == 0 && !self.ended {
+            let mut header = [0; HEADER];
+            self.link.read_exact(&mut header)?;
+            let header = Header::decode(header)?;
+            match header.kind {
+                FrameKind::Bytes => self.left = header.length,
+                FrameKind::End => self.ended = true,
+                other => return Err(FrameError::UnexpectedKind(other).into()),
+            }
+        }
+        let wanted = self.left.min(buffer.len());
+        if wanted == 0 {
+            return Ok(0);
+        }
+        match self.link.read(&mut buffer[..wanted])? {
+            0 => Err(FrameError::Cut.into()),
+            length => {
+                self.left -= length;
+                Ok(length)
+            }
+        }
+    }
+}
+
+/// Collects bytes and sends them as Bytes frames.
+#[derive(Debug)]
+pub(crate) struct Outgoing<'link> {
+    link: &'link mut Link,
+    /// A header's room, then payload.
+    buffer: Vec<u8>,
+}
+
+impl<'link> Outgoing<'link> {
+    pub(crate) fn new(link: &'link mut Link) -> Self {
+        let mut buffer = Vec::with_capacity(HEADER + MAX_BULK);
+        buffer.resize(HEADER, 0);
+        Self { link, buffer }
+    }
+
+    /// Sends what is left, and End.
+    pub(crate) fn finish(mut self) -> io::Result<()> {
+        self.flush()?;
+        (&*self.link.socket).write_all(&Header { kind: FrameKind::End, length: 0 }.encode())
+    }
+
+    /// Reads once from a file, and sends that as a frame. Returns how much there was.
+    pub(crate) fn pass(&mut self, file: &mut impl Read, most: usize) -> std::result::Result<usize, Broken> {
+        self.buffer.resize(HEADER + most.min(MAX_BULK), 0);
+        let length = loop {
+            match file.read(&mut self.buffer[HEADER..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other.map_err(Broken::Source)?,
+            }
+        };
+        self.buffer.truncate(HEADER + length);
+        self.flush().map_err(|_| Broken::Connection)?;
+        Ok(length)
+    }
+}
+
+/// Which side of a copy failed.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    Source(io::Error),
+    Connection,
+}
+
+impl Write for Outgoing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.buffer.len() >= HEADER + MAX_BULK {
+            self.flush()?;
+        }
+        let length = bytes.len().min(HEADER + MAX_BULK - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..length]);
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let length = self.buffer.len().saturating_sub(HEADER);
+        if length > 0 {
+            self.buffer[..HEADER].copy_from_slice(&Header { kind: FrameKind::Bytes, length }.encode());
+            (&*self.link.socket).write_all(&self.buffer)?;
+        }
+        self.buffer.clear();
+        self.buffer.resize(HEADER, 0);
+        Ok(())
+    }
+}
