@@ -1,3 +1,14 @@
 //! One folder per provider, and the machine adapter that gives a full handle to any wall.
+//!
+//! | module | noun |
+//! |---|---|
+//! | [`machine`] | the adapter: everything that is the same behind every wall |
+//! | [`dangerous_host`] | no wall |
+//! | [`registry`](Registry) | the table of providers of this build |
 
+pub mod container;
+pub mod dangerous_host;
 pub mod machine;
+mod registry;
+
+pub use registry::{Enrolled, PROVIDERS, Provider, ProviderOptions, Registry};

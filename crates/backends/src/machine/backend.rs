@@ -15,9 +15,14 @@ pub struct Boot<'a> {
     pub spec: &'a SandboxSpec,
     /// Its root file system.
     pub root: &'a RootSource,
-    /// The folder of this generation: exists, mode 0700. On the first boot it is empty; on a start after a stop it holds what
-    /// the earlier boot left in it (the writable layer).
+    /// The folder of this generation (`<sandbox's folder>/g1`): exists, mode 0700. On the first boot it is empty; on a start after a
+    /// stop it holds what the earlier boot left in it (the writable layer).
+    ///
+    /// During a restore in place two generations of one sandbox exist side by side, so whatever is named after the sandbox must be
+    /// named after the generation as well: see [`generation`](Self::generation).
     pub folder: &'a Path,
+    /// Which generation this is: 1 at first, one more after each restore in place.
+    pub generation: u32,
     /// Host ids, when the runtime runs as root.
     pub ids: Option<IdRange>,
     /// Whether the place ends with this process.
@@ -39,10 +44,15 @@ pub enum Facts {
 
 /// A wall: what the machine adapter cannot do by itself. Everything else (exec, streams, files, ports, stop with kept output, restore in
 /// place) is written once, over [`dial`](Self::dial).
+///
+/// # Behavior
+/// - no method may block the thread for longer than a few system calls; work on files goes to `spawn_blocking`.
+/// - the machine calls `boot`, `freeze`, `thaw`, `save`, `halt` and `remove` of one sandbox one after another, from a task of their own:
+///   a caller that goes away does not cancel them half way.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
     /// What the backend must remember of a place to find it again from another process. Kept in the ledger as JSON.
-    type Place: Serialize + DeserializeOwned + Clone + Send + Sync;
+    type Place: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
 
     /// See [`SandboxProvider::info`](sandbar_core::SandboxProvider::info).
     fn info(&self) -> ProviderInfo;
@@ -50,8 +60,8 @@ pub trait Backend: Send + Sync + 'static {
     /// See [`SandboxProvider::probe`](sandbar_core::SandboxProvider::probe).
     async fn probe(&self) -> Probe;
 
-    /// Brings up a place with the agent in it, listening (it may not have answered yet). Undoes what it did when it fails; tells the journal every resource
-    /// before it is made.
+    /// Brings up a place with the agent in it, listening (it may not have answered yet). Undoes what it did when it fails, but for the
+    /// content of the folder; tells the journal every resource before it is made. The folder itself is told by the machine.
     async fn boot(&self, boot: Boot<'_>) -> Result<Self::Place>;
 
     /// A new byte stream to the agent's listener.
@@ -72,11 +82,12 @@ pub trait Backend: Send + Sync + 'static {
     /// Saves into `options.into`. The place is frozen, or (`place` is `None`) stopped; `folder` is the generation's.
     async fn save(&self, place: Option<&Self::Place>, folder: &Path, options: &CheckpointOptions) -> Result<SavedCheckpoint>;
 
-    /// Ends every process at once and releases every resource but `folder` and what must be kept in it for a later boot. A place that is gone
-    /// already is no error. Forgets in the journal what it released.
+    /// Ends every process at once (frozen ones too) and releases every resource but `folder` and what must be kept in it for a later
+    /// boot. A place that is gone already is no error. Forgets in the journal what it released.
     async fn halt(&self, place: &Self::Place, folder: &Path, journal: &Arc<dyn Journal>) -> Result<()>;
 
-    /// Removes the generation's folder with what only it needs (layer, disk images, devices). The place is halted. The journal forgets.
+    /// Removes the generation's folder with what only it needs (layer, disk images, devices). The place is halted. The journal forgets
+    /// them, and the folder (`Resource::Folder`) as the last. A folder that is gone already is no error.
     async fn remove(&self, folder: &Path, journal: &Arc<dyn Journal>) -> Result<()>;
 
     /// Usage, by the host's facts; the machine adds the agent's claims for what is `None`.

@@ -1,5 +1,51 @@
 //! The adapter between a wall and the contract.
+//!
+//! A wall ([`Backend`]) brings up a place with the agent in it, dials it, freezes it, saves it and takes it down. Everything else is
+//! here, once for all walls:
+//!
+//! | module | noun |
+//! |---|---|
+//! | `backend` | the trait that walls meet |
+//! | `provider`, `handle` | the contract's traits over a wall |
+//! | `live` | what the clones and tasks of one handle share; why a place ended |
+//! | `client` | one operation over one connection: deadlines, and what a cut means |
+//! | `answer` | the agent's answers, validated |
+//! | `exec`, `files`, `bulk`, `watch`, `ports`, `status` | groups of operations |
+//! | `provision`, `lifecycle`, `checkpoint` | bringing up, stopping and starting, saving and restoring |
+//! | `record` | what the ledger keeps; what a generation holds |
+//! | `output` | what a stop keeps of the processes |
+//! | `steps` | where tests may kill sandbar |
+//! | `agent`, `config`, `process`, `socket`, `launcher` | for walls on this host: the agent's file, its configuration, held processes, unix sockets, a thread to clone from |
 
+pub mod agent;
+mod answer;
 mod backend;
+mod bulk;
+mod checkpoint;
+mod client;
+pub mod config;
+mod exec;
+#[cfg(test)]
+mod fake;
+mod files;
+mod handle;
+pub mod launcher;
+mod lifecycle;
+mod live;
+mod output;
+mod ports;
+pub mod process;
+mod provider;
+mod provision;
+mod record;
+pub mod socket;
+mod status;
+mod steps;
+#[cfg(test)]
+mod tests;
+mod watch;
 
 pub use backend::{Backend, Boot, Facts};
+pub use handle::MachineHandle;
+pub use provider::Machine;
+pub use steps::STEPS;

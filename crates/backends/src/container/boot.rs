@@ -1,0 +1,204 @@
+//! Bringing up a sandbox: everything around the child's plan.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use prost::Message;
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create, openat};
+use sandbar_core::{Context, Error, ErrorKind, IdRange, Journal, Lifetime, Result, RootSource, SandboxId, SandboxSpec};
+use sandbar_protocol::AgentConfig;
+
+use super::{
+    Place,
+    cgroup::{Groups, Made},
+    child::{Channel, Child, keep_dumpable},
+    folder,
+    ids::Ids,
+    kernel, landlock, limits, offspring,
+    overlay::{RootOverlay, clone_mount, mount_volumes},
+    plan::{Outline, Overlay, Plan, Root},
+    syscall::{MountAttributes, mount_setattr, reap},
+};
+use crate::machine::{
+    config::agent_config,
+    process::{HostProcess, wait_for_exit},
+    socket::{AGENT_SOCKET, listen_in},
+};
+
+const OPERATION: &str = "container start";
+/// When the machine runs out of memory, a sandbox's processes go before the host's, and before their own agent.
+const OOM_SCORE: i32 = 500;
+
+/// A boot with everything owned, for a thread that may block.
+pub(super) struct OwnedBoot {
+    pub(super) id: SandboxId,
+    pub(super) spec: SandboxSpec,
+    pub(super) root: RootSource,
+    pub(super) folder: PathBuf,
+    pub(super) generation: u32,
+    pub(super) ids: Option<IdRange>,
+    pub(super) lifetime: Lifetime,
+    pub(super) journal: Arc<dyn Journal>,
+    /// The agent's file; without one the plan is rehearsed: everything but the agent.
+    pub(super) agent: Option<PathBuf>,
+}
+
+impl OwnedBoot {
+    /// Starts the agent, and undoes everything but the folder's content when that fails. Blocks.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub(super) fn run(self) -> Result<Place> {
+        let (place, held) = self.bring_up()?;
+        offspring::add(place.process, held);
+        Ok(place)
+    }
+
+    /// Does the same up to the agent's execution, and takes it down again. Blocks.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub(super) fn rehearse(mut self, patience: Duration) -> Result<()> {
+        self.agent = None;
+        let journal = Arc::clone(&self.journal);
+        let (place, held) = self.bring_up()?;
+        let ended = wait_for_exit(&held, patience).context(OPERATION, || "cannot wait for the rehearsal".to_owned())?;
+        if !ended {
+            let _ = place.process.kill(patience);
+        }
+        let _ = reap(held.as_fd());
+        place.groups.release(&journal)?;
+        if ended { Ok(()) } else { Err(Error::new(ErrorKind::TimedOut, OPERATION, "the rehearsal does not end")) }
+    }
+
+    fn bring_up(mut self) -> Result<(Place, OwnedFd)> {
+        let ids = Ids::of_sandbox(self.ids)?;
+        for volume in &mut self.spec.volumes {
+            let found = volume.source.canonicalize();
+            volume.source = found.map_err(|error| {
+                Error::io(OPERATION, "cannot find the source of a volume", error).with("source", volume.source.display())
+            })?;
+        }
+        let name = format!("sandbar-{}-g{}", self.id, self.generation);
+        let made = Groups::make(&name, &self.spec.limits, u64::from(limits::DEFAULT_PIDS), &self.journal)?;
+        let groups = made.groups.clone();
+        match keep_dumpable(|| self.start(&ids, made)) {
+            Ok(started) => Ok(started),
+            Err(error) => {
+                groups.release(&self.journal).unwrap_or_else(|left| {
+                    tracing::warn!(error = %left.chain(), "cannot remove the control groups of a sandbox that did not start");
+                });
+                Err(error)
+            }
+        }
+    }
+
+    fn start(&self, ids: &Ids, made: Made) -> Result<(Place, OwnedFd)> {
+        let volatile = self.lifetime == Lifetime::Owned;
+        let mut layers: Vec<PathBuf> = self.root.layers.iter().chain(&self.root.saved_layers).cloned().collect();
+        layers.reverse();
+        if layers.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidInput, OPERATION, "a container needs an image"));
+        }
+        let landlock = landlock::domain()?;
+        let channel = Channel::new()?;
+        let outline = Outline {
+            ids,
+            channel: channel.number(),
+            hostname: self.spec.hostname.as_deref().unwrap_or(self.id.as_str()),
+            root: if ids.is_root() {
+                Root::Sent
+            } else {
+                let by_descriptor = kernel::takes_detached_layers();
+                Root::Made(Overlay { layers: layers.clone(), folder: self.folder.clone(), by_descriptor, volatile })
+            },
+            agent: self.agent.as_deref().filter(|_| !ids.is_root()),
+            host: self.root.host.as_ref(),
+            volumes: &self.spec.volumes,
+            memory: self.spec.limits.memory,
+            groups: made.threads.len(),
+            landlock: landlock.as_ref().map(|(_, domain)| *domain),
+            lifetime: self.lifetime,
+            open_files: limits::most_open_files(),
+            rehearsal: self.agent.is_none(),
+        };
+        let mut child = Child::start(Plan::new(outline)?, channel, made.unified.as_ref().map(AsFd::as_fd))?;
+
+        // From here on the child makes its namespaces while we prepare what it waits for.
+        ids.write_maps(child.pid())?;
+        let process = HostProcess::of(child.pid()).context(OPERATION, || "the sandbox's first process ended early".to_owned())?;
+        folder::prepare(&self.folder)?;
+        let listener = listen_in(&self.folder, AGENT_SOCKET).context(OPERATION, || "cannot make the agent's socket".to_owned())?;
+        let config = self.config()?;
+        let null = open("/dev/null", OFlags::RDWR)?;
+        let (mut agent, mut root, mut volumes) = (None, None, Vec::new());
+        if ids.is_root() {
+            let namespace = open(&format!("/proc/{}/ns/user", child.pid()), OFlags::RDONLY)?;
+            let by_descriptor = kernel::takes_detached_layers();
+            let overlay = RootOverlay {
+                layers: &layers,
+                folder: &self.folder,
+                disk: None,
+                user_namespace: namespace.as_fd(),
+                volatile,
+                by_descriptor,
+            };
+            root = Some(overlay.mount()?);
+            volumes = mount_volumes(&self.spec.volumes, namespace.as_fd())?;
+            agent = self.agent.as_deref().map(program).transpose()?;
+        }
+        let mut descriptors: Vec<BorrowedFd<'_>> = vec![null.as_fd(); 3];
+        descriptors.extend([config.as_fd(), listener.as_fd(), agent.as_ref().unwrap_or(&null).as_fd()]);
+        descriptors
+            .extend(root.iter().chain(landlock.as_ref().map(|(ruleset, _)| ruleset)).chain(&volumes).chain(&made.threads).map(AsFd::as_fd));
+        child.send(&descriptors)?;
+        self.journal.intend(&process.resource("agent"))?;
+        let released = child.release();
+        if released.is_err() {
+            self.journal.forget(&process.resource("agent"))?;
+        }
+        let limits = limits::reports(&self.spec.limits);
+        Ok((Place { process, folder: self.folder.clone(), groups: made.groups, limits }, released?))
+    }
+
+    fn config(&self) -> Result<OwnedFd> {
+        let limits = &self.spec.limits;
+        let config = AgentConfig {
+            init: true,
+            open_files: Some(limits::open_files(limits)),
+            processes: limits::processes(limits),
+            oom_score_adj: OOM_SCORE,
+            ..agent_config(&self.spec, &self.root)
+        };
+        let make = || -> io::Result<OwnedFd> {
+            let file = memfd_create("sandbar-config", MemfdFlags::CLOEXEC)?;
+            let bytes = config.encode_to_vec();
+            let written = rustix::io::pwrite(&file, &bytes, 0)?;
+            if written == bytes.len() { Ok(file) } else { Err(io::ErrorKind::WriteZero.into()) }
+        };
+        make().context(OPERATION, || "cannot write the agent's configuration".to_owned())
+    }
+}
+
+/// The agent's file in a mount of its own that cannot be written through, whatever a process finds by `/proc/1/exe`.
+fn program(path: &Path) -> Result<OwnedFd> {
+    let attributes = MountAttributes {
+        set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
+        propagation: libc::MS_PRIVATE,
+        ..MountAttributes::default()
+    };
+    let mount = clone_mount(CWD, path, false).context(OPERATION, || format!("cannot open the agent {}", path.display()))?;
+    mount_setattr(mount.as_fd(), &attributes, false)
+        .map_err(io::Error::from)
+        .context(OPERATION, || "cannot protect the agent's file".to_owned())?;
+    Ok(mount)
+}
+
+fn open(path: &str, flags: OFlags) -> Result<OwnedFd> {
+    openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty()).map_err(io::Error::from).context(OPERATION, || format!("cannot open {path}"))
+}

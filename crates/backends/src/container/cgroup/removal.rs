@@ -1,0 +1,92 @@
+use std::{
+    fs, io,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+
+use crate::machine::process::wait_for_exit;
+
+use super::freezer::wait_for;
+
+/// How long the last processes of a group may take to end once they are killed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Removes a group whose processes have ended, or are about to. One that is gone already is no error.
+///
+/// # Errors
+/// `ResourceBusy` when something still runs in it, or of the kernel.
+pub(in crate::container) fn remove(group: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match rustix::fs::rmdir(group) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::BUSY) if Instant::now() < deadline => {
+                if group.join("cgroup.events").exists() {
+                    wait_for(group, "populated", 0, deadline.saturating_duration_since(Instant::now()))?;
+                } else {
+                    wait_for_processes(group, deadline)?;
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Ends whatever runs in a group, frozen or not, and removes it.
+///
+/// # Errors
+/// As [`remove`].
+pub(in crate::container) fn empty_and_remove(group: &Path) -> io::Result<()> {
+    if !group.exists() {
+        return Ok(());
+    }
+    if fs::write(group.join("cgroup.kill"), "1").is_err() {
+        // Before Linux 5.14, and on v1, one by one, until nobody new has come.
+        let _ = fs::write(group.join("freezer.state"), "THAWED");
+        let deadline = Instant::now() + PATIENCE;
+        while kill_all(group)? && Instant::now() < deadline {
+            wait_for_processes(group, deadline)?;
+        }
+    }
+    remove(group)
+}
+
+fn processes(group: &Path) -> io::Result<Vec<Pid>> {
+    match fs::read_to_string(group.join("cgroup.procs")) {
+        Ok(text) => Ok(text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn kill_all(group: &Path) -> io::Result<bool> {
+    let found = processes(group)?;
+    for pid in &found {
+        if let Ok(held) = pidfd_open(*pid, PidfdFlags::empty())
+            // Held: now it is known to be in the group still, so the id was not another's.
+            && processes(group)?.contains(pid)
+        {
+            let _ = pidfd_send_signal(held, Signal::KILL);
+        }
+    }
+    Ok(!found.is_empty())
+}
+
+fn wait_for_processes(group: &Path, deadline: Instant) -> io::Result<()> {
+    let found = processes(group)?;
+    for pid in &found {
+        if let Ok(held) = pidfd_open(*pid, PidfdFlags::empty()) {
+            wait_for_exit(&held, deadline.saturating_duration_since(Instant::now()))?;
+        }
+    }
+    if found.is_empty() {
+        // Between the last exit and the release of the group there is nothing to wait for.
+        std::thread::yield_now();
+    }
+    Ok(())
+}

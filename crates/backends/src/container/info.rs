@@ -1,0 +1,68 @@
+//! What the provider says of itself.
+
+use sandbar_core::{Claim, Feature, FeatureSet, Isolation, ProviderInfo};
+
+use super::{
+    cgroup::{Controller, Hierarchies},
+    ids::{Ids, is_root},
+    kernel, landlock,
+};
+
+/// The provider's name.
+pub(super) const NAME: &str = "container";
+
+/// Features that it has on every machine where it works at all.
+const ALWAYS: [Feature; 12] = [
+    Feature::Pty,
+    Feature::User,
+    Feature::Watch,
+    Feature::ExposePort,
+    Feature::StopStart,
+    Feature::Stats,
+    Feature::HostImage,
+    Feature::LayeredImage,
+    Feature::VolumeReadOnly,
+    Feature::VolumeReadWrite,
+    Feature::LimitOpenFiles,
+    Feature::NetworkNone,
+];
+/// Features that need a group that can be frozen.
+const WITH_FREEZER: [Feature; 4] = [Feature::Pause, Feature::DiskCheckpoint, Feature::Restore, Feature::Fork];
+
+/// The provider's claim at its best.
+pub fn claim() -> Claim {
+    let limits = [Feature::LimitMemory, Feature::LimitCpu, Feature::LimitPids, Feature::LimitDisk];
+    Claim { provider: NAME, features: ALWAYS.into_iter().chain(WITH_FREEZER).chain(limits).collect() }
+}
+
+/// What it can do here.
+pub(super) fn info() -> ProviderInfo {
+    let groups = Hierarchies::of_host();
+    let held = |controller: Controller, feature: Feature| groups.holder(controller).map(|_| feature);
+    let mut features: Vec<Feature> = ALWAYS.to_vec();
+    if groups.can_freeze() {
+        features.extend(WITH_FREEZER);
+    }
+    features.extend(held(Controller::Memory, Feature::LimitMemory));
+    features.extend(held(Controller::Cpu, Feature::LimitCpu));
+    if groups.holder(Controller::Pids).is_some() || kernel::counts_processes_by_namespace() {
+        features.push(Feature::LimitPids);
+    }
+    ProviderInfo {
+        name: NAME.to_owned(),
+        isolation: Isolation::Namespaces,
+        features: features.into_iter().collect::<FeatureSet>(),
+        description: "namespaces, seccomp, Landlock and control groups of this host's kernel, without a daemon".to_owned(),
+        notes: vec![mode(), groups.describe(), landlock::describe(), kernel::describe()],
+    }
+}
+
+fn mode() -> String {
+    if is_root() {
+        return "root: each sandbox has host ids of its own".to_owned();
+    }
+    match Ids::of_sandbox(None) {
+        Ok(ids) if ids.count() > 1 => format!("rootless, {} ids", ids.count()),
+        _ => "rootless, one id: everything inside belongs to one user (no ranges in /etc/subuid, or no newuidmap)".to_owned(),
+    }
+}

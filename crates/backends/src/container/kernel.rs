@@ -1,0 +1,42 @@
+//! What this kernel can do, where that cannot be found out by trying.
+
+use std::sync::OnceLock;
+
+/// Major and minor version. Nothing at all when it cannot be read.
+fn version() -> (u32, u32) {
+    static VERSION: OnceLock<(u32, u32)> = OnceLock::new();
+    *VERSION.get_or_init(|| rustix::system::uname().release().to_str().ok().and_then(parse).unwrap_or_default())
+}
+
+fn parse(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|character: char| !character.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Whether `overlay` takes descriptors of layers, and layers that are mounted nowhere.
+pub(super) fn takes_detached_layers() -> bool {
+    version() >= (6, 15)
+}
+
+/// Whether RLIMIT_NPROC counts a user's processes in each user namespace apart. Before, it counted all of the host's user.
+pub(super) fn counts_processes_by_namespace() -> bool {
+    version() >= (5, 14)
+}
+
+/// The version, for messages.
+pub(super) fn describe() -> String {
+    format!("Linux {}.{}", version().0, version().1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_read() {
+        assert_eq!(parse("6.18.44-fc-v669"), Some((6, 18)));
+        assert_eq!(parse("5.15.0"), Some((5, 15)));
+        assert_eq!(parse("6.1-rc3"), Some((6, 1)));
+        assert_eq!(parse("unknown"), None);
+    }
+}

@@ -1,0 +1,43 @@
+//! Namespaces, seccomp, Landlock and control groups: a container without a daemon, as root and as a plain user.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `boot` | bringing up a sandbox: everything around the child |
+//! | `plan`, `step` | what the child does from `clone3` to the agent: the order, and each step |
+//! | `child`, `syscall` | the child: cloned, spoken to, heard; system calls without the C library |
+//! | `overlay` | as root: the root file system and volumes with the sandbox's ids |
+//! | `ids` | which host ids a sandbox has |
+//! | `capabilities`, `seccomp`, `landlock` | what it may ask of the kernel |
+//! | `cgroup`, `limits`, `disk` | what it may use |
+//! | `folder` | the writable layer: prepared, saved, weighed, removed |
+//! | `offspring` | first processes that this process has to reap |
+//! | `worker` | threads that live as long as the process |
+//! | `kernel`, `info`, `probe` | what this host can do |
+//!
+//! A child shares memory with its parent until it executes the agent, and follows a plan that the parent made: no page tables are copied, no
+//! memory is allocated, no lock is taken. It makes its namespaces while the parent writes its id maps and, as root, mounts its root file
+//! system, and executes the agent only when the ledger knows it.
+
+mod boot;
+mod capabilities;
+mod cgroup;
+mod child;
+mod disk;
+mod folder;
+mod ids;
+mod info;
+mod kernel;
+mod landlock;
+mod limits;
+mod offspring;
+mod overlay;
+mod plan;
+mod probe;
+mod seccomp;
+mod step;
+mod syscall;
+mod wall;
+mod worker;
+
+pub use info::claim;
+pub use wall::{Container, ContainerProvider, Place};

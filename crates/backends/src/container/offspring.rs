@@ -1,0 +1,46 @@
+//! First processes of sandboxes that this process has cloned, and so has to reap.
+
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use super::syscall::{Ended, reap};
+use crate::machine::process::HostProcess;
+
+enum Member {
+    Held(OwnedFd),
+    Gone(Ended),
+}
+
+fn members() -> MutexGuard<'static, HashMap<HostProcess, Member>> {
+    static MEMBERS: OnceLock<Mutex<HashMap<HostProcess, Member>>> = OnceLock::new();
+    MEMBERS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Remembers one.
+pub(super) fn add(process: HostProcess, held: OwnedFd) {
+    members().insert(process, Member::Held(held));
+}
+
+/// How one of them ended; `None` while it runs, or when it is not one of them. Leaves no zombie.
+pub(super) fn how_ended(process: &HostProcess) -> Option<Ended> {
+    let mut members = members();
+    let member = members.get_mut(process)?;
+    if let Member::Held(held) = member
+        && let Some(ended) = reap(held.as_fd()).ok()?
+    {
+        *member = Member::Gone(ended);
+    }
+    match member {
+        Member::Gone(ended) => Some(*ended),
+        Member::Held(_) => None,
+    }
+}
+
+/// Forgets one that is not asked for any more, after it has ended.
+pub(super) fn forget(process: &HostProcess) {
+    how_ended(process);
+    members().remove(process);
+}

@@ -1,0 +1,378 @@
+//! The order of things: which steps make a sandbox, from `clone3` to the agent.
+
+use std::{
+    ffi::{CString, OsStr},
+    os::unix::ffi::OsStrExt,
+    path::{Component, Path, PathBuf},
+    sync::OnceLock,
+};
+
+use sandbar_core::{Error, ErrorKind, HostImage, Lifetime, Result, Volume};
+
+use super::{
+    capabilities,
+    ids::Ids,
+    seccomp,
+    step::{CHANNEL, Failure, MOST_DESCRIPTORS, Planned, Step},
+};
+
+const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+const HARMLESS: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+const INERT: u64 = HARMLESS | libc::MOUNT_ATTR_NOEXEC;
+const MOUNT_HARMLESS: u64 = libc::MS_NOSUID | libc::MS_NODEV;
+const MOUNT_INERT: u64 = MOUNT_HARMLESS | libc::MS_NOEXEC;
+
+/// The devices of a sandbox, and no others.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+/// What of /proc and /sys tells about the host and not about the sandbox, or acts on it (as Docker masks it).
+const MASKED: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+/// What of /proc may be looked at only.
+const SEALED: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+/// Bytes of `/dev/shm` where there is no memory limit. Docker has 64 MiB, at which browsers and data loaders break.
+const SHARED_MEMORY: u64 = 256 << 20;
+
+/// What the child does about its root file system.
+#[derive(Debug)]
+pub(super) enum Root {
+    /// The parent, which is root, sends it as a mount.
+    Sent,
+    /// The child mounts the overlay itself.
+    Made(Overlay),
+}
+
+/// An overlay to be mounted in a user namespace.
+#[derive(Debug)]
+pub(super) struct Overlay {
+    /// The highest first.
+    pub(super) layers: Vec<PathBuf>,
+    /// The folder with `layer` and `work`.
+    pub(super) folder: PathBuf,
+    /// Whether the kernel takes descriptors of layers (Linux 6.13).
+    pub(super) by_descriptor: bool,
+    /// Whether it may lose what was not written yet when the machine goes down.
+    pub(super) volatile: bool,
+}
+
+/// What a Landlock ruleset allows where.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Domain {
+    /// Below `/`.
+    pub(super) everywhere: u64,
+    /// Below `/dev`, if the kernel knows of it.
+    pub(super) devices: Option<u64>,
+}
+
+/// What a plan is made from.
+pub(super) struct Outline<'a> {
+    pub(super) ids: &'a Ids,
+    pub(super) channel: i32,
+    pub(super) hostname: &'a str,
+    pub(super) root: Root,
+    /// The agent's file, if the child opens it itself: a plain user can make mounts in there only.
+    pub(super) agent: Option<&'a Path>,
+    pub(super) host: Option<&'a HostImage>,
+    pub(super) volumes: &'a [Volume],
+    pub(super) memory: Option<u64>,
+    /// v1 control groups to join.
+    pub(super) groups: usize,
+    pub(super) landlock: Option<Domain>,
+    pub(super) lifetime: Lifetime,
+    pub(super) open_files: u64,
+    /// Ends with success instead of executing the agent.
+    pub(super) rehearsal: bool,
+}
+
+/// The steps, and how many descriptors the parent has to send: 0 to 2, configuration, listener, agent, then the root if [`Root::Sent`], the Landlock
+/// ruleset if any, the volumes if the parent is root, the groups.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) steps: Vec<Planned>,
+    pub(super) descriptors: usize,
+}
+
+/// Builds a [`Plan`].
+struct Builder {
+    steps: Vec<Planned>,
+    next: i32,
+}
+
+impl Builder {
+    fn add(&mut self, step: Step) {
+        self.steps.push(Planned { step, failure: Failure::Fatal });
+    }
+
+    fn add_or(&mut self, step: Step, failure: Failure) {
+        self.steps.push(Planned { step, failure });
+    }
+
+    fn number(&mut self) -> i32 {
+        self.next += 1;
+        self.next
+    }
+
+    fn numbers(&mut self, count: usize) -> Vec<i32> {
+        (0..count).map(|_| self.number()).collect()
+    }
+}
+
+impl Plan {
+    /// # Errors
+    /// `InvalidInput` for a name with a NUL, a volume at `/`, or too many volumes.
+    pub(super) fn new(outline: Outline<'_>) -> Result<Self> {
+        let mut plan = Builder { steps: Vec::with_capacity(160), next: CHANNEL };
+        let agent = plan.number();
+        let sent_root = matches!(outline.root, Root::Sent).then(|| plan.number());
+        let ruleset = outline.landlock.map(|domain| (plan.number(), domain));
+        let volumes = plan.numbers(if outline.ids.is_root() { outline.volumes.len() } else { 0 });
+        let groups = plan.numbers(outline.groups);
+        let sent: Vec<i32> = (0..CHANNEL).chain(agent..=plan.next).collect();
+        let descriptors = sent.len();
+        if descriptors > MOST_DESCRIPTORS {
+            return Err(invalid("too many volumes").with("most", MOST_DESCRIPTORS - 16));
+        }
+        let old = plan.number();
+
+        // What needs no ids yet, while the parent writes the maps and prepares the root. The network namespace alone is half of all the work.
+        plan.add(Step::KeepOnly(outline.channel));
+        plan.add(Step::NewSession);
+        plan.add(Step::Unshare(libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS));
+        plan.add(Step::HostName(c_string(&outline.hostname[..outline.hostname.floor_char_boundary(63)])?));
+        plan.add(Step::DomainName(c"(none)".to_owned()));
+        plan.add(Step::LoopbackUp);
+        plan.add_or(Step::NewKeyring, Failure::Ignored);
+        plan.add(Step::Receive(sent));
+
+        plan.add(Step::BecomeRoot { groups: outline.ids.groups_may_change() });
+        for group in groups {
+            plan.add(Step::JoinGroup(group));
+        }
+        plan.add(Step::Unshare(libc::CLONE_NEWCGROUP));
+        plan.add(Step::ClearUmask);
+        plan.add(Step::OpenPath { path: c"/".to_owned(), to: old });
+        if let Some(path) = outline.agent {
+            plan.add(Step::OpenProgram { path: path_string(path)?, to: agent });
+        }
+        match (outline.root, sent_root) {
+            (Root::Made(overlay), _) => plan.add_overlay(overlay)?,
+            (Root::Sent, root) => plan.add(Step::ChangeRoot { root: root.unwrap_or(-1), attached: false }),
+        }
+        for folder in outline.host.map_or(&[][..], |host| &host.folders) {
+            plan.add(Step::MakeFolder { path: path_string(folder)?, mode: 0o755 });
+            plan.add(bind_old(old, folder, folder, READ_ONLY | HARMLESS)?);
+        }
+        plan.add_proc(outline.ids.count());
+        plan.add_dev(old, outline.ids.count(), outline.memory.unwrap_or(SHARED_MEMORY));
+        plan.add_masks();
+        plan.add(Step::MakeFolder { path: c"/tmp".to_owned(), mode: 0o1777 });
+        for (index, volume) in outline.volumes.iter().enumerate() {
+            plan.add_mount_point(&volume.source, &volume.target)?;
+            match volumes.get(index) {
+                Some(mount) => plan.add(Step::Attach { mount: *mount, target: path_string(&volume.target)? }),
+                None => {
+                    let attributes = HARMLESS | if volume.read_only { READ_ONLY } else { 0 };
+                    plan.add(bind_old(old, &volume.source, &volume.target, attributes)?);
+                }
+            }
+        }
+        plan.add(Step::DropOldRoot);
+
+        plan.add(Step::Limit { resource: libc::RLIMIT_CORE, value: 0 });
+        plan.add(Step::Limit { resource: libc::RLIMIT_NOFILE, value: outline.open_files });
+        for capability in capabilities::dropped() {
+            plan.add(Step::DropCapability(capability));
+        }
+        plan.add(Step::NoNewPrivileges);
+        if outline.lifetime == Lifetime::Owned {
+            // After the last change of ids, which clears it. A parent that died before shows as the end of the channel below.
+            plan.add(Step::DieWithParent);
+        }
+        if let Some((ruleset, domain)) = ruleset {
+            plan.add(Step::LandlockAllow { ruleset, path: c"/".to_owned(), accesses: domain.everywhere });
+            if let Some(accesses) = domain.devices {
+                plan.add(Step::LandlockAllow { ruleset, path: c"/dev".to_owned(), accesses });
+            }
+            plan.add(Step::LandlockEnforce(ruleset));
+        }
+        plan.add(Step::Filter(seccomp::filter()));
+        // Until here nothing of the sandbox's has run. Only when the ledger knows the process does it go on.
+        plan.add(Step::Wait);
+        plan.add(Step::UnblockSignals);
+        plan.add(if outline.rehearsal { Step::Exit } else { Step::Execute { program: agent, name: c"sandbar-agent".to_owned() } });
+        Ok(Self { steps: plan.steps, descriptors })
+    }
+}
+
+impl Builder {
+    fn add_overlay(&mut self, overlay: Overlay) -> Result<()> {
+        let root = self.number();
+        let (upper, work) = (overlay.folder.join("layer"), overlay.folder.join("work"));
+        if overlay.by_descriptor {
+            let mut options = vec![
+                (c"userxattr".to_owned(), CString::default()),
+                (c"index".to_owned(), c"off".to_owned()),
+                (c"xino".to_owned(), c"off".to_owned()),
+            ];
+            if overlay.volatile {
+                options.push((c"volatile".to_owned(), CString::default()));
+            }
+            let layers = overlay.layers.iter().map(|layer| path_string(layer)).collect::<Result<_>>()?;
+            self.add(Step::Overlay { layers, upper: path_string(&upper)?, work: path_string(&work)?, options, to: root });
+            self.add(Step::ChangeRoot { root, attached: false });
+            return Ok(());
+        }
+        let (mut layers, mut names) = (Vec::new(), Vec::new());
+        for layer in overlay.layers.iter().chain([&upper, &work]) {
+            let number = self.number();
+            layers.push((path_string(layer)?, number));
+            names.push(format!("/proc/self/fd/{number}"));
+        }
+        let (folders, own) = names.split_at(overlay.layers.len());
+        let volatile = if overlay.volatile { ",volatile" } else { "" };
+        let options =
+            format!("lowerdir={},upperdir={},workdir={},userxattr,index=off,xino=off{volatile}", folders.join(":"), own[0], own[1]);
+        let target = path_string(&overlay.folder)?;
+        self.add(Step::ClassicOverlay { layers, options: c_string(&options)?, target, to: root });
+        self.add(Step::ChangeRoot { root, attached: true });
+        Ok(())
+    }
+
+    fn mount(&mut self, kind: &str, target: &str, flags: u64, options: &str, failure: Failure) {
+        self.add_or(mount(kind, kind, target, flags, options), failure);
+    }
+
+    fn add_proc(&mut self, ids: u32) {
+        for folder in ["/proc", "/sys", "/dev"] {
+            self.add(Step::MakeFolder { path: known(folder), mode: 0o755 });
+        }
+        self.mount("proc", "/proc", MOUNT_INERT, "", Failure::Fatal);
+        // Where the host's own /sys is not wholly visible, ours may not be either.
+        let empty = mount("tmpfs", "tmpfs", "/sys", MOUNT_INERT | libc::MS_RDONLY, "size=0,mode=555");
+        self.mount("sysfs", "/sys", MOUNT_INERT | libc::MS_RDONLY, "", Failure::Instead(Box::new(empty)));
+        // Every user inside may bind every port and ping: there is nobody else on this loopback device.
+        for (name, line) in [("ip_unprivileged_port_start", "0".to_owned()), ("ping_group_range", format!("0 {}", ids - 1))] {
+            let path = known(&format!("/proc/sys/net/ipv4/{name}"));
+            self.add_or(Step::Write { path, line: known(&line) }, Failure::Ignored);
+        }
+    }
+
+    fn add_dev(&mut self, old: i32, ids: u32, shared_memory: u64) {
+        self.mount("tmpfs", "/dev", libc::MS_NOSUID | libc::MS_NOEXEC, "mode=755,size=64k,nr_inodes=128", Failure::Fatal);
+        for device in DEVICES {
+            // In a user namespace device nodes cannot be made, and those on its own file systems do not work: the host's are mounted.
+            let (path, source) = (known(&format!("/dev/{device}")), format!("/proc/self/fd/{old}/dev/{device}"));
+            self.add(Step::MakeFile(path));
+            self.add(mount(&source, "", &format!("/dev/{device}"), libc::MS_BIND, ""));
+        }
+        let links = [
+            ("/proc/self/fd", "/dev/fd"),
+            ("/proc/self/fd/0", "/dev/stdin"),
+            ("/proc/self/fd/1", "/dev/stdout"),
+            ("/proc/self/fd/2", "/dev/stderr"),
+            ("pts/ptmx", "/dev/ptmx"),
+        ];
+        for (target, path) in links {
+            self.add(Step::Symlink { target: known(target), path: known(path) });
+        }
+        for folder in ["/dev/pts", "/dev/shm", "/dev/mqueue"] {
+            self.add(Step::MakeFolder { path: known(folder), mode: 0o755 });
+        }
+        // The group `tty` of every distribution, where there is one.
+        let group = if ids > 5 { ",gid=5" } else { "" };
+        let options = format!("newinstance,ptmxmode=0666,mode=0620{group}");
+        self.mount("devpts", "/dev/pts", libc::MS_NOSUID | libc::MS_NOEXEC, &options, Failure::Fatal);
+        self.mount("tmpfs", "/dev/shm", MOUNT_INERT, &format!("mode=1777,size={shared_memory}"), Failure::Fatal);
+        self.mount("mqueue", "/dev/mqueue", MOUNT_INERT, "", Failure::Ignored);
+    }
+
+    fn add_masks(&mut self) {
+        for (path, is_folder) in masked() {
+            self.add_or(
+                if *is_folder {
+                    mount("tmpfs", "tmpfs", path, MOUNT_INERT | libc::MS_RDONLY, "size=0,mode=555")
+                } else {
+                    mount("/dev/null", "", path, libc::MS_BIND, "")
+                },
+                Failure::MayBeMissing,
+            );
+        }
+        for path in sealed() {
+            self.add_or(mount(path, "", path, libc::MS_BIND | libc::MS_REC, ""), Failure::MayBeMissing);
+            self.add_or(Step::Seal { path: known(path), attributes: READ_ONLY | INERT }, Failure::MayBeMissing);
+        }
+    }
+
+    /// What a volume is mounted on: made if missing, with the folders above it.
+    fn add_mount_point(&mut self, source: &Path, target: &Path) -> Result<()> {
+        let mut path = PathBuf::from("/");
+        let mut above: Vec<PathBuf> = Vec::new();
+        for component in target.components() {
+            match component {
+                Component::RootDir => {}
+                Component::Normal(name) => {
+                    path.push(name);
+                    above.push(path.clone());
+                }
+                _ => return Err(invalid("the path of a volume inside must not have '.' or '..'").with("target", target.display())),
+            }
+        }
+        let Some(last) = above.pop() else { return Err(invalid("a volume cannot take the place of the root")) };
+        for folder in above {
+            self.add(Step::MakeFolder { path: path_string(&folder)?, mode: 0o755 });
+        }
+        let path = path_string(&last)?;
+        self.add(if source.is_dir() { Step::MakeFolder { path, mode: 0o755 } } else { Step::MakeFile(path) });
+        Ok(())
+    }
+}
+
+fn mount(source: &str, kind: &str, target: &str, flags: u64, options: &str) -> Step {
+    Step::Mount { source: known(source), target: known(target), kind: known(kind), flags, options: known(options) }
+}
+
+fn bind_old(old: i32, source: &Path, target: &Path, attributes: u64) -> Result<Step> {
+    let below = source.strip_prefix("/").unwrap_or(source);
+    // A volume may be the host's root itself.
+    let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
+    Ok(Step::BindOld { old, source: path_string(below)?, target: path_string(target)?, attributes })
+}
+
+fn invalid(message: &str) -> Error {
+    Error::new(ErrorKind::InvalidInput, "container start", message)
+}
+
+fn c_string(text: impl AsRef<OsStr>) -> Result<CString> {
+    CString::new(text.as_ref().as_bytes()).map_err(|_| invalid("a name has a NUL"))
+}
+
+fn path_string(path: &Path) -> Result<CString> {
+    c_string(path)
+}
+
+/// A text of this program's own, which has no NUL.
+fn known(text: &str) -> CString {
+    CString::new(text).unwrap_or_default()
+}
+
+/// Those of [`MASKED`] that this kernel has, and whether they are folders. Looked for once.
+fn masked() -> &'static [(&'static str, bool)] {
+    static FOUND: OnceLock<Vec<(&'static str, bool)>> = OnceLock::new();
+    FOUND.get_or_init(|| MASKED.into_iter().filter_map(|path| Some((path, std::fs::metadata(path).ok()?.is_dir()))).collect())
+}
+
+fn sealed() -> &'static [&'static str] {
+    static FOUND: OnceLock<Vec<&'static str>> = OnceLock::new();
+    FOUND.get_or_init(|| SEALED.into_iter().filter(|path| Path::new(path).exists()).collect())
+}

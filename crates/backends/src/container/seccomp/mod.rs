@@ -1,0 +1,22 @@
+//! The seccomp filter of every sandbox.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `profile` | what is allowed, as data |
+//! | `program` | a profile as a BPF program |
+//!
+//! The program is our own compiler's, not `seccompiler`'s: that gives one error for all that is refused, and compares the number with
+//! each allowed call in turn. We need three answers (`EPERM`, `ENOSYS` for what a program should try without, and `EAFNOSUPPORT`), and a
+//! search tree: the kernel runs a filter once for every system call number when it is installed, which takes longer than everything else
+//! at a start when the program is a list.
+
+mod profile;
+mod program;
+
+use std::sync::OnceLock;
+
+/// The filter of this machine's architecture, compiled once.
+pub(super) fn filter() -> &'static [libc::sock_filter] {
+    static FILTER: OnceLock<Vec<libc::sock_filter>> = OnceLock::new();
+    FILTER.get_or_init(|| program::compile(&profile::profile()))
+}

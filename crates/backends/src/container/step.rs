@@ -1,0 +1,461 @@
+//! What the child does between `clone3` and the agent's first instruction, one step at a time.
+#![expect(unsafe_code, reason = "the child shares its parent's memory and must not touch the C library: only raw system calls")]
+
+use std::{
+    ffi::{CStr, CString, c_long},
+    fmt,
+};
+
+use rustix::io::Errno;
+
+use super::syscall::{MountAttributes, syscall};
+
+/// The child's descriptor of the channel to its parent. Below it are what the agent inherits: 0 to 2, its configuration, its listener.
+pub(super) const CHANNEL: i32 = 5;
+/// Most descriptors that a unix socket carries in one message (`SCM_MAX_FD`).
+pub(super) const MOST_DESCRIPTORS: usize = 253;
+
+/// One step. Everything it needs was prepared by the parent; it allocates nothing.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Makes this descriptor the [`CHANNEL`], and closes all others: a copy of somebody else's channel would keep that one open.
+    KeepOnly(i32),
+    /// A session of its own: no controlling terminal, so no TIOCSTI into one.
+    NewSession,
+    /// A session keyring of its own.
+    NewKeyring,
+    /// New namespaces.
+    Unshare(i32),
+    /// The host name.
+    HostName(CString),
+    /// The NIS domain name, which is the host's otherwise.
+    DomainName(CString),
+    /// Sets the loopback device up.
+    LoopbackUp,
+    /// Waits for a message and takes the descriptors that come with it; they must become these numbers.
+    Receive(Vec<i32>),
+    /// Waits for a message.
+    Wait,
+    /// Becomes id 0 of the user namespace; `groups` also leaves all supplementary groups.
+    BecomeRoot { groups: bool },
+    /// Joins the control group whose file of threads this is. See `cgroups`.
+    JoinGroup(i32),
+    /// Files are made with exactly the mode asked for.
+    ClearUmask,
+    /// Opens a path as it is before the change of root, under this number.
+    OpenPath { path: CString, to: i32 },
+    /// Opens a program under this number, in a mount of its own that cannot be written through.
+    OpenProgram { path: CString, to: i32 },
+    /// Mounts an overlay of these folders (lowest last, as the kernel wants them) and opens it under this number.
+    Overlay { layers: Vec<CString>, upper: CString, work: CString, options: Vec<(CString, CString)>, to: i32 },
+    /// The same by `mount`, for kernels that take no descriptors: `options` name the layers by `/proc/self/fd`.
+    ClassicOverlay { layers: Vec<(CString, i32)>, options: CString, target: CString, to: i32 },
+    /// Puts the mount over `/` and makes it the root; the old root lies on top of it, out of reach of any path.
+    ChangeRoot { root: i32, attached: bool },
+    /// Takes the old root away.
+    DropOldRoot,
+    /// A folder, with its parents made by steps of their own. One that exists is no error.
+    MakeFolder { path: CString, mode: u32 },
+    /// An empty file. One that exists is no error.
+    MakeFile(CString),
+    /// A symbolic link.
+    Symlink { target: CString, path: CString },
+    /// `mount`.
+    Mount { source: CString, target: CString, kind: CString, flags: u64, options: CString },
+    /// Changes the attributes of the mount at a path.
+    Seal { path: CString, attributes: u64 },
+    /// Mounts what is at `source` below the old root, and all beneath it, at `target`.
+    BindOld { old: i32, source: CString, target: CString, attributes: u64 },
+    /// Mounts a detached mount.
+    Attach { mount: i32, target: CString },
+    /// Writes a line to an existing file.
+    Write { path: CString, line: CString },
+    /// A resource limit, soft and hard.
+    Limit { resource: u32, value: u64 },
+    /// Takes a capability out of the bounding set.
+    DropCapability(u32),
+    /// Execution never gives more rights.
+    NoNewPrivileges,
+    /// Killed when the thread that cloned it ends.
+    DieWithParent,
+    /// Allows these accesses below a path to a Landlock ruleset.
+    LandlockAllow { ruleset: i32, path: CString, accesses: u64 },
+    /// Enforces a Landlock ruleset.
+    LandlockEnforce(i32),
+    /// Installs a seccomp filter.
+    Filter(&'static [libc::sock_filter]),
+    /// Lets signals through again.
+    UnblockSignals,
+    /// Executes what a descriptor refers to, with this as its only argument, an empty environment, and only what the agent inherits open.
+    Execute { program: i32, name: CString },
+    /// Ends with success: the last step of a rehearsal.
+    Exit,
+}
+
+/// A step, and what its failure means.
+#[derive(Debug)]
+pub(super) struct Planned {
+    /// What to do.
+    pub(super) step: Step,
+    /// Whether the sandbox is as good without it.
+    pub(super) failure: Failure,
+}
+
+/// What the failure of a step means.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The sandbox cannot be made.
+    Fatal,
+    /// Nothing, if the thing is not there.
+    MayBeMissing,
+    /// Nothing.
+    Ignored,
+    /// This is done in its place.
+    Instead(Box<Step>),
+}
+
+/// Why a plan was not followed to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// The parent has closed the channel: it is dead, or has given up.
+    Abandoned,
+    /// The step at this index failed.
+    Failed(u32, Errno),
+}
+
+/// Follows the plan. Comes back only when it cannot be followed.
+pub(super) fn follow(plan: &[Planned]) -> Stopped {
+    let mut index = 0;
+    for planned in plan {
+        let result = match (take(&planned.step), &planned.failure) {
+            (Err(_), Failure::Ignored) | (Err(Errno::NOENT), Failure::MayBeMissing) => Ok(Taken::Done),
+            (Err(_), Failure::Instead(other)) => take(other),
+            (result, _) => result,
+        };
+        match result {
+            Ok(Taken::Done) => {}
+            Ok(Taken::Abandoned) => return Stopped::Abandoned,
+            Err(errno) => return Stopped::Failed(index, errno),
+        }
+        index += 1;
+    }
+    Stopped::Failed(index, Errno::NOEXEC)
+}
+
+/// Tells the parent which step failed, and ends.
+pub(super) fn end(stopped: Stopped) -> ! {
+    if let Stopped::Failed(index, errno) = stopped {
+        let report = [index.to_ne_bytes(), errno.raw_os_error().to_ne_bytes()];
+        let _ = call(libc::SYS_sendto, [CHANNEL as usize, report.as_ptr() as usize, 8, libc::MSG_NOSIGNAL as usize, 0, 0]);
+    }
+    exit(1)
+}
+
+fn exit(code: usize) -> ! {
+    loop {
+        let _ = call(libc::SYS_exit_group, [code]);
+    }
+}
+
+enum Taken {
+    Done,
+    Abandoned,
+}
+
+/// A system call whose arguments are numbers, C strings of the plan, or structures on this stack that outlive it.
+fn call<const N: usize>(number: c_long, arguments: [usize; N]) -> Result<usize, Errno> {
+    // SAFETY: every pointer given here comes from a live reference; none of these calls keeps one or frees memory.
+    unsafe { syscall(number, arguments) }
+}
+
+fn text(string: &CStr) -> usize {
+    string.as_ptr() as usize
+}
+
+const HERE: usize = libc::AT_FDCWD as usize;
+const EMPTY: &CStr = c"";
+
+#[expect(clippy::too_many_lines, reason = "one arm for each step")]
+fn take(step: &Step) -> Result<Taken, Errno> {
+    match step {
+        Step::KeepOnly(channel) => {
+            if *channel == CHANNEL {
+                call(libc::SYS_fcntl, [CHANNEL as usize, libc::F_SETFD as usize, libc::FD_CLOEXEC as usize])?;
+            } else {
+                call(libc::SYS_dup3, [*channel as usize, CHANNEL as usize, libc::O_CLOEXEC as usize])?;
+            }
+            call(libc::SYS_close_range, [0, CHANNEL as usize - 1, 0])?;
+            call(libc::SYS_close_range, [CHANNEL as usize + 1, u32::MAX as usize, 0])?;
+        }
+        Step::NewSession => drop(call(libc::SYS_setsid, [])?),
+        Step::NewKeyring => drop(call(libc::SYS_keyctl, [libc::KEYCTL_JOIN_SESSION_KEYRING as usize, 0])?),
+        Step::Unshare(flags) => drop(call(libc::SYS_unshare, [*flags as usize])?),
+        Step::HostName(name) => drop(call(libc::SYS_sethostname, [text(name), name.count_bytes()])?),
+        Step::DomainName(name) => drop(call(libc::SYS_setdomainname, [text(name), name.count_bytes()])?),
+        Step::LoopbackUp => loopback_up()?,
+        Step::Receive(wanted) => return receive(wanted),
+        Step::Wait => return receive(&[]),
+        Step::BecomeRoot { groups } => {
+            if *groups {
+                call(libc::SYS_setgroups, [0, 0])?;
+            }
+            call(libc::SYS_setresgid, [0, 0, 0])?;
+            call(libc::SYS_setresuid, [0, 0, 0])?;
+        }
+        Step::JoinGroup(threads) => drop(call(libc::SYS_write, [*threads as usize, text(c"0"), 1])?),
+        Step::ClearUmask => drop(call(libc::SYS_umask, [0])?),
+        Step::OpenPath { path, to } => open_as(path, *to)?,
+        Step::OpenProgram { path, to } => {
+            let mount = call(libc::SYS_open_tree, [HERE, text(path), OPEN_TREE])?;
+            set_attributes(mount, EMPTY, libc::AT_EMPTY_PATH, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID)?;
+            renumber(mount, *to)?;
+        }
+        Step::Overlay { layers, upper, work, options, to } => overlay(layers, upper, work, options, *to)?,
+        Step::ClassicOverlay { layers, options, target, to } => {
+            for (layer, number) in layers {
+                open_as(layer, *number)?;
+            }
+            let flags = libc::MS_NODEV | libc::MS_NOSUID;
+            call(libc::SYS_mount, [text(c"overlay"), text(target), text(c"overlay"), flags as usize, text(options)])?;
+            open_as(target, *to)?;
+        }
+        Step::ChangeRoot { root, attached } => {
+            if !attached {
+                let flags = libc::MOVE_MOUNT_F_EMPTY_PATH as usize;
+                call(libc::SYS_move_mount, [*root as usize, text(EMPTY), HERE, text(c"/"), flags])?;
+            }
+            call(libc::SYS_fchdir, [*root as usize])?;
+            call(libc::SYS_pivot_root, [text(c"."), text(c".")])?;
+        }
+        Step::DropOldRoot => {
+            // The old root lies on top of the new one: "." begins at the new one and ends at what is mounted there last.
+            call(libc::SYS_umount2, [text(c"."), libc::MNT_DETACH as usize])?;
+            call(libc::SYS_chdir, [text(c"/")])?;
+        }
+        Step::MakeFolder { path, mode } => ignore_existing(call(libc::SYS_mkdirat, [HERE, text(path), *mode as usize]))?,
+        Step::MakeFile(path) => {
+            let mode = (libc::S_IFREG | 0o666) as usize;
+            ignore_existing(call(libc::SYS_mknodat, [HERE, text(path), mode, 0]))?;
+        }
+        Step::Symlink { target, path } => drop(call(libc::SYS_symlinkat, [text(target), HERE, text(path)])?),
+        Step::Mount { source, target, kind, flags, options } => {
+            call(libc::SYS_mount, [text(source), text(target), text(kind), *flags as usize, text(options)])?;
+        }
+        Step::Seal { path, attributes } => set_attributes(HERE, path, 0, *attributes)?,
+        Step::BindOld { old, source, target, attributes } => bind_old(*old, source, target, *attributes)?,
+        Step::Attach { mount, target } => attach(*mount as usize, target)?,
+        Step::Write { path, line } => {
+            let file = call(libc::SYS_openat, [HERE, text(path), (libc::O_WRONLY | libc::O_CLOEXEC) as usize, 0])?;
+            let written = call(libc::SYS_write, [file, text(line), line.count_bytes()]);
+            call(libc::SYS_close, [file])?;
+            written?;
+        }
+        Step::Limit { resource, value } => {
+            let limit = [*value, *value];
+            call(libc::SYS_prlimit64, [0, *resource as usize, limit.as_ptr() as usize, 0])?;
+        }
+        Step::DropCapability(capability) => drop(call(libc::SYS_prctl, [libc::PR_CAPBSET_DROP as usize, *capability as usize, 0, 0, 0])?),
+        Step::NoNewPrivileges => drop(call(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as usize, 1, 0, 0, 0])?),
+        Step::DieWithParent => drop(call(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0])?),
+        Step::LandlockAllow { ruleset, path, accesses } => landlock_allow(*ruleset, path, *accesses)?,
+        Step::LandlockEnforce(ruleset) => drop(call(libc::SYS_landlock_restrict_self, [*ruleset as usize, 0])?),
+        Step::Filter(program) => {
+            #[expect(clippy::cast_possible_truncation, reason = "a filter has at most 4096 instructions")]
+            let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+            call(libc::SYS_seccomp, [libc::SECCOMP_SET_MODE_FILTER as usize, 0, &raw const program as usize])?;
+        }
+        Step::UnblockSignals => {
+            let none = 0_u64;
+            call(libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as usize, &raw const none as usize, 0, 8])?;
+        }
+        Step::Execute { program, name } => {
+            call(libc::SYS_close_range, [CHANNEL as usize, u32::MAX as usize, CLOSE_RANGE_CLOEXEC])?;
+            let arguments = [name.as_ptr(), std::ptr::null()];
+            let environment = [std::ptr::null::<libc::c_char>()];
+            let (arguments, environment) = (arguments.as_ptr() as usize, environment.as_ptr() as usize);
+            call(libc::SYS_execveat, [*program as usize, text(EMPTY), arguments, environment, libc::AT_EMPTY_PATH as usize])?;
+        }
+        Step::Exit => exit(0),
+    }
+    Ok(Taken::Done)
+}
+
+const CLOSE_RANGE_CLOEXEC: usize = 1 << 2;
+/// `OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC`.
+const OPEN_TREE: usize = 1 | libc::O_CLOEXEC as usize;
+
+fn ignore_existing(result: Result<usize, Errno>) -> Result<(), Errno> {
+    match result {
+        Ok(_) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn close(descriptor: usize) {
+    let _ = call(libc::SYS_close, [descriptor]);
+}
+
+/// Gives an open descriptor another number.
+fn renumber(from: usize, to: i32) -> Result<(), Errno> {
+    if from != to as usize {
+        call(libc::SYS_dup3, [from, to as usize, libc::O_CLOEXEC as usize])?;
+        close(from);
+    }
+    Ok(())
+}
+
+fn open_as(path: &CStr, to: i32) -> Result<(), Errno> {
+    renumber(call(libc::SYS_openat, [HERE, text(path), (libc::O_PATH | libc::O_CLOEXEC) as usize, 0])?, to)
+}
+
+fn loopback_up() -> Result<(), Errno> {
+    let socket = call(libc::SYS_socket, [libc::AF_INET as usize, (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as usize, 0])?;
+    // `struct ifreq`: a name of 16 bytes, then a union of 24 of which the flags are the first two.
+    let mut request = [0_u8; 40];
+    (request[0], request[1]) = (b'l', b'o');
+    #[expect(clippy::cast_possible_truncation, reason = "both flags are below 256")]
+    let flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    [request[16], request[17]] = flags.to_ne_bytes();
+    let result = call(libc::SYS_ioctl, [socket, libc::SIOCSIFFLAGS as usize, request.as_ptr() as usize]);
+    close(socket);
+    result.map(drop)
+}
+
+/// One byte and the descriptors with it.
+fn receive(wanted: &[i32]) -> Result<Taken, Errno> {
+    // `struct cmsghdr` and room for the most that a message can carry.
+    const HEADER: usize = size_of::<libc::cmsghdr>();
+    let mut control = [0_u64; (HEADER + MOST_DESCRIPTORS * 4).div_ceil(8)];
+    let mut byte = 0_u8;
+    let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    let got = loop {
+        // SAFETY: all zeroes is a valid `msghdr`.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+        (message.msg_control, message.msg_controllen) = (control.as_mut_ptr().cast(), size_of_val(&control));
+        match call(libc::SYS_recvmsg, [CHANNEL as usize, &raw mut message as usize, 0]) {
+            Err(Errno::INTR) => {}
+            Err(Errno::CONNRESET) | Ok(0) => return Ok(Taken::Abandoned),
+            Err(errno) => return Err(errno),
+            Ok(_) => break message.msg_controllen,
+        }
+    };
+    let mut index = 0;
+    for number in wanted {
+        let at = HEADER + 4 * index;
+        // SAFETY: `at` is within `control`, since no message carries more than its room.
+        let received = unsafe { control.as_ptr().cast::<u8>().add(at).cast::<i32>().read_unaligned() };
+        if at + 4 > got || received != *number {
+            return Err(Errno::BADF);
+        }
+        index += 1;
+    }
+    Ok(Taken::Done)
+}
+
+/// `fsconfig` commands.
+const SET_STRING: usize = 1;
+const SET_FD: usize = 5;
+const CREATE: usize = 6;
+
+fn overlay(layers: &[CString], upper: &CStr, work: &CStr, options: &[(CString, CString)], to: i32) -> Result<(), Errno> {
+    let context = call(libc::SYS_fsopen, [text(c"overlay"), 1])?;
+    let add = |key: &CStr, path: &CStr| {
+        let folder = call(libc::SYS_openat, [HERE, text(path), (libc::O_PATH | libc::O_CLOEXEC) as usize, 0])?;
+        let added = call(libc::SYS_fsconfig, [context, SET_FD, text(key), 0, folder]);
+        close(folder);
+        added.map(drop)
+    };
+    for layer in layers {
+        add(c"lowerdir+", layer)?;
+    }
+    add(c"upperdir", upper)?;
+    add(c"workdir", work)?;
+    for (key, value) in options {
+        // An option without a value is a flag, command 0.
+        let (command, value) = if value.is_empty() { (0, 0) } else { (SET_STRING, text(value)) };
+        call(libc::SYS_fsconfig, [context, command, text(key), value, 0])?;
+    }
+    call(libc::SYS_fsconfig, [context, CREATE, 0, 0, 0])?;
+    let mount = call(libc::SYS_fsmount, [context, 1, (libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID) as usize])?;
+    close(context);
+    renumber(mount, to)
+}
+
+fn set_attributes(at: usize, path: &CStr, flags: i32, set: u64) -> Result<(), Errno> {
+    // Private, so that nothing mounted here or there ever shows on the other side.
+    let attributes = MountAttributes { set, propagation: libc::MS_PRIVATE, ..MountAttributes::default() };
+    let (pointer, size) = (&raw const attributes as usize, size_of::<MountAttributes>());
+    call(libc::SYS_mount_setattr, [at, text(path), (flags | libc::AT_RECURSIVE) as usize, pointer, size]).map(drop)
+}
+
+fn attach(mount: usize, target: &CStr) -> Result<(), Errno> {
+    let flags = (libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_SYMLINKS) as usize;
+    call(libc::SYS_move_mount, [mount, text(EMPTY), HERE, text(target), flags]).map(drop)
+}
+
+fn bind_old(old: i32, source: &CStr, target: &CStr, attributes: u64) -> Result<(), Errno> {
+    // The parent has resolved every symbolic link. One that came since would lead out of the old root.
+    let how = [(libc::O_PATH | libc::O_CLOEXEC) as u64, 0, libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS];
+    let found = call(libc::SYS_openat2, [old as usize, text(source), how.as_ptr() as usize, size_of_val(&how)])?;
+    let cloned = call(libc::SYS_open_tree, [found, text(EMPTY), OPEN_TREE | (libc::AT_EMPTY_PATH | libc::AT_RECURSIVE) as usize]);
+    close(found);
+    let mount = cloned?;
+    let result = set_attributes(mount, EMPTY, libc::AT_EMPTY_PATH, attributes).and_then(|()| attach(mount, target));
+    close(mount);
+    result
+}
+
+fn landlock_allow(ruleset: i32, path: &CStr, accesses: u64) -> Result<(), Errno> {
+    /// `struct landlock_path_beneath_attr`.
+    #[repr(C, packed)]
+    struct PathBeneath {
+        accesses: u64,
+        parent: i32,
+    }
+    const RULE_PATH_BENEATH: usize = 1;
+    let parent = call(libc::SYS_openat, [HERE, text(path), (libc::O_PATH | libc::O_CLOEXEC) as usize, 0])?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "a descriptor")]
+    let rule = PathBeneath { accesses, parent: parent as i32 };
+    let added = call(libc::SYS_landlock_add_rule, [ruleset as usize, RULE_PATH_BENEATH, &raw const rule as usize, 0]);
+    close(parent);
+    added.map(drop)
+}
+
+impl fmt::Display for Step {
+    /// As the object of `cannot`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KeepOnly(_) => f.write_str("close inherited descriptors"),
+            Self::NewSession => f.write_str("begin a session"),
+            Self::NewKeyring => f.write_str("make a session keyring"),
+            Self::Unshare(_) => f.write_str("make namespaces"),
+            Self::HostName(_) | Self::DomainName(_) => f.write_str("set the host name"),
+            Self::LoopbackUp => f.write_str("set the loopback device up"),
+            Self::Receive(_) | Self::Wait => f.write_str("hear from sandbar"),
+            Self::BecomeRoot { .. } => f.write_str("take on the sandbox's user id"),
+            Self::JoinGroup(_) => f.write_str("join the control group"),
+            Self::ClearUmask => f.write_str("clear the umask"),
+            Self::OpenPath { path, .. } | Self::OpenProgram { path, .. } => write!(f, "open {}", path.to_string_lossy()),
+            Self::Overlay { .. } | Self::ClassicOverlay { .. } => f.write_str("mount the overlay"),
+            Self::ChangeRoot { .. } => f.write_str("change the root"),
+            Self::DropOldRoot => f.write_str("leave the host's root"),
+            Self::MakeFolder { path, .. } | Self::MakeFile(path) | Self::Symlink { path, .. } => {
+                write!(f, "make {}", path.to_string_lossy())
+            }
+            Self::Mount { target, .. } | Self::Attach { target, .. } => write!(f, "mount {}", target.to_string_lossy()),
+            Self::Seal { path, .. } => write!(f, "make {} read-only", path.to_string_lossy()),
+            Self::BindOld { source, target, .. } => write!(f, "mount /{} at {}", source.to_string_lossy(), target.to_string_lossy()),
+            Self::Write { path, .. } => write!(f, "write {}", path.to_string_lossy()),
+            Self::Limit { .. } => f.write_str("set a resource limit"),
+            Self::DropCapability(_) => f.write_str("drop a capability"),
+            Self::NoNewPrivileges => f.write_str("give up new privileges"),
+            Self::DieWithParent => f.write_str("ask for a signal at the parent's death"),
+            Self::LandlockAllow { .. } | Self::LandlockEnforce(_) => f.write_str("enter the Landlock domain"),
+            Self::Filter(_) => f.write_str("install the seccomp filter"),
+            Self::UnblockSignals => f.write_str("let signals through"),
+            Self::Execute { .. } => f.write_str("execute the agent"),
+            Self::Exit => f.write_str("end"),
+        }
+    }
+}

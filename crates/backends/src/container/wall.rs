@@ -1,0 +1,238 @@
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use sandbar_core::{
+    CheckpointOptions, Connection, Context, Error, ErrorKind, Journal, LimitReport, Probe, ProviderInfo, Resource, Result, SandboxId,
+    SandboxSpec, SandboxStats, SavedCheckpoint,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
+
+use super::{
+    boot::OwnedBoot,
+    cgroup::{self, Groups},
+    folder, info, limits, offspring, probe,
+    syscall::Ended,
+    worker,
+};
+use crate::machine::{
+    Backend, Boot, Facts, Machine,
+    agent::AgentFile,
+    process::HostProcess,
+    socket::{AGENT_SOCKET, connect_in},
+};
+
+/// The provider `container`.
+pub type ContainerProvider = Machine<Container>;
+
+/// How long the first process may take to end once it is killed, and everything with it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The backend under [`ContainerProvider`].
+#[derive(Clone)]
+pub struct Container(Arc<Host>);
+
+struct Host {
+    agent: AgentFile,
+    home: PathBuf,
+    probed: OnceCell<Probe>,
+}
+
+/// Where one agent runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Place {
+    /// The first process of the sandbox's PID namespace.
+    pub(super) process: HostProcess,
+    /// The generation's folder, with the socket.
+    pub(super) folder: PathBuf,
+    pub(super) groups: Groups,
+    /// As they were set up.
+    pub(super) limits: Vec<LimitReport>,
+}
+
+impl Container {
+    /// The provider, with its agent in the state folder `home`.
+    pub fn provider(home: &Path) -> ContainerProvider {
+        Machine::new(Self::new(home))
+    }
+
+    /// The wall alone.
+    pub fn new(home: &Path) -> Self {
+        Self(Arc::new(Host { agent: AgentFile::new(home), home: home.to_owned(), probed: OnceCell::new() }))
+    }
+}
+
+impl Place {
+    fn facts(&self) -> Facts {
+        if let Some(ended) = offspring::how_ended(&self.process) {
+            return Facts::Gone(self.why(Some(ended)));
+        }
+        if !self.process.is_alive() {
+            return Facts::Gone(self.why(None));
+        }
+        if cgroup::is_frozen(&self.groups) { Facts::Frozen } else { Facts::Alive }
+    }
+
+    fn why(&self, ended: Option<Ended>) -> String {
+        let out_of_memory = if self.groups.ran_out_of_memory() { " (the sandbox ran out of memory)" } else { "" };
+        match ended {
+            Some(Ended::Signalled(signal)) => format!("the agent was ended by signal {signal}{out_of_memory}"),
+            Some(Ended::Exited(code)) => format!("the agent exited with code {code}"),
+            None => format!("the agent's process is gone{out_of_memory}"),
+        }
+    }
+
+    fn halt(&self, journal: &Arc<dyn Journal>) -> Result<()> {
+        // A v1 freezer holds even the killed; in a frozen v2 group a signal to kill works.
+        let _ = cgroup::thaw(&self.groups);
+        end_process(&self.process)?;
+        journal.forget(&self.process.resource("agent"))?;
+        self.groups.release(journal)?;
+        let _ = std::fs::remove_file(self.folder.join(AGENT_SOCKET));
+        Ok(())
+    }
+
+    fn stats(&self, specified: SandboxStats) -> SandboxStats {
+        SandboxStats {
+            memory_bytes: self.groups.memory(),
+            cpu_micros: self.groups.cpu_micros(),
+            pids: self.groups.pids(),
+            memory_limit_bytes: self.limit("memory"),
+            disk_limit_bytes: self.limit("disk"),
+            ..specified
+        }
+    }
+
+    fn limit(&self, name: &str) -> Option<u64> {
+        self.limits.iter().find(|report| report.limit == name)?.value
+    }
+}
+
+/// Ends the first process of a PID namespace, and with it every other, and waits until they are gone.
+fn end_process(process: &HostProcess) -> Result<()> {
+    process.kill(PATIENCE).map_err(|error| Error::io("halt", "cannot end the sandbox's first process", error).with("pid", process.pid))?;
+    offspring::forget(process);
+    Ok(())
+}
+
+fn reclaim(resource: &Resource) -> Result<()> {
+    match resource {
+        Resource::Process { pid, start_time, .. } => end_process(&HostProcess { pid: *pid, start_time: *start_time }),
+        Resource::Cgroup { path } => {
+            cgroup::empty_and_remove(path).context("reclaim", || format!("cannot remove the control group {}", path.display()))
+        }
+        Resource::Folder { path } => folder::remove(path),
+        other => Err(Error::new(ErrorKind::Internal, "reclaim", format!("container makes no such resource: {other:?}"))),
+    }
+}
+
+#[async_trait]
+impl Backend for Container {
+    type Place = Place;
+
+    fn info(&self) -> ProviderInfo {
+        info::info()
+    }
+
+    async fn probe(&self) -> Probe {
+        let home = self.0.home.clone();
+        let probed = self.0.probed.get_or_init(|| async move {
+            let found = worker::run(move || probe::probe(&home)).await;
+            found.unwrap_or_else(|error| Probe { usable: false, verdict: error.chain(), hint: None })
+        });
+        probed.await.clone()
+    }
+
+    async fn boot(&self, boot: Boot<'_>) -> Result<Place> {
+        let host = Arc::clone(&self.0);
+        let Boot { id, spec, root, folder, generation, ids, lifetime, journal } = boot;
+        let mut boot = OwnedBoot {
+            id: id.clone(),
+            spec: spec.clone(),
+            root: root.clone(),
+            folder: folder.to_owned(),
+            generation,
+            ids,
+            lifetime,
+            journal: Arc::clone(journal),
+            agent: None,
+        };
+        worker::run(move || {
+            boot.agent = Some(host.agent.path()?.to_owned());
+            boot.run()
+        })
+        .await?
+    }
+
+    async fn dial(&self, place: &Place) -> Result<Connection> {
+        match connect_in(&place.folder, AGENT_SOCKET).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(Error::new(ErrorKind::Unavailable, "dial", "the agent does not listen").with_source(error)),
+        }
+    }
+
+    fn facts(&self, place: &Place) -> Facts {
+        place.facts()
+    }
+
+    async fn freeze(&self, place: &Place) -> Result<()> {
+        let groups = place.groups.clone();
+        worker::run(move || cgroup::freeze(&groups)).await?.context("freeze", || "cannot freeze the sandbox".to_owned())
+    }
+
+    async fn thaw(&self, place: &Place) -> Result<()> {
+        cgroup::thaw(&place.groups).context("thaw", || "cannot thaw the sandbox".to_owned())
+    }
+
+    async fn save(&self, _: Option<&Place>, folder: &Path, options: &CheckpointOptions) -> Result<SavedCheckpoint> {
+        let (layer, options) = (folder.join(folder::LAYER), options.clone());
+        blocking(move || folder::save(&layer, &options)).await
+    }
+
+    async fn halt(&self, place: &Place, _: &Path, journal: &Arc<dyn Journal>) -> Result<()> {
+        let (place, journal) = (place.clone(), Arc::clone(journal));
+        worker::run(move || place.halt(&journal)).await?
+    }
+
+    async fn remove(&self, folder: &Path, journal: &Arc<dyn Journal>) -> Result<()> {
+        let (path, journal) = (folder.to_owned(), Arc::clone(journal));
+        worker::run(move || {
+            folder::remove(&path)?;
+            journal.forget(&Resource::Folder { path })
+        })
+        .await?
+    }
+
+    async fn usage(&self, place: &Place, folder: &Path) -> Result<SandboxStats> {
+        let (stats, layer) = (place.stats(SandboxStats::default()), folder.join(folder::LAYER));
+        blocking(move || folder::occupied(&layer, stats)).await
+    }
+
+    fn limits(&self, place: Option<&Place>, spec: &SandboxSpec) -> Vec<LimitReport> {
+        place.map_or_else(|| limits::reports(&spec.limits), |place| place.limits.clone())
+    }
+
+    async fn reclaim(&self, _: &SandboxId, resources: &[Resource]) -> Result<()> {
+        let mut resources = resources.to_vec();
+        // Processes hold groups and mounts; groups may hold more processes; mounts hold devices; and all of them use folders.
+        resources.sort_by_key(|resource| match resource {
+            Resource::Process { .. } => 0,
+            Resource::Cgroup { .. } => 1,
+            Resource::Loop { .. } => 2,
+            _ => 3,
+        });
+        blocking(move || resources.iter().map(reclaim).fold(Ok(()), Result::and)).await
+    }
+}
+
+/// Runs work on files elsewhere.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(Error::new(ErrorKind::Internal, "container", "a blocking task ended early").with_source(error)),
+    }
+}

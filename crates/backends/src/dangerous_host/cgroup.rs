@@ -1,0 +1,186 @@
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{CWD, FsWord, Mode, OFlags, openat, statfs},
+    io::Errno,
+};
+use sandbar_core::{Context, Error, ErrorKind, Result};
+
+/// Where the version 2 hierarchy is mounted: alone, or beside version 1.
+const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+/// The group that holds this provider's groups. Removed with the last of them.
+const PARENT: &str = "sandbar-dangerous-host";
+/// `CGROUP2_SUPER_MAGIC` of `linux/magic.h`.
+const CGROUP2: FsWord = 0x6367_7270;
+/// How long the kernel may take to freeze or to end the processes of a group.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A control group (version 2, no controllers needed) that holds every process of one sandbox, so that all of them can be frozen and
+/// ended together whatever they do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Cgroup(PathBuf);
+
+impl Cgroup {
+    /// The folder in which groups can be made here, from trying; `None` where they cannot.
+    pub(super) fn parent() -> Option<PathBuf> {
+        let mount = MOUNTS.iter().map(Path::new).find(|mount| statfs(*mount).is_ok_and(|found| found.f_type == CGROUP2))?;
+        // Root: at the top, beside the session that started us, so that the end of that session is not ours. Else: below our own group, if it was
+        // delegated to us.
+        let own = fs::read_to_string("/proc/self/cgroup").ok()?.lines().find_map(|line| line.strip_prefix("0::/").map(str::to_owned))?;
+        let candidates = [mount.join(PARENT), mount.join(own).join(PARENT)];
+        candidates.into_iter().find(|folder| can_hold_groups(folder))
+    }
+
+    /// The group of this name; makes nothing.
+    pub(super) fn named(parent: &Path, name: &str) -> Self {
+        Self(parent.join(name))
+    }
+
+    /// The group that has this path.
+    pub(super) fn at(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Makes it, empty, and opens it for a process to be started in.
+    pub(super) fn make(&self) -> Result<OwnedFd> {
+        // One of this name is from a boot that nobody finished.
+        self.end()?;
+        let made = fs::create_dir(&self.0).or_else(|error| match (error.kind(), self.0.parent()) {
+            // The parent went with the last group of another process.
+            (io::ErrorKind::NotFound, Some(parent)) => fs::create_dir(parent).and_then(|()| fs::create_dir(&self.0)),
+            _ => Err(error),
+        });
+        made.context("cgroup", || format!("cannot make {}", self.0.display()))?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat(CWD, &self.0, flags, Mode::empty())
+            .map_err(io::Error::from)
+            .context("cgroup", || format!("cannot open {}", self.0.display()))
+    }
+
+    /// Whether everything in it is frozen; `None` when it is gone.
+    pub(super) fn is_frozen(&self) -> Option<bool> {
+        event(&fs::read_to_string(self.0.join("cgroup.events")).ok()?, "frozen")
+    }
+
+    /// Freezes or thaws, and waits until that is so. Blocks.
+    pub(super) fn set_frozen(&self, frozen: bool) -> Result<()> {
+        let file = self.0.join("cgroup.freeze");
+        fs::write(&file, if frozen { "1" } else { "0" }).context("cgroup", || format!("cannot write {}", file.display()))?;
+        if self.wait_for("frozen", frozen)? {
+            return Ok(());
+        }
+        let message = if frozen { "a process cannot be frozen: it waits for a device" } else { "a process cannot be thawed" };
+        Err(Error::new(ErrorKind::TimedOut, "cgroup", message).with("path", self.0.display()))
+    }
+
+    /// Ends every process in it at once and removes it. One that is gone is no error. Blocks.
+    pub(super) fn end(&self) -> Result<()> {
+        match fs::write(self.0.join("cgroup.kill"), "1") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.0.exists() => return Ok(()),
+            // Since Linux 5.14. Before, the processes are frozen first, so that none can start another while they are ended one by one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.kill_each()?,
+            written => written.context("cgroup", || format!("cannot end the processes in {}", self.0.display()))?,
+        }
+        if !self.wait_for("populated", false)? {
+            return Err(Error::new(ErrorKind::TimedOut, "cgroup", "a process does not end").with("path", self.0.display()));
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match fs::remove_dir(&self.0) {
+                // "Not populated" is told a moment before the last process has quite left.
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::io("cgroup", "cannot remove the group", error).with("path", self.0.display()));
+                }
+                _ => break,
+            }
+        }
+        // Only succeeds for the last one.
+        let _ = self.0.parent().map(fs::remove_dir);
+        Ok(())
+    }
+
+    /// Processes and threads in it now.
+    pub(super) fn tasks(&self) -> Option<u64> {
+        Some(fs::read_to_string(self.0.join("cgroup.threads")).ok()?.lines().count() as u64)
+    }
+
+    /// CPU time of everything that ever ran in it, microseconds.
+    pub(super) fn cpu_micros(&self) -> Option<u64> {
+        event_number(&fs::read_to_string(self.0.join("cpu.stat")).ok()?, "usage_usec")
+    }
+
+    fn kill_each(&self) -> Result<()> {
+        self.set_frozen(true)?;
+        let list = fs::read_to_string(self.0.join("cgroup.procs")).context("cgroup", || "cannot read the group's processes".to_owned())?;
+        for pid in list.lines().filter_map(|line| line.parse().ok()).filter_map(rustix::process::Pid::from_raw) {
+            // Frozen processes cannot exit, so the numbers are still theirs.
+            match rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
+                Err(error) if error != Errno::SRCH => return Err(Error::io("cgroup", "cannot end a process", error.into())),
+                _ => {}
+            }
+        }
+        self.set_frozen(false)
+    }
+
+    /// Waits until a flag of `cgroup.events` has a value. A group that is gone has them all.
+    fn wait_for(&self, flag: &str, wanted: bool) -> Result<bool> {
+        let path = self.0.join("cgroup.events");
+        let mut file = match fs::File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            opened => opened.context("cgroup", || format!("cannot open {}", path.display()))?,
+        };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut text = String::new();
+            let read = io::Seek::rewind(&mut file).and_then(|()| io::Read::read_to_string(&mut file, &mut text));
+            // The file of a removed group reads as ENODEV.
+            if read.is_err() || event(&text, flag) == Some(wanted) {
+                return Ok(true);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            // The kernel wakes us when the file changes; the second is for kernels that forget to.
+            let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(left.min(Duration::from_millis(999)).subsec_nanos()) };
+            match poll(&mut [PollFd::new(&file, PollFlags::PRI)], Some(&timeout)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(Error::io("cgroup", "cannot wait for the group", error.into())),
+            }
+        }
+    }
+}
+
+/// Whether groups can be made in `folder`, from trying.
+fn can_hold_groups(folder: &Path) -> bool {
+    let parent_is_new = fs::create_dir(folder).is_ok();
+    let probe = folder.join(format!("probe-{}", std::process::id()));
+    let made = fs::create_dir(&probe).is_ok();
+    let usable = made && probe.join("cgroup.freeze").exists();
+    let _ = fs::remove_dir(&probe);
+    if parent_is_new {
+        let _ = fs::remove_dir(folder);
+    }
+    usable
+}
+
+fn event(text: &str, flag: &str) -> Option<bool> {
+    event_number(text, flag).map(|value| value != 0)
+}
+
+fn event_number(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}

@@ -1,0 +1,184 @@
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
+    time::Duration,
+};
+
+use sandbar_core::{Error, ErrorKind, Journal, ProvisionRequest, Result, State, Verb};
+
+use super::{
+    Backend, Facts,
+    record::{Holdings, Record, generation_folder, generations_on_disk},
+};
+
+/// What the clones and tasks of one handle share.
+pub(super) struct Shared<B: Backend> {
+    pub(super) backend: Arc<B>,
+    /// As it was provisioned; the root may have changed since, see the record.
+    pub(super) request: ProvisionRequest,
+    current: RwLock<Arc<Current<B::Place>>>,
+    /// Held while the life cycle changes, by this process. Other processes are kept away by the runtime's lock.
+    pub(super) change: tokio::sync::Mutex<()>,
+}
+
+/// One generation, from one boot to its end.
+pub(super) struct Current<P> {
+    pub(super) record: Record<P>,
+    pub(super) holdings: Arc<Holdings>,
+    fate: OnceLock<Fate>,
+}
+
+/// Why a place that was there is not there any more, as far as this process did it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Stopped,
+    Restored,
+    Destroyed,
+}
+
+impl Fate {
+    const fn sentence(self) -> &'static str {
+        match self {
+            Self::Stopped => "the sandbox was stopped",
+            Self::Restored => "the sandbox was restored to another checkpoint",
+            Self::Destroyed => "the sandbox was destroyed",
+        }
+    }
+}
+
+impl<P> Current<P> {
+    pub(super) fn new(record: Record<P>, holdings: Arc<Holdings>) -> Self {
+        Self { record, holdings, fate: OnceLock::new() }
+    }
+
+    /// Says why this place is about to end, to those who are cut off by it.
+    pub(super) fn doom(&self, fate: Fate) {
+        let _ = self.fate.set(fate);
+    }
+
+    /// The holdings as the walls want them.
+    pub(super) fn journal(&self) -> Arc<dyn Journal> {
+        Arc::clone(&self.holdings) as Arc<dyn Journal>
+    }
+}
+
+impl<B: Backend> Shared<B> {
+    pub(super) fn new(backend: Arc<B>, request: ProvisionRequest, current: Current<B::Place>) -> Self {
+        Self { backend, request, current: RwLock::new(Arc::new(current)), change: tokio::sync::Mutex::default() }
+    }
+
+    /// The generation that is in force now.
+    pub(super) fn current(&self) -> Arc<Current<B::Place>> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts another in force.
+    pub(super) fn replace(&self, current: Current<B::Place>) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
+    }
+
+    /// The folder of a generation.
+    pub(super) fn folder_of(&self, current: &Current<B::Place>) -> PathBuf {
+        generation_folder(&self.request.folder, current.record.generation)
+    }
+
+    /// A running generation.
+    ///
+    /// # Errors
+    /// `Conflict` when the sandbox is stopped.
+    pub(super) fn running(&self, verb: &'static str) -> Result<Running<B::Place>> {
+        Running::of(self.current()).ok_or_else(|| match Verb::Use.check(State::Stopped) {
+            Err(error) => error.during(verb),
+            Ok(_) => Error::new(ErrorKind::Internal, verb, "a stopped sandbox can be used"),
+        })
+    }
+
+    /// What the host knows of a place, or why it is gone.
+    pub(super) fn facts(&self, running: &Running<B::Place>) -> Facts {
+        match self.backend.facts(running.place()) {
+            Facts::Gone(reason) => Facts::Gone(self.fate(running).map_or(reason, str::to_owned)),
+            other => other,
+        }
+    }
+
+    /// Why a connection to this place was cut. The agent's sockets close a moment before its process has ended, so the facts
+    /// may come a little late.
+    pub(super) async fn why_cut(&self, running: &Running<B::Place>) -> String {
+        for _ in 0..50 {
+            if let Some(fate) = running.0.fate.get() {
+                return format!("{} while this ran", fate.sentence());
+            }
+            match self.backend.facts(running.place()) {
+                Facts::Gone(reason) => {
+                    let fate = self.fate(running).map(|fate| format!("{fate} while this ran"));
+                    return fate.unwrap_or_else(|| format!("the sandbox ended: {reason}"));
+                }
+                Facts::Frozen => break,
+                Facts::Alive => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+        "the agent closed the connection".to_owned()
+    }
+
+    /// By this process's doing, else by the traces that another process's verb leaves in the sandbox's folder.
+    fn fate(&self, running: &Running<B::Place>) -> Option<&'static str> {
+        let fate = running.0.fate.get().copied();
+        fate.or_else(|| fate_on_disk(&self.request.folder, running.0.record.generation)).map(Fate::sentence)
+    }
+}
+
+fn fate_on_disk(sandbox: &Path, generation: u32) -> Option<Fate> {
+    let generations = generations_on_disk(sandbox);
+    if generations.is_empty() {
+        Some(Fate::Destroyed)
+    } else if generations.iter().any(|other| *other > generation) {
+        Some(Fate::Restored)
+    } else if super::output::begun_or_kept(sandbox) {
+        Some(Fate::Stopped)
+    } else {
+        None
+    }
+}
+
+/// A generation that has a place.
+pub(super) struct Running<P>(Arc<Current<P>>, P);
+
+impl<P: Clone> Running<P> {
+    pub(super) fn of(current: Arc<Current<P>>) -> Option<Self> {
+        let place = current.record.place.clone()?;
+        Some(Self(current, place))
+    }
+
+    pub(super) fn place(&self) -> &P {
+        &self.1
+    }
+
+    pub(super) fn current(&self) -> &Arc<Current<P>> {
+        &self.0
+    }
+}
+
+impl<P: Clone> Clone for Running<P> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0), self.1.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_process_did_is_seen_in_the_folder() {
+        let home = tempfile::tempdir().unwrap();
+        let make = |name: &str| std::fs::create_dir(home.path().join(name)).unwrap();
+        assert_eq!(fate_on_disk(home.path(), 1), Some(Fate::Destroyed));
+        make("g1");
+        assert_eq!(fate_on_disk(home.path(), 1), None);
+        make("output");
+        assert_eq!(fate_on_disk(home.path(), 1), Some(Fate::Stopped));
+        make("g2");
+        assert_eq!(fate_on_disk(home.path(), 1), Some(Fate::Restored));
+        assert_eq!(fate_on_disk(home.path(), 3), Some(Fate::Stopped));
+    }
+}

@@ -1,0 +1,200 @@
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use sandbar_core::{Connection, Error, ErrorKind, ExposedPort, Result};
+use sandbar_protocol::{Dial, request::Operation};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::{AbortHandle, JoinSet},
+};
+
+use super::{
+    Backend,
+    client::{Call, Link, Patience},
+    live::Shared,
+};
+
+/// Connections at the same time over one exposed port. Each holds two descriptors here and two inside.
+const MAX_CONNECTIONS: usize = 512;
+/// Bytes that one direction of a connection holds: below this the copy costs more system calls, above it nothing is won.
+const BUFFER: usize = 64 << 10;
+/// How long a listener waits when the process has no descriptor or memory left for another connection.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+impl<B: Backend> Call<B> {
+    /// A byte stream to a port inside.
+    ///
+    /// # Errors
+    /// `Unavailable` when nothing listens there.
+    pub(super) async fn connect_port(self, port: u16) -> Result<Connection> {
+        let link = self.order(Operation::Dial(Dial { port: port.into() }), Patience::Quick).await;
+        let Link { reader, writer } = link.map_err(|error| error.with("port", port))?;
+        let (reader, ahead) = reader.into_parts();
+        let stream = reader.unsplit(writer.into_inner());
+        Ok(if ahead.is_empty() { stream } else { Box::new(ReadAhead { ahead, stream }) })
+    }
+}
+
+/// A stream of which some bytes were read already, together with the answer before them.
+struct ReadAhead {
+    ahead: Bytes,
+    stream: Connection,
+}
+
+impl AsyncRead for ReadAhead {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let length = self.ahead.len().min(buffer.remaining());
+        buffer.put_slice(&self.ahead[..length]);
+        self.ahead.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for ReadAhead {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// The ports that one handle exposes. Dropping it closes their listeners and connections.
+#[derive(Default)]
+pub(super) struct ExposedPorts(Mutex<BTreeMap<u16, Listening>>);
+
+struct Listening(AbortHandle);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl ExposedPorts {
+    /// Listens, and passes connections on, until [`close`](Self::close).
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the port is exposed already or the address is taken.
+    pub(super) async fn open<B: Backend>(&self, shared: &Arc<Shared<B>>, port: u16, listen: SocketAddr) -> Result<ExposedPort> {
+        let taken = |what: &str| Error::new(ErrorKind::AlreadyExists, "expose port", what).with("port", port);
+        if self.lock().contains_key(&port) {
+            return Err(taken("the port is exposed already"));
+        }
+        let listener = TcpListener::bind(listen).await.map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => taken("the address is taken").with("listen", listen).with_source(error),
+            io::ErrorKind::AddrNotAvailable => {
+                let message = "the host does not have this address";
+                Error::new(ErrorKind::InvalidInput, "expose port", message).with("listen", listen).with_source(error)
+            }
+            _ => Error::io("expose port", "cannot listen", error).with("listen", listen),
+        })?;
+        let listen = listener.local_addr().map_err(|error| Error::io("expose port", "the listener has no address", error))?;
+        let mut ports = self.lock();
+        // Two calls for one port may have come this far; the second one's listener is closed again.
+        if ports.contains_key(&port) {
+            return Err(taken("the port is exposed already"));
+        }
+        let serving = tokio::spawn(serve(listener, Arc::clone(shared), port));
+        ports.insert(port, Listening(serving.abort_handle()));
+        Ok(ExposedPort { port, listen })
+    }
+
+    /// Closes the listener and its connections.
+    ///
+    /// # Errors
+    /// `NotFound` when the port is not exposed.
+    pub(super) fn close(&self, port: u16) -> Result<()> {
+        match self.lock().remove(&port) {
+            Some(_) => Ok(()),
+            None => Err(Error::new(ErrorKind::NotFound, "unexpose port", "the port is not exposed").with("port", port)),
+        }
+    }
+
+    /// Closes all.
+    pub(super) fn close_all(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u16, Listening>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Accepts until it is aborted; its connections end with it, being in its set.
+async fn serve<B: Backend>(listener: TcpListener, shared: Arc<Shared<B>>, port: u16) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        // At the limit the backlog of the listener holds further clients back.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        while connections.try_join_next().is_some() {}
+        match listener.accept().await {
+            Ok((client, _)) => {
+                let shared = Arc::clone(&shared);
+                connections.spawn(async move {
+                    pass(client, &shared, port).await;
+                    drop(place);
+                });
+            }
+            // The client went away before it was accepted.
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {}
+            Err(error) => {
+                tracing::warn!(port, %error, "cannot accept a connection for now");
+                tokio::time::sleep(EXHAUSTED).await;
+            }
+        }
+    }
+}
+
+/// Copies both ways; each end-of-file is passed on while the other direction goes on.
+async fn pass<B: Backend>(mut client: TcpStream, shared: &Arc<Shared<B>>, port: u16) {
+    let connected = match Call::begin(shared, "connect port") {
+        Ok(call) => call.connect_port(port).await,
+        Err(error) => Err(error),
+    };
+    match connected {
+        Ok(mut inside) => {
+            let _ = client.set_nodelay(true);
+            if let Err(error) = copy_bidirectional_with_sizes(&mut client, &mut inside, BUFFER, BUFFER).await {
+                tracing::debug!(port, %error, "a connection broke");
+                reset(&client);
+            }
+        }
+        Err(error) => {
+            tracing::debug!(port, error = %error.chain(), "a connection could not be passed on");
+            reset(&client);
+        }
+    }
+}
+
+/// Lets the client see a reset instead of an end: nothing that it could take for a whole answer.
+fn reset(client: &TcpStream) {
+    let _ = rustix::net::sockopt::set_socket_linger(client, Some(Duration::ZERO));
+}

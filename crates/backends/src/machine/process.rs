@@ -1,0 +1,181 @@
+//! Processes of the host, held so that they cannot be mistaken.
+
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+use sandbar_core::Resource;
+use serde::{Deserialize, Serialize};
+
+/// A process of the host that cannot be mistaken for another: its id and when it was started.
+///
+/// The boot is not part of it; the ledger notices a reboot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HostProcess {
+    /// The process id.
+    pub pid: u32,
+    /// Clock ticks after boot (`/proc/PID/stat`, field 22).
+    pub start_time: u64,
+}
+
+impl HostProcess {
+    /// The process that has this id now.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    pub fn of(pid: u32) -> io::Result<Self> {
+        Ok(Self { pid, start_time: ProcessStat::read(pid)?.start_time })
+    }
+
+    /// Holds the process by a descriptor; `None` when it is gone, or the id is another process's by now.
+    ///
+    /// # Errors
+    /// Of the kernel, other than that it does not exist.
+    pub fn open(&self) -> io::Result<Option<OwnedFd>> {
+        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        let descriptor = match pidfd_open(pid, PidfdFlags::empty()) {
+            Err(Errno::SRCH | Errno::INVAL) => return Ok(None),
+            opened => opened?,
+        };
+        // Only now: as long as the descriptor says that it lives, the id cannot have become another's.
+        match ProcessStat::read(self.pid) {
+            Ok(stat) if stat.start_time == self.start_time && stat.state != 'Z' && !has_exited(&descriptor)? => Ok(Some(descriptor)),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether it exists and has not exited.
+    pub fn is_alive(&self) -> bool {
+        self.open().is_ok_and(|held| held.is_some())
+    }
+
+    /// Sends a signal; a process that is gone is no error.
+    ///
+    /// # Errors
+    /// Of the kernel.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        match self.open()?.map_or(Ok(()), |held| pidfd_send_signal(held, signal)) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends it at once and waits until it has exited (whether or not anybody has reaped it). Blocks for at most `patience`.
+    ///
+    /// # Errors
+    /// `TimedOut`, or of the kernel.
+    pub fn kill(&self, patience: Duration) -> io::Result<()> {
+        let Some(held) = self.open()? else { return Ok(()) };
+        match pidfd_send_signal(&held, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if wait_for_exit(&held, patience)? { Ok(()) } else { Err(io::Error::new(io::ErrorKind::TimedOut, "the process does not end")) }
+    }
+
+    /// As a row of the ledger.
+    pub fn resource(&self, role: &str) -> Resource {
+        Resource::Process { pid: self.pid, start_time: self.start_time, role: role.to_owned() }
+    }
+}
+
+/// Whether the process behind a pidfd has exited.
+fn has_exited(held: &OwnedFd) -> io::Result<bool> {
+    wait_for_exit(held, Duration::ZERO)
+}
+
+/// Waits until the process behind a pidfd has exited; `false` when `patience` is over before.
+///
+/// # Errors
+/// Of the kernel.
+pub fn wait_for_exit(held: &OwnedFd, patience: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(held, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What `/proc/PID/stat` tells, as far as it is needed here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcessStat {
+    /// `R`, `S`, `T`, `Z` ….
+    pub state: char,
+    /// Its parent.
+    pub parent: u32,
+    /// Clock ticks after boot.
+    pub start_time: u64,
+}
+
+impl ProcessStat {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such process; `InvalidData` for a line that is none.
+    pub fn read(pid: u32) -> io::Result<Self> {
+        let line = fs::read(format!("/proc/{pid}/stat")).map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::SRCH) => io::ErrorKind::NotFound.into(),
+            _ => error,
+        })?;
+        Self::parse(&line).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a line of /proc/PID/stat"))
+    }
+
+    fn parse(line: &[u8]) -> Option<Self> {
+        // The second field is the name in parentheses, which the process chooses itself, parentheses and spaces included.
+        let after_name = line.iter().rposition(|byte| *byte == b')')? + 1;
+        let mut fields = std::str::from_utf8(&line[after_name..]).ok()?.split_ascii_whitespace();
+        let state = fields.next()?.chars().next()?;
+        let parent = fields.next()?.parse().ok()?;
+        // Field 22; the state is field 3.
+        let start_time = fields.nth(17)?.parse().ok()?;
+        Some(Self { state, parent, start_time })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_does_not_confuse() {
+        let line = b"42 (a) S 1 (b) R 7 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 12345 1 2 3";
+        assert_eq!(ProcessStat::parse(line), Some(ProcessStat { state: 'R', parent: 7, start_time: 12345 }));
+        assert_eq!(ProcessStat::parse(b"42 (x) R"), None);
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_start_time_too() {
+        let me = HostProcess::of(std::process::id()).unwrap();
+        assert!(me.is_alive());
+        assert!(!HostProcess { start_time: me.start_time + 1, ..me }.is_alive());
+    }
+
+    #[test]
+    fn a_zombie_is_gone_and_killing_it_is_no_error() {
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let process = HostProcess::of(child.id()).unwrap();
+        assert!(process.is_alive());
+        process.kill(Duration::from_secs(10)).unwrap();
+        assert!(!process.is_alive());
+        process.kill(Duration::ZERO).unwrap();
+        child.wait().unwrap();
+        assert!(!process.is_alive());
+    }
+}

@@ -1,0 +1,152 @@
+use std::{os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
+
+use sandbar_core::{Context, Error, ErrorKind, ProvisionRequest, Resource, Result, RootSource, State};
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    Backend, Boot, Facts,
+    client::Call,
+    live::{Current, Running, Shared},
+    record::{Holdings, Record, generation_folder},
+};
+
+/// How long a new agent may take to answer, where the wall does not say otherwise.
+pub(super) const BOOT: Duration = Duration::from_secs(10);
+/// Between attempts while a machine's listener is not there yet.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// The names of the steps of one verb that brings up a generation.
+pub(super) struct BootSteps {
+    pub(super) booted: &'static str,
+    pub(super) answered: &'static str,
+}
+
+/// Runs a change of the life cycle in a task of its own, so that it comes to its end, or is undone, when the caller goes away.
+pub(super) async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(error) => Err(Error::new(ErrorKind::Internal, "machine", "the task of a life cycle change ended early").with_source(error)),
+    }
+}
+
+/// Makes a sandbox, and undoes everything when that fails or when nobody waits for it any more.
+pub(super) async fn provision<B: Backend>(backend: Arc<B>, request: ProvisionRequest) -> Result<Arc<Shared<B>>> {
+    // Dropped with the caller: then the sandbox has no owner.
+    let (deliver, delivered) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let made = build(backend, request).await;
+        if let Err(Ok(shared)) = deliver.send(made) {
+            undo(&shared.backend, &shared.current(), &shared.request.folder).await;
+        }
+    });
+    delivered.await.map_err(|error| Error::new(ErrorKind::Internal, "provision", "the task ended early").with_source(error))?
+}
+
+async fn build<B: Backend>(backend: Arc<B>, request: ProvisionRequest) -> Result<Arc<Shared<B>>> {
+    let journal = Arc::clone(&request.journal);
+    journal.step("provision.begun");
+    let root = request.root.clone();
+    let holdings = make_folder(&request, 1).await?;
+    journal.step("provision.folder");
+    let steps = BootSteps { booted: "provision.booted", answered: "provision.answered" };
+    let current = match boot(&backend, &request, &holdings, 1, &root, &steps).await {
+        Ok(current) => current,
+        Err(error) => {
+            let folder = generation_folder(&request.folder, 1);
+            let journal: Arc<dyn sandbar_core::Journal> = holdings;
+            complain("the folder of a sandbox that could not be made", backend.remove(&folder, &journal).await);
+            return Err(error);
+        }
+    };
+    let committed = current.record.to_json().and_then(|record| journal.commit(&record, State::Running));
+    if let Err(error) = committed {
+        undo(&backend, &current, &request.folder).await;
+        return Err(error);
+    }
+    journal.step("provision.committed");
+    Ok(Arc::new(Shared::new(backend, request, current)))
+}
+
+/// Makes the folder of a generation.
+pub(super) async fn make_folder(request: &ProvisionRequest, generation: u32) -> Result<Arc<Holdings>> {
+    let folder = generation_folder(&request.folder, generation);
+    let holdings = Arc::new(Holdings::new(Arc::clone(&request.journal), Vec::new()));
+    sandbar_core::Journal::intend(&*holdings, &Resource::Folder { path: folder.clone() })?;
+    std::fs::DirBuilder::new().mode(0o700).create(&folder).context("provision", || format!("cannot make {}", folder.display()))?;
+    Ok(holdings)
+}
+
+/// Brings up a generation and waits until its agent answers; halts it when it does not. Its folder stays.
+pub(super) async fn boot<B: Backend>(
+    backend: &Arc<B>,
+    request: &ProvisionRequest,
+    holdings: &Arc<Holdings>,
+    generation: u32,
+    root: &RootSource,
+    steps: &BootSteps,
+) -> Result<Current<B::Place>> {
+    let folder = generation_folder(&request.folder, generation);
+    let journal: Arc<dyn sandbar_core::Journal> = Arc::clone(holdings) as _;
+    let ProvisionRequest { id, spec, ids, lifetime, .. } = request;
+    let boot = Boot { id, spec, root, folder: &folder, generation, ids: *ids, lifetime: *lifetime, journal: &journal };
+    let place = backend.boot(boot).await?;
+    journal.step(steps.booted);
+    let record = Record::new(generation, root.clone(), Some(place.clone()), holdings.held());
+    let current = Current::new(record, Arc::clone(holdings));
+    match wait_until_answering(backend, request, &place, Arc::clone(holdings)).await {
+        Ok(()) => {
+            journal.step(steps.answered);
+            Ok(current)
+        }
+        Err(error) => {
+            complain("a sandbox that did not come up", backend.halt(&place, &folder, &journal).await);
+            Err(error)
+        }
+    }
+}
+
+async fn wait_until_answering<B: Backend>(
+    backend: &Arc<B>,
+    request: &ProvisionRequest,
+    place: &B::Place,
+    holdings: Arc<Holdings>,
+) -> Result<()> {
+    let deadline = Instant::now() + BOOT;
+    // The pings go through a handle of its own, which nobody else has yet.
+    let record = Record::new(0, RootSource::empty(), Some(place.clone()), Vec::new());
+    let shared = Arc::new(Shared::new(Arc::clone(backend), request.clone(), Current::new(record, holdings)));
+    let Some(running) = Running::of(shared.current()) else { return Ok(()) };
+    let call = Call { shared, running, verb: "provision" };
+    loop {
+        let error = match timeout_at(deadline, call.ping(BOOT)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error,
+            Err(_) => Error::new(ErrorKind::TimedOut, "provision", format!("the agent did not answer within {} s", BOOT.as_secs())),
+        };
+        if let Facts::Gone(reason) = backend.facts(place) {
+            return Err(Error::new(ErrorKind::Unavailable, "provision", format!("the agent did not come up: {reason}")).with_source(error));
+        }
+        if Instant::now() >= deadline || error.kind() == ErrorKind::Corrupt {
+            return Err(error);
+        }
+        // A virtual machine's listener appears some time after the machine.
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Takes a generation down altogether, after a failure: what cannot be removed stays in the ledger for `reclaim`.
+pub(super) async fn undo<B: Backend>(backend: &Arc<B>, current: &Current<B::Place>, sandbox: &Path) {
+    let folder = generation_folder(sandbox, current.record.generation);
+    let journal = current.journal();
+    if let Some(place) = &current.record.place {
+        complain("a sandbox that is undone", backend.halt(place, &folder, &journal).await);
+    }
+    complain("the folder of a sandbox that is undone", backend.remove(&folder, &journal).await);
+}
+
+/// Logs what could not be cleaned up; its rows stay in the ledger, so that the next command removes it.
+pub(super) fn complain(what: &'static str, done: Result<()>) {
+    if let Err(error) = done {
+        tracing::warn!(error = %error.chain(), "cannot remove {what}; the ledger keeps it for later");
+    }
+}

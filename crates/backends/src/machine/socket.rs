@@ -1,0 +1,109 @@
+//! Unix sockets in folders whose paths may be long.
+
+use std::{
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{ffi::OsStrExt, net::UnixStream as StdStream},
+    },
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags, openat},
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with},
+};
+use tokio::net::UnixStream;
+
+/// The name of an agent's socket in the generation's folder.
+pub const AGENT_SOCKET: &str = "agent.sock";
+/// `sun_path` has 108 bytes, the last for the NUL.
+const LONGEST: usize = 107;
+/// Connections that wait for the agent to accept them. The kernel's own limit (`net.core.somaxconn`) is 4096 since Linux 5.4.
+const BACKLOG: i32 = 1024;
+/// How long a full backlog is waited for: a frozen agent does not accept.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Makes the listening socket `name` in `folder`, replacing one that an earlier boot left there. For the agent to inherit.
+///
+/// # Errors
+/// Of the kernel.
+pub fn listen_in(folder: &Path, name: &str) -> io::Result<OwnedFd> {
+    match std::fs::remove_file(folder.join(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let (address, _held) = address(folder, name)?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    bind(&socket, &address)?;
+    listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Connects to the socket `name` in `folder`, however long its path is. Waits only while the backlog is full.
+///
+/// # Errors
+/// `ConnectionRefused` or `NotFound` when nobody listens; `TimedOut` when the backlog stays full.
+pub async fn connect_in(folder: &Path, name: &str) -> io::Result<UnixStream> {
+    let (address, _held) = address(folder, name)?;
+    let begun = Instant::now();
+    loop {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        match connect(&socket, &address) {
+            Ok(()) => return UnixStream::from_std(StdStream::from(socket)),
+            // A unix socket never connects "in progress": it is there at once, or the backlog is full.
+            Err(Errno::AGAIN) if begun.elapsed() < PATIENCE => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(Errno::AGAIN) => return Err(io::Error::new(io::ErrorKind::TimedOut, "too many connections wait for the agent")),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// An address that fits: the path itself, or through a descriptor of the folder, which must be held until it was used.
+fn address(folder: &Path, name: &str) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
+    let path = folder.join(name);
+    if path.as_os_str().as_bytes().len() <= LONGEST {
+        return Ok((SocketAddrUnix::new(path)?, None));
+    }
+    let held = openat(CWD, folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let path: PathBuf = ["/proc/self/fd", &held.as_raw_fd().to_string(), name].iter().collect();
+    Ok((SocketAddrUnix::new(path)?, Some(held)))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_path_longer_than_an_address_can_be_connected() {
+        let home = tempfile::tempdir().unwrap();
+        for folder in [home.path().join("short"), home.path().join("x".repeat(200))] {
+            std::fs::create_dir(&folder).unwrap();
+            for _again in 0..2 {
+                let listener = listen_in(&folder, AGENT_SOCKET).unwrap();
+                let mut client = connect_in(&folder, AGENT_SOCKET).await.unwrap();
+                client.write_all(b"hello").await.unwrap();
+                let (mut server, _) = std::os::unix::net::UnixListener::from(listener).accept().unwrap();
+                let mut heard = [0; 5];
+                std::io::Read::read_exact(&mut server, &mut heard).unwrap();
+                drop(server);
+                assert_eq!(&heard, b"hello");
+                assert_eq!(client.read(&mut heard).await.unwrap(), 0);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_listening_is_told_at_once() {
+        let home = tempfile::tempdir().unwrap();
+        assert_eq!(connect_in(home.path(), AGENT_SOCKET).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        drop(listen_in(home.path(), AGENT_SOCKET).unwrap());
+        assert_eq!(connect_in(home.path(), AGENT_SOCKET).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+}

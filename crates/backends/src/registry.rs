@@ -1,0 +1,122 @@
+use std::{path::PathBuf, sync::Arc};
+
+use sandbar_core::{Checked, Claim, Error, ErrorKind, Isolation, Result, SandboxProvider};
+
+use crate::dangerous_host;
+
+/// What every provider is made with.
+#[derive(Debug, Clone)]
+pub struct ProviderOptions {
+    /// The state folder (`SANDBAR_HOME`).
+    pub home: PathBuf,
+}
+
+/// One provider of this build.
+pub struct Enrolled {
+    /// Its name, as given to `--on`.
+    pub name: &'static str,
+    /// How strong its wall is.
+    pub isolation: Isolation,
+    /// What it can do at its best.
+    pub claim: fn() -> Claim,
+    make: fn(&ProviderOptions, Arc<[Claim]>) -> Arc<dyn SandboxProvider>,
+}
+
+/// Every provider of this build, the strongest wall first. A backend is enrolled by one line here and nowhere else.
+pub const PROVIDERS: &[Enrolled] = &[Enrolled {
+    name: "dangerous-host",
+    isolation: Isolation::None,
+    claim: dangerous_host::claim,
+    make: |options, claims| Arc::new(Checked::new(dangerous_host::DangerousHost::provider(&options.home), claims)),
+}];
+
+/// The providers, made and wrapped in [`Checked`] with one another's claims.
+#[derive(Clone)]
+pub struct Registry {
+    providers: Vec<Provider>,
+    claims: Arc<[Claim]>,
+}
+
+/// A provider of a [`Registry`].
+#[derive(Clone)]
+pub struct Provider {
+    /// Its name.
+    pub name: &'static str,
+    /// How strong its wall is.
+    pub isolation: Isolation,
+    /// It.
+    pub provider: Arc<dyn SandboxProvider>,
+}
+
+impl Registry {
+    /// All providers of this build. Touches nothing: a provider looks at the machine when it is asked.
+    pub fn new(options: &ProviderOptions) -> Self {
+        let claims: Arc<[Claim]> = PROVIDERS.iter().map(|enrolled| (enrolled.claim)()).collect();
+        let made = PROVIDERS.iter().map(|enrolled| Provider {
+            name: enrolled.name,
+            isolation: enrolled.isolation,
+            provider: (enrolled.make)(options, Arc::clone(&claims)),
+        });
+        Self { providers: made.collect(), claims }
+    }
+
+    /// The same with one more, or one in the place of its name: for embedders and tests.
+    #[must_use]
+    pub fn with(mut self, claim: Claim, isolation: Isolation, provider: impl SandboxProvider + 'static) -> Self {
+        let name = claim.provider;
+        let others = self.claims.iter().filter(|other| other.provider != name).cloned();
+        self.claims = others.chain([claim]).collect();
+        self.providers.retain(|known| known.name != name);
+        let provider = Arc::new(Checked::new(provider, Arc::clone(&self.claims)));
+        self.providers.push(Provider { name, isolation, provider });
+        self.providers.sort_by_key(|known| std::cmp::Reverse(known.isolation));
+        self
+    }
+
+    /// The provider of this name.
+    ///
+    /// # Errors
+    /// `NotFound`, with the names there are.
+    pub fn get(&self, name: &str) -> Result<&Arc<dyn SandboxProvider>> {
+        self.providers.iter().find(|known| known.name == name).map(|known| &known.provider).ok_or_else(|| {
+            let names: Vec<&str> = self.providers.iter().map(|known| known.name).collect();
+            Error::new(ErrorKind::NotFound, "provider", "this build has no such provider")
+                .with("name", format!("{name:?}"))
+                .with_hint(format!("there are {}", names.join(", ")))
+        })
+    }
+
+    /// All of them, the strongest wall first.
+    pub fn iter(&self) -> impl Iterator<Item = &Provider> {
+        self.providers.iter()
+    }
+
+    /// What everybody claims at best.
+    pub fn claims(&self) -> &Arc<[Claim]> {
+        &self.claims
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_agrees_with_what_providers_say_of_themselves() {
+        let registry = Registry::new(&ProviderOptions { home: "/nonexistent".into() });
+        for (enrolled, known) in PROVIDERS.iter().zip(registry.iter()) {
+            let info = known.provider.info();
+            let claim = (enrolled.claim)();
+            assert_eq!((enrolled.name, enrolled.name, enrolled.isolation), (info.name.as_str(), claim.provider, info.isolation));
+            assert!(info.features.iter().all(|feature| claim.features.has(feature)), "{}", enrolled.name);
+        }
+        assert!(PROVIDERS.is_sorted_by_key(|enrolled| std::cmp::Reverse(enrolled.isolation)));
+    }
+
+    #[test]
+    fn an_unknown_name_is_told_with_those_that_there_are() {
+        let registry = Registry::new(&ProviderOptions { home: "/nonexistent".into() });
+        let error = registry.get("nope").err().unwrap();
+        assert!(error.hint().unwrap().contains("dangerous-host"));
+    }
+}
