@@ -1,1 +1,52 @@
-//! Placeholder map; see the modules.
+//! What makes the walls a product.
+//!
+//! A [`Runtime`] is one state folder: the sandboxes in it, their checkpoints, images, exposed ports. Any number of processes may have it open;
+//! none must be running for a sandbox to live. What a process was doing when it was killed is finished or undone by the next one.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `runtime` | [`Runtime`]: opening, listing, what the others are methods of |
+//! | `config`, `home` | [`RuntimeConfig`], the state folder |
+//! | `choice`, `root` | which provider, which root file system |
+//! | `create`, `destroy`, `fork`, `checkpoint` | the verbs that are more than a call |
+//! | `sandbox`, `turn`, `verbs` | [`Sandbox`]: one life-cycle verb from lock to outcome, and the verbs that are only passed on |
+//! | `summary` | [`SandboxSummary`], [`Inspect`]: what is told |
+//! | `ledger` | what is known, in SQLite |
+//! | `lock`, `process_identity`, `clock` | who may, who is alive, when |
+//! | `recover`, `gc` | what the dead left |
+//! | `ports`, `keeper` | exposed ports, the process that keeps them |
+//! | [`image`] | images and their layers |
+//! | `fault` | a hook for crash tests |
+
+mod checkpoint;
+mod choice;
+mod clock;
+mod config;
+mod create;
+mod destroy;
+mod fault;
+mod fork;
+mod gc;
+mod home;
+pub mod image;
+mod keeper;
+mod ledger;
+mod lock;
+mod ports;
+mod process_identity;
+mod recover;
+mod root;
+mod runtime;
+mod sandbox;
+mod summary;
+mod turn;
+mod verbs;
+
+pub use checkpoint::CheckpointSummary;
+pub use config::RuntimeConfig;
+pub use fork::ForkOptions;
+pub use gc::{GcItem, GcReport};
+pub use runtime::{CreateRequest, Runtime};
+pub use sandbar_backends::{ProviderOptions, Registry};
+pub use sandbox::Sandbox;
+pub use summary::{Inspect, SandboxSummary};

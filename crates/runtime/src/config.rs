@@ -1,0 +1,154 @@
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::process::geteuid;
+use sandbar_core::{Context, Error, ErrorKind, Isolation, Result};
+use serde::Deserialize;
+
+/// How a [`Runtime`](crate::Runtime) works on this machine.
+#[derive(Debug, Clone)]
+pub struct RuntimeConfig {
+    /// The state folder; made (mode 0700) if missing.
+    pub home: PathBuf,
+    /// The program that is run as `PROGRAM keeper --home H ID` for what must go on after a command has returned (exposed ports, a time to
+    /// live). `None`: they are kept in this process, and end with it.
+    pub keeper: Option<PathBuf>,
+    /// The provider of sandboxes for which none is named; `None` chooses, see [`CreateRequest`](crate::CreateRequest).
+    pub provider: Option<String>,
+    /// A floor for every sandbox, beside the one that a request names.
+    pub isolation: Option<Isolation>,
+    /// The image of sandboxes for which none is named; `None` is the provider's default.
+    pub image: Option<String>,
+    /// The first host id that sandboxes may use when sandbar runs as root; each gets 65536 of them.
+    pub first_id: u32,
+    /// How long a life-cycle verb waits for another one on the same sandbox.
+    pub lock_wait: Duration,
+    /// Instead of the kernel's id of this boot: a hook for tests of what happens after a reboot.
+    pub boot_id: Option<String>,
+}
+
+/// `sandbar.toml`. An unknown key is an error: a misspelled floor must not be ignored.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    provider: Option<String>,
+    isolation: Option<Isolation>,
+    image: Option<String>,
+    first_id: Option<u32>,
+    lock_wait_seconds: Option<u64>,
+}
+
+impl RuntimeConfig {
+    /// Host ids from 2^30 on: above what distributions give to users and to `/etc/subuid`, below systemd's containers (from 0x7000_0000 it
+    /// is foreign ids, see `UIDS-GIDS.md` of systemd).
+    pub const DEFAULT_FIRST_ID: u32 = 0x4000_0000;
+
+    /// A configuration with the defaults, for a state folder.
+    pub fn new(home: impl Into<PathBuf>) -> Self {
+        Self {
+            home: home.into(),
+            keeper: None,
+            provider: None,
+            isolation: None,
+            image: None,
+            first_id: Self::DEFAULT_FIRST_ID,
+            lock_wait: Duration::from_secs(60),
+            boot_id: None,
+        }
+    }
+
+    /// The configuration of this user: the state folder is `SANDBAR_HOME`, else `/var/lib/sandbar` for root, else `sandbar` in
+    /// `XDG_STATE_HOME` (or `~/.local/state`). `sandbar.toml` in the state folder, or the file that `SANDBAR_CONFIG` names, is read if it is there.
+    /// `SANDBAR_BOOT_ID` stands in for the kernel's boot id, for tests.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a file that cannot be understood, `NotFound` when there is no home directory or the named file is missing.
+    pub fn from_env() -> Result<Self> {
+        let mut config = Self::new(home_from_env()?);
+        config.boot_id = env::var("SANDBAR_BOOT_ID").ok().filter(|id| !id.is_empty());
+        match env::var_os("SANDBAR_CONFIG") {
+            Some(path) => config.read(Path::new(&path), true)?,
+            None => config.read(&config.home.join("sandbar.toml"), false)?,
+        }
+        Ok(config)
+    }
+
+    /// The same configuration with a keeper program.
+    #[must_use]
+    pub fn with_keeper(mut self, program: impl Into<PathBuf>) -> Self {
+        self.keeper = Some(program.into());
+        self
+    }
+
+    fn read(&mut self, path: &Path, required: bool) -> Result<()> {
+        let text = match fs::read_to_string(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => return Ok(()),
+            text => text.context("configuration", || format!("cannot read {}", path.display()))?,
+        };
+        self.apply(&text).map_err(|error| error.with("file", path.display()))
+    }
+
+    fn apply(&mut self, text: &str) -> Result<()> {
+        let bad = |message: String| Error::new(ErrorKind::InvalidInput, "configuration", message);
+        let file: File = toml::from_str(text).map_err(|error| bad(error.message().to_owned()))?;
+        self.provider = file.provider.or_else(|| self.provider.take());
+        self.isolation = file.isolation.or(self.isolation);
+        self.image = file.image.or_else(|| self.image.take());
+        if let Some(first) = file.first_id {
+            if first < 0x1_0000 || first % 0x1_0000 != 0 || first > 0xf000_0000 {
+                return Err(bad(format!("first-id must be a multiple of 65536 from 65536 to {}", 0xf000_0000_u32)).with("value", first));
+            }
+            self.first_id = first;
+        }
+        if let Some(seconds) = file.lock_wait_seconds {
+            self.lock_wait = Duration::from_secs(seconds);
+        }
+        Ok(())
+    }
+}
+
+fn home_from_env() -> Result<PathBuf> {
+    let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(home) = variable("SANDBAR_HOME") {
+        return std::path::absolute(&home).context("configuration", || format!("SANDBAR_HOME is not a path: {}", home.display()));
+    }
+    if geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/sandbar"));
+    }
+    // The XDG specification: a relative path in the variable is to be ignored.
+    let state = variable("XDG_STATE_HOME").filter(|path| path.is_absolute());
+    state.or_else(|| variable("HOME").map(|home| home.join(".local/state"))).map(|state| state.join("sandbar")).ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, "configuration", "neither XDG_STATE_HOME nor HOME is set").with_hint("set SANDBAR_HOME to a folder")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_sets_what_it_names() {
+        let mut config = RuntimeConfig::new("/x");
+        config.apply("provider = 'container'\nisolation = 'user-kernel'\nlock-wait-seconds = 3\nfirst-id = 131072").unwrap();
+        assert_eq!(config.provider.as_deref(), Some("container"));
+        assert_eq!(config.isolation, Some(Isolation::UserKernel));
+        assert_eq!(config.lock_wait, Duration::from_secs(3));
+        assert_eq!(config.first_id, 131_072);
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error() {
+        let error = RuntimeConfig::new("/x").apply("isolaton = 'vm'").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("isolaton"), "{error}");
+    }
+
+    #[test]
+    fn ids_of_the_host_are_refused() {
+        assert!(RuntimeConfig::new("/x").apply("first-id = 0").is_err());
+        assert!(RuntimeConfig::new("/x").apply("first-id = 65537").is_err());
+    }
+}

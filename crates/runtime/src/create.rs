@@ -1,0 +1,187 @@
+//! Making sandboxes.
+
+use std::sync::Arc;
+
+use sandbar_core::{
+    CheckpointId, Context, Error, ErrorKind, Lifetime, ProvisionRequest, RestoreRequest, Result, RootSource, SandboxHandle, SandboxId,
+    SandboxSpec, State, check_name,
+};
+
+use crate::{
+    CreateRequest, Runtime, Sandbox,
+    choice::Choice,
+    clock, fault, home,
+    ledger::{Age, LedgerJournal, NewSandbox, SandboxRow},
+    image::Pin,
+    lock::SandboxLock,
+    root::Resolved,
+    runtime::to_the_end,
+};
+
+/// A sandbox about to be made, from an image or from a checkpoint.
+pub(crate) struct Plan {
+    pub(crate) name: Option<String>,
+    pub(crate) choice: Choice,
+    pub(crate) image: String,
+    pub(crate) root: RootSource,
+    /// Keeps the image until the row is written.
+    pub(crate) pin: Option<Arc<Pin>>,
+    pub(crate) spec: SandboxSpec,
+    pub(crate) lifetime: Lifetime,
+    /// The checkpoint it begins from.
+    pub(crate) from: Option<(CheckpointId, RestoreRequest)>,
+}
+
+impl Runtime {
+    /// Makes a sandbox and returns when its agent answers.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the name is taken, `Unavailable` with what is missing, `InvalidInput` and `Unsupported` for what cannot be.
+    pub async fn create(&self, request: CreateRequest) -> Result<Sandbox> {
+        let runtime = self.clone();
+        to_the_end(async move {
+            request.name.as_deref().map_or(Ok(()), check_name)?;
+            request.spec.limits.check()?;
+            let choice = runtime.choose(request.provider.as_deref(), request.isolation).await?;
+            let image = request.image.as_deref().or(runtime.config().image.as_deref());
+            let Resolved { image, root, pin } = runtime.resolve_image(image, &choice).await?;
+            let CreateRequest { name, spec, lifetime, .. } = request;
+            runtime.bring_up(Plan { name, choice, image, root, pin: pin.map(Arc::new), spec, lifetime, from: None }).await
+        })
+        .await
+    }
+
+    /// Carries out a plan. Undoes what it did when it fails.
+    pub(crate) async fn bring_up(&self, mut plan: Plan) -> Result<Sandbox> {
+        let id = SandboxId::from_random(random()?);
+        let lock = SandboxLock::try_take(self.home(), &id, "create")?;
+        let lock = lock.ok_or_else(|| Error::new(ErrorKind::Conflict, "create", "the new id is in use").with("id", &id))?;
+        let expires_ms = plan.spec.ttl.map(|ttl| clock::now_ms().saturating_add(clock::millis(ttl)));
+        let new = NewSandbox {
+            id: &id,
+            name: plan.name.as_deref(),
+            provider: &plan.choice.name,
+            image: &plan.image,
+            choice: &plan.choice.reason,
+            lifetime: plan.lifetime,
+            expires_ms,
+            base: plan.from.as_ref().map(|(base, _)| base),
+            spec: &plan.spec,
+            root: &plan.root,
+            first_id: rustix::process::geteuid().is_root().then_some(self.config().first_id),
+            operator: self.me(),
+        };
+        let ids = match self.ledger().insert_sandbox(&new) {
+            Ok(ids) => ids,
+            Err(error) => {
+                lock.remove();
+                return Err(error);
+            }
+        };
+        plan.pin = None;
+        fault::point("create.row");
+        match self.make_place(&id, &plan, ids).await {
+            Ok(handle) => {
+                let revision = self.ledger().finish(&id, State::Running, None)?;
+                fault::point("create.finished");
+                drop(lock);
+                let sandbox = Sandbox::with_handle(self.clone(), id, plan.name, revision, handle);
+                if expires_ms.is_some() {
+                    self.arrange_deadline(&sandbox, plan.lifetime).await?;
+                }
+                Ok(sandbox)
+            }
+            Err(error) => {
+                if plan.choice.automatic && error.kind() == ErrorKind::Unavailable {
+                    self.ledger().delete_probe(&plan.choice.name)?;
+                }
+                let row = self.row(&id)?;
+                if let Err(undoing) = self.undo_provision(&row, lock).await {
+                    tracing::warn!(%id, error = undoing.chain(), "a sandbox that could not be made could not be undone either");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn make_place(&self, id: &SandboxId, plan: &Plan, ids: Option<sandbar_core::IdRange>) -> Result<Arc<dyn SandboxHandle>> {
+        let folder = self.home().sandbox(id);
+        home::make(&folder).context("create", || format!("cannot make {}", folder.display()))?;
+        fault::point("create.folder");
+        let request = ProvisionRequest {
+            id: id.clone(),
+            spec: with_hostname(&plan.spec, plan.name.as_deref()),
+            root: plan.root.clone(),
+            folder,
+            ids,
+            lifetime: plan.lifetime,
+            journal: Arc::new(LedgerJournal::new(Arc::clone(self.ledger()), id.clone())),
+        };
+        let handle = match &plan.from {
+            None => plan.choice.provider.provision(request).await?,
+            Some((_, from)) => plan.choice.provider.restore(request, from.clone()).await?,
+        };
+        fault::point("create.provisioned");
+        Ok(handle.into())
+    }
+
+    /// Removes everything of a sandbox that never came to be, its row last.
+    pub(crate) async fn undo_provision(&self, row: &SandboxRow, lock: SandboxLock) -> Result<()> {
+        let undo = async {
+            self.reclaim(row, Age::Any).await?;
+            self.remove_folder(&row.provider, &row.id, self.home().sandbox(&row.id)).await?;
+            self.ledger().delete_sandbox(&row.id)
+        };
+        match undo.await {
+            Ok(()) => {
+                lock.remove();
+                Ok(())
+            }
+            Err(error) => {
+                self.ledger().note_attempt(&row.id, &error.chain())?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives resources back, and forgets them.
+    pub(crate) async fn reclaim(&self, row: &SandboxRow, age: Age) -> Result<()> {
+        let resources = self.ledger().resources(&row.id, age)?;
+        if resources.is_empty() {
+            return Ok(());
+        }
+        self.provider(&row.provider)?.reclaim(&row.id, &resources).await?;
+        resources.iter().try_for_each(|resource| self.ledger().forget(&row.id, resource))
+    }
+
+    /// Removes a folder that a provider has filled. What this user may not remove (files of other ids, without root) its provider may.
+    pub(crate) async fn remove_folder(&self, provider: &str, id: &SandboxId, folder: std::path::PathBuf) -> Result<()> {
+        let path = folder.clone();
+        let removed = tokio::task::spawn_blocking(move || home::remove(&path)).await;
+        let removed = removed.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        let Err(error) = removed else { return Ok(()) };
+        if error.kind() == std::io::ErrorKind::PermissionDenied
+            && let Ok(provider) = self.provider(provider)
+        {
+            provider.reclaim(id, &[sandbar_core::Resource::Folder { path: folder.clone() }]).await?;
+            if !folder.exists() {
+                return Ok(());
+            }
+        }
+        Err(error).context("remove", || format!("cannot remove {}", folder.display()))
+    }
+}
+
+/// The specification as the provider gets it: the host name is the sandbox's name, unless another one was asked for.
+pub(crate) fn with_hostname(spec: &SandboxSpec, name: Option<&str>) -> SandboxSpec {
+    let hostname = spec.hostname.clone().or_else(|| name.map(str::to_owned));
+    SandboxSpec { hostname, ..spec.clone() }
+}
+
+/// Random bytes for an id.
+pub(crate) fn random() -> Result<[u8; 8]> {
+    let mut bytes = [0; 8];
+    let got = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(std::io::Error::from);
+    got.context("create", || "cannot get random bytes".to_owned())?;
+    Ok(bytes)
+}

@@ -1,0 +1,44 @@
+//! A hook for crash tests, and for nothing else.
+//!
+//! When the environment variable `SANDBAR_FAULT` is the name of a step, the process kills itself with `SIGKILL` as soon as it gets there: no
+//! destructor runs and nothing is flushed, which is what a crash is. `NAME:3` is the third time. The names are those that providers give to
+//! [`Journal::step`](sandbar_core::Journal::step), and the runtime's own (`docs/architecture.md` lists them).
+
+use std::{
+    env,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use rustix::process::{Signal, getpid, kill_process};
+
+struct Armed {
+    name: String,
+    left: AtomicU32,
+}
+
+static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+
+fn armed() -> Option<&'static Armed> {
+    let read = || {
+        let text = env::var("SANDBAR_FAULT").ok().filter(|text| !text.is_empty())?;
+        let (name, count) = match text.rsplit_once(':') {
+            Some((name, count)) => (name.to_owned(), count.parse().unwrap_or(1)),
+            None => (text, 1),
+        };
+        Some(Armed { name, left: AtomicU32::new(count) })
+    };
+    ARMED.get_or_init(read).as_ref()
+}
+
+/// Ends this process here if the test asked for it.
+pub(crate) fn point(name: &str) {
+    if let Some(fault) = armed()
+        && fault.name == name
+        && fault.left.fetch_sub(1, Ordering::Relaxed) == 1
+    {
+        let _ = kill_process(getpid(), Signal::KILL);
+    }
+}

@@ -1,0 +1,128 @@
+//! New sandboxes from checkpoints.
+
+use std::{sync::Arc, time::Duration};
+
+use sandbar_core::{CheckpointKind, Error, ErrorKind, Lifetime, Result, check_name};
+use tokio::{sync::Semaphore, task::JoinSet};
+
+use crate::{
+    Runtime, Sandbox,
+    choice::Choice,
+    create::Plan,
+    fault,
+    ledger::CheckpointRow,
+    runtime::to_the_end,
+};
+
+/// What forks have that their origin has not.
+#[derive(Debug, Clone, Default)]
+pub struct ForkOptions {
+    /// The name of the fork; with several, its beginning: `NAME-1`, `NAME-2` ….
+    pub name: Option<String>,
+    /// The provider; that of the checkpoint when `None`. Another one must take the checkpoint's image.
+    pub provider: Option<String>,
+    /// Whether they outlive this process.
+    pub lifetime: Lifetime,
+    /// Their time to live; the origin's when `None`.
+    pub ttl: Option<Duration>,
+}
+
+impl Runtime {
+    /// Makes sandboxes from a checkpoint, or from a sandbox, which is saved first (its disk; that checkpoint goes with the last sandbox
+    /// that needs it). All are made, or none.
+    ///
+    /// # Errors
+    /// `NotFound` for the reference; those of [`create`](Self::create) and [`restore`](Sandbox::restore).
+    pub async fn fork(&self, reference: &str, count: u32, options: ForkOptions) -> Result<Vec<Sandbox>> {
+        options.name.as_deref().map_or(Ok(()), check_name)?;
+        if count == 0 || count > 10_000 {
+            return Err(Error::new(ErrorKind::InvalidInput, "fork", "the number of forks is 1 to 10000").with("value", count));
+        }
+        let runtime = self.clone();
+        let reference = reference.to_owned();
+        to_the_end(async move {
+            let checkpoint = runtime.origin(&reference).await?;
+            fault::point("fork.saved");
+            let made = runtime.fork_checkpoint(&checkpoint, count, options).await;
+            if made.is_err() && checkpoint.implicit {
+                runtime.remove_idle_checkpoints().await?;
+            }
+            made
+        })
+        .await
+    }
+
+    async fn origin(&self, reference: &str) -> Result<CheckpointRow> {
+        match self.ledger().find_checkpoint(reference) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            found => return found,
+        }
+        let sandbox = self.ledger().find_sandbox(reference).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => {
+                Error::new(ErrorKind::NotFound, "fork", "there is no such checkpoint or sandbox").with("reference", reference)
+            }
+            _ => error,
+        })?;
+        Sandbox::of(self.clone(), &sandbox).save(CheckpointKind::Disk, None, true).await
+    }
+
+    async fn fork_checkpoint(&self, checkpoint: &CheckpointRow, count: u32, options: ForkOptions) -> Result<Vec<Sandbox>> {
+        /// Enough to keep the processors busy; more would only hold more descriptors.
+        const AT_ONCE: usize = 16;
+        let name = options.provider.as_deref().unwrap_or(&checkpoint.provider);
+        let choice = Choice {
+            name: name.to_owned(),
+            provider: Arc::clone(self.provider(name)?),
+            reason: format!("a fork of {}", checkpoint.id),
+            automatic: false,
+        };
+        self.require_floor(&choice)?;
+        let (from, pin) = self.restore_request(checkpoint, name).await?;
+        let pin = pin.map(Arc::new);
+        let mut spec = checkpoint.spec.clone();
+        spec.ttl = options.ttl.or(spec.ttl);
+        let slots = Arc::new(Semaphore::new(AT_ONCE));
+        let mut tasks = JoinSet::new();
+        for index in 0..count {
+            let plan = Plan {
+                name: options.name.as_ref().map(|name| if count == 1 { name.clone() } else { format!("{name}-{}", index + 1) }),
+                choice: choice.clone(),
+                image: checkpoint.image.clone(),
+                root: from.root.clone(),
+                pin: pin.clone(),
+                spec: spec.clone(),
+                lifetime: options.lifetime,
+                from: Some((checkpoint.id.clone(), from.clone())),
+            };
+            let (runtime, slots) = (self.clone(), Arc::clone(&slots));
+            tasks.spawn(async move {
+                match slots.acquire_owned().await {
+                    Ok(_slot) => (index, runtime.bring_up(plan).await),
+                    Err(_) => (index, Err(Error::new(ErrorKind::Internal, "fork", "not begun, since another one failed"))),
+                }
+            });
+        }
+        let mut made = Vec::new();
+        let mut failed = None;
+        while let Some(done) = tasks.join_next().await {
+            match done {
+                Ok((index, Ok(sandbox))) => made.push((index, sandbox)),
+                Ok((_, Err(error))) => failed = failed.or(Some(error)),
+                Err(error) => failed = failed.or(Some(Error::new(ErrorKind::Internal, "fork", "a task failed").with_source(error))),
+            }
+            if failed.is_some() {
+                // Those that wait for their turn need not begin.
+                slots.close();
+            }
+        }
+        made.sort_by_key(|(index, _)| *index);
+        let made: Vec<Sandbox> = made.into_iter().map(|(_, sandbox)| sandbox).collect();
+        let Some(error) = failed else { return Ok(made) };
+        for sandbox in made {
+            if let Err(error) = sandbox.destroy_now().await {
+                tracing::warn!(id = %sandbox.id(), error = error.chain(), "a fork beside one that failed could not be removed");
+            }
+        }
+        Err(error)
+    }
+}

@@ -1,0 +1,179 @@
+//! Everything that should not be there any more.
+
+use std::{fs, path::Path};
+
+use sandbar_core::{CheckpointId, Result, SandboxId};
+use serde::Serialize;
+
+use crate::{
+    Runtime,
+    lock::SandboxLock,
+    recover::Recovered,
+};
+
+/// What [`Runtime::gc`] did. The names of the fields are those of the JSON.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct GcReport {
+    /// What was brought to an end, and goes on to be.
+    pub recovered: Vec<GcItem>,
+    /// What was removed.
+    pub removed: Vec<GcItem>,
+    /// What should be removed and could not be, with the reason.
+    pub failed: Vec<GcItem>,
+}
+
+/// One thing that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GcItem {
+    /// `sandbox`, `checkpoint`, `folder`, `lock`, `keeper`, `image layers`.
+    pub kind: String,
+    /// Its id or path.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl GcReport {
+    fn note(list: &mut Vec<GcItem>, kind: &str, name: impl ToString, reason: impl ToString) {
+        list.push(GcItem { kind: kind.to_owned(), name: name.to_string(), reason: reason.to_string() });
+    }
+
+    fn removal(&mut self, kind: &str, name: impl ToString, reason: &str, done: Result<()>) {
+        match done {
+            Ok(()) => Self::note(&mut self.removed, kind, name, reason),
+            Err(error) => Self::note(&mut self.failed, kind, name, error.chain()),
+        }
+    }
+
+    /// Whether there was nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.recovered.is_empty() && self.removed.is_empty() && self.failed.is_empty()
+    }
+}
+
+impl Runtime {
+    /// Finishes or undoes what dead processes left, and removes what no row of the ledger speaks for. What somebody works on is left alone;
+    /// any number may run at once.
+    ///
+    /// # Errors
+    /// When the ledger or the state folder cannot be read. What cannot be removed is told in the report.
+    pub async fn gc(&self) -> Result<GcReport> {
+        let mut report = GcReport::default();
+        for row in self.ledger().attention()? {
+            match self.recover(&row.id).await {
+                Ok(Recovered::Untouched) => {}
+                Ok(Recovered::Settled) => GcReport::note(&mut report.recovered, "sandbox", &row.id, "left by a process that died"),
+                Ok(Recovered::Removed) => GcReport::note(&mut report.removed, "sandbox", &row.id, "its owner died, its time passed, or it was left half made"),
+                Err(error) => GcReport::note(&mut report.failed, "sandbox", &row.id, error.chain()),
+            }
+        }
+        self.collect_checkpoints(&mut report).await?;
+        self.collect_folders(&mut report).await?;
+        self.collect_keepers(&mut report)?;
+        self.collect_locks(&mut report)?;
+        match self.collect_images().await {
+            Ok(collected) if collected.layers + collected.skeletons + collected.leavings > 0 => {
+                let name = format!("{} layers, {} skeletons, {} leavings", collected.layers, collected.skeletons, collected.leavings);
+                GcReport::note(&mut report.removed, "image layers", name, "nothing needs them");
+            }
+            Ok(_) => {}
+            Err(error) => GcReport::note(&mut report.failed, "image layers", "images", error.chain()),
+        }
+        self.restart_keepers().await?;
+        Ok(report)
+    }
+
+    async fn collect_checkpoints(&self, report: &mut GcReport) -> Result<()> {
+        for row in self.ledger().unfinished_checkpoints()? {
+            // While it is being saved, its maker holds the sandbox's lock. A removal can be finished by anybody.
+            let saving = row.state == crate::ledger::CheckpointState::Saving;
+            let lock = SandboxLock::try_take(self.home(), &row.sandbox, "gc")?;
+            if saving && lock.is_none() {
+                continue;
+            }
+            let still = self.ledger().checkpoint(&row.id)?.filter(|now| now.state == row.state);
+            let gone = self.ledger().sandbox(&row.sandbox)?.is_none();
+            if let Some(row) = still {
+                report.removal("checkpoint", &row.id, "left half made or half removed", self.finish_removal(&row).await);
+            }
+            if let Some(lock) = lock.filter(|_| gone) {
+                lock.remove();
+            }
+        }
+        for id in self.remove_idle_checkpoints().await? {
+            GcReport::note(&mut report.removed, "checkpoint", id, "made for forks that are gone");
+        }
+        Ok(())
+    }
+
+    /// Folders whose row is gone. A row is there before its folder, and the folder goes first.
+    async fn collect_folders(&self, report: &mut GcReport) -> Result<()> {
+        for name in names(&self.home().sandboxes()) {
+            let path = self.home().sandboxes().join(&name);
+            let Ok(id) = name.parse::<SandboxId>() else { continue };
+            if self.ledger().sandbox(&id)?.is_none() && path.exists() {
+                report.removal("folder", path.display(), "no sandbox has it", self.remove_orphan(&id, &path).await);
+            }
+        }
+        for name in names(&self.home().checkpoints()) {
+            let path = self.home().checkpoints().join(&name);
+            let Ok(id) = name.strip_prefix(".tmp-").unwrap_or(&name).parse::<CheckpointId>() else { continue };
+            if self.ledger().checkpoint(&id)?.is_none() && path.exists() {
+                // Any id will do: the folder is what counts.
+                let nobody = SandboxId::from_random([0; 8]);
+                report.removal("folder", path.display(), "no checkpoint has it", self.remove_orphan(&nobody, &path).await);
+            }
+        }
+        Ok(())
+    }
+
+    /// Without a row nobody knows whose it was; each provider may try.
+    async fn remove_orphan(&self, id: &SandboxId, path: &Path) -> Result<()> {
+        let mut outcome = self.remove_folder("", id, path.to_owned()).await;
+        for known in self.providers().iter() {
+            if outcome.is_ok() {
+                break;
+            }
+            outcome = self.remove_folder(known.name, id, path.to_owned()).await;
+        }
+        outcome
+    }
+
+    /// Locks of sandboxes that are gone: a process died between taking a new one and writing its row, or after the row was removed.
+    fn collect_locks(&self, report: &mut GcReport) -> Result<()> {
+        for name in names(&self.home().locks()) {
+            let Ok(id) = name.parse::<SandboxId>() else { continue };
+            if self.ledger().sandbox(&id)?.is_some() {
+                continue;
+            }
+            let Some(lock) = SandboxLock::try_take(self.home(), &id, "gc")? else { continue };
+            if self.ledger().sandbox(&id)?.is_none() {
+                lock.remove();
+                GcReport::note(&mut report.removed, "lock", name, "no sandbox has it");
+            }
+        }
+        Ok(())
+    }
+
+    fn collect_keepers(&self, report: &mut GcReport) -> Result<()> {
+        for name in names(&self.home().keepers()) {
+            let Some(id) = name.rsplit_once('.').and_then(|(id, _)| id.parse::<SandboxId>().ok()) else { continue };
+            if self.ledger().sandbox(&id)?.is_some() {
+                continue;
+            }
+            // Its keeper holds the lock as long as it lives, and ends by itself when it sees that the sandbox is gone.
+            let path = self.home().keeper_lock(&id);
+            let Some(lock) = SandboxLock::try_path(path, "gc")? else { continue };
+            let removed = crate::keeper::remove_files(self.home(), &id);
+            lock.remove();
+            report.removal("keeper", name, "no sandbox has it", removed);
+        }
+        Ok(())
+    }
+}
+
+/// The names in a folder; none if it cannot be read.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}

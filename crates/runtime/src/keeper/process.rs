@@ -1,0 +1,230 @@
+use std::{
+    collections::HashMap,
+    env,
+    fs::File,
+    io::{self, Write},
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use sandbar_core::{Context, Result, SandboxId, State};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+
+use super::{control, descriptors, remove_files};
+use crate::{Runtime, Sandbox, clock, fault, ledger::PortRow, lock::SandboxLock, ports::Listener};
+
+/// What a keeper says when it listens, or when another one does.
+pub(super) const READY: &str = "ready";
+/// `1` for the program as a command starts it, `2` for the keeper that it starts in turn.
+pub(super) const STAGE: &str = "SANDBAR_KEEPER";
+/// How often it looks whether the ledger has changed, should nobody have told it.
+const TICK: Duration = Duration::from_secs(1);
+/// Bytes that its log may have.
+const MOST_LOG: u64 = 64 << 10;
+
+/// Whether this process is a keeper, which must not start keepers.
+pub(crate) fn is_keeper() -> bool {
+    env::var_os(STAGE).is_some()
+}
+
+impl Runtime {
+    /// The body of the program that [`RuntimeConfig::keeper`](crate::RuntimeConfig::keeper) names, for `PROGRAM keeper --home H ID`.
+    ///
+    /// The first process starts the program once more, with the same arguments, and returns: so the keeper is nobody's child, has no
+    /// descriptor of the command and, since it begins a session of its own, no terminal. The second one returns when there is nothing left
+    /// to keep.
+    ///
+    /// # Errors
+    /// When it cannot begin. Later failures go to its log.
+    pub async fn run_keeper(&self, id: &str) -> Result<()> {
+        let id: SandboxId = id.parse()?;
+        if env::var(STAGE).as_deref() != Ok("2") {
+            return start_again();
+        }
+        // It fails for the leader of a session, which has none of anybody else's then.
+        let _ = rustix::process::setsid();
+        let Some(lock) = SandboxLock::try_path(self.home().keeper_lock(&id), "keeper")? else {
+            say_ready();
+            return Ok(());
+        };
+        let keeper = Keeper { runtime: self.clone(), room: Listener::room(), listeners: HashMap::new(), id };
+        keeper.run(lock).await
+    }
+}
+
+fn start_again() -> Result<()> {
+    descriptors::close_on_exec();
+    let mut arguments = env::args_os();
+    let name = arguments.next().unwrap_or_else(|| "sandbar".into());
+    // The link leads to this very program, even if another one has been installed over it.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(name).args(arguments).env(STAGE, "2").stdin(Stdio::null());
+    command.spawn().map(drop).context("keeper", || "cannot start the keeper".to_owned())
+}
+
+fn say_ready() {
+    // Whoever waited for it may be gone.
+    let _ = io::stdout().write_all(READY.as_bytes()).and_then(|()| io::stdout().flush());
+    if let Ok(nothing) = File::options().write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdout(nothing);
+    }
+}
+
+struct Keeper {
+    runtime: Runtime,
+    id: SandboxId,
+    listeners: HashMap<u16, Listener>,
+    room: Arc<Semaphore>,
+}
+
+impl Keeper {
+    async fn run(mut self, lock: SandboxLock) -> Result<()> {
+        if !self.is_needed()? {
+            return self.end(lock, false);
+        }
+        self.runtime.ledger().set_keeper(&self.id, self.runtime.me())?;
+        fault::point("keeper.row");
+        let mut socket = self.listen()?;
+        self.reconcile().await?;
+        fault::point("keeper.listening");
+        say_ready();
+        loop {
+            self.serve(&socket).await?;
+            // From here on a command finds no socket, and starts a keeper that waits for this one's lock. One that asked a moment earlier is
+            // seen by looking once more.
+            drop(socket);
+            remove_socket(&self)?;
+            if !self.is_needed()? {
+                return self.end(lock, true);
+            }
+            socket = self.listen()?;
+            self.reconcile().await?;
+        }
+    }
+
+    fn listen(&self) -> Result<UnixListener> {
+        control::listen(self.runtime.home(), &self.id).context("keeper", || "cannot listen for commands".to_owned())
+    }
+
+    /// Serves until nothing is left to keep.
+    async fn serve(&mut self, socket: &UnixListener) -> Result<()> {
+        let mut seen = None;
+        loop {
+            let row = self.runtime.ledger().sandbox(&self.id)?;
+            let left = row.and_then(|row| row.expires_ms).map(|expires| Duration::from_millis(expires.saturating_sub(clock::now_ms())));
+            if left.is_some_and(|left| left.is_zero()) {
+                // Somebody may be working on it: then at the next look.
+                if let Err(error) = self.runtime.recover(&self.id).await {
+                    tracing::warn!(id = %self.id, error = error.chain(), "its time has passed, and it cannot be destroyed");
+                }
+            }
+            if !self.is_needed()? {
+                return Ok(());
+            }
+            let pause = left.filter(|left| !left.is_zero()).unwrap_or(TICK).min(TICK);
+            tokio::select! {
+                accepted = socket.accept() => match accepted {
+                    Ok((stream, _)) => self.answer(stream).await?,
+                    Err(error) => {
+                        tracing::warn!(id = %self.id, %error, "cannot accept a command");
+                        sleep(TICK).await;
+                    }
+                },
+                () = sleep(pause) => {
+                    let version = self.runtime.ledger().data_version()?;
+                    if seen.replace(version) != Some(version) || self.listeners.is_empty() {
+                        self.reconcile().await?;
+                    }
+                    bound_log(&self);
+                }
+            }
+        }
+    }
+
+    async fn answer(&mut self, mut stream: UnixStream) -> Result<()> {
+        /// A command writes its line at once.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let mut line = [0; control::RECONCILE.len()];
+        let read = timeout(PATIENCE, stream.read_exact(&mut line)).await;
+        if matches!(read, Ok(Ok(_))) && line == *control::RECONCILE {
+            self.reconcile().await?;
+            // Who asked may be gone.
+            let _ = timeout(PATIENCE, stream.write_all(control::DONE)).await;
+        }
+        Ok(())
+    }
+
+    fn is_needed(&self) -> Result<bool> {
+        let Some(row) = self.runtime.ledger().sandbox(&self.id)? else { return Ok(false) };
+        if row.state == State::Destroying {
+            return Ok(false);
+        }
+        Ok(row.expires_ms.is_some() || self.wanted()?.next().is_some())
+    }
+
+    fn wanted(&self) -> Result<impl Iterator<Item = PortRow> + use<>> {
+        Ok(self.runtime.ledger().ports(&self.id)?.into_iter().filter(|port| port.holder.is_none()))
+    }
+
+    /// Brings the listeners in line with the ledger.
+    async fn reconcile(&mut self) -> Result<()> {
+        let wanted: Vec<PortRow> = self.wanted()?.collect();
+        // One that was removed and wished again elsewhere since is another one.
+        self.listeners.retain(|port, listener| wanted.iter().any(|row| row.port == *port && row.actual == Some(listener.address)));
+        for row in wanted {
+            if self.listeners.contains_key(&row.port) {
+                continue;
+            }
+            let Some(sandbox) = self.runtime.ledger().sandbox(&self.id)?.map(|row| Sandbox::of(self.runtime.clone(), &row)) else { break };
+            match Listener::bind(&sandbox, row.port, row.actual.unwrap_or(row.wanted), Arc::clone(&self.room)).await {
+                Ok(listener) => {
+                    self.runtime.ledger().set_port(&self.id, row.port, Ok(listener.address))?;
+                    self.listeners.insert(row.port, listener);
+                }
+                Err(error) => {
+                    let failure = format!("{}\t{}", error.kind(), error.chain());
+                    if row.failure.as_ref() != Some(&failure) {
+                        self.runtime.ledger().set_port(&self.id, row.port, Err(&failure))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn end(self, lock: SandboxLock, known: bool) -> Result<()> {
+        if known {
+            self.runtime.ledger().delete_keeper(&self.id, self.runtime.me())?;
+        } else {
+            say_ready();
+        }
+        // The lock goes last: whoever gets it next finds nothing of this one.
+        let removed = remove_files(self.runtime.home(), &self.id);
+        lock.remove();
+        removed
+    }
+}
+
+fn remove_socket(keeper: &Keeper) -> Result<()> {
+    let short = control::short_path(keeper.runtime.home(), &keeper.id).context("keeper", || "cannot open the folder".to_owned())?;
+    match std::fs::remove_file(&short.path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("keeper", || "cannot remove the socket".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+fn bound_log(keeper: &Keeper) {
+    let log = File::options().write(true).open(keeper.runtime.home().keeper_log(&keeper.id));
+    if let Ok(log) = log
+        && log.metadata().is_ok_and(|metadata| metadata.len() > MOST_LOG)
+    {
+        let _ = log.set_len(0);
+    }
+}

@@ -1,0 +1,108 @@
+//! One life-cycle verb on one sandbox, from taking its lock to writing the outcome.
+
+use std::sync::Arc;
+
+use sandbar_core::{ErrorKind, Result, SandboxHandle, State, Verb};
+
+use crate::{
+    Sandbox, fault,
+    ledger::{Age, Operation, SandboxRow},
+    lock::SandboxLock,
+    runtime::gone,
+};
+
+/// A verb under way. It must come to [`end`](Self::end); if it does not (this process dies), the row stays in transition without a lock,
+/// which is what recovery looks for.
+pub(crate) struct Turn {
+    sandbox: Sandbox,
+    operation: Operation,
+    /// Held to the end.
+    _lock: SandboxLock,
+    /// As it was at the beginning.
+    pub(crate) row: SandboxRow,
+    pub(crate) handle: Arc<dyn SandboxHandle>,
+    next: State,
+}
+
+impl Sandbox {
+    /// Takes the lock, finishes what a dead process left, checks that the verb is allowed, and writes what is about to be done.
+    pub(crate) async fn begin(&self, operation: Operation) -> Result<Turn> {
+        let runtime = self.runtime();
+        let verb = operation.verb().unwrap_or(Verb::Use);
+        let mut lock = SandboxLock::take(runtime.home(), self.id(), operation.name(), runtime.config().lock_wait).await?;
+        let Some(mut row) = runtime.ledger().sandbox(self.id())? else {
+            lock.remove();
+            return Err(gone(self.id()));
+        };
+        if row.operation.is_some() || row.boot != runtime.ledger().boot() {
+            // Nobody works on it, or the lock would not be ours.
+            lock = runtime.settle(&row, lock).await?.ok_or_else(|| gone(self.id()))?;
+            row = runtime.row(self.id())?;
+        }
+        let handle = self.handle_of(&row).await?;
+        if verb.check(row.state).is_err() && matches!(row.state, State::Running | State::Paused) {
+            // What it is may not be what it was: a crash is noticed by whoever looks first.
+            self.correct(&mut row, handle.as_ref()).await?;
+        }
+        let next = verb.check(row.state).map_err(|error| error.with("id", self.id()))?;
+        runtime.ledger().begin(self.id(), operation, runtime.me())?;
+        fault::point(match operation {
+            Operation::Checkpoint => "checkpoint.row",
+            Operation::Restore => "restore.row",
+            Operation::Stop => "stop.row",
+            Operation::Start => "start.row",
+            Operation::Pause => "pause.row",
+            Operation::Resume => "resume.row",
+            Operation::Provision | Operation::Destroy => "",
+        });
+        Ok(Turn { sandbox: self.clone(), operation, _lock: lock, row, handle, next })
+    }
+
+    /// Writes what the host's facts say, where it is not what the row says. Only under the lock.
+    pub(crate) async fn correct(&self, row: &mut SandboxRow, handle: &dyn SandboxHandle) -> Result<()> {
+        let status = handle.status().await;
+        if status.state != row.state && matches!(status.state, State::Running | State::Paused | State::Crashed) {
+            self.runtime().ledger().correct(self.id(), status.state, status.reason.as_deref())?;
+            row.state = status.state;
+            row.reason = status.reason;
+        }
+        Ok(())
+    }
+}
+
+impl Turn {
+    /// Writes the outcome: the next state, or, after a failure, what is true now.
+    pub(crate) async fn end<T>(self, outcome: Result<T>) -> Result<T> {
+        let runtime = self.sandbox.runtime();
+        match outcome {
+            Ok(value) => {
+                let revision = runtime.ledger().finish(self.sandbox.id(), self.next, None)?;
+                self.sandbox.keep_handle(revision, &self.handle);
+                Ok(value)
+            }
+            Err(error) => {
+                let mut row = runtime.row(self.sandbox.id())?;
+                let undone = match row.committed {
+                    // Nothing of it took effect, and a provider that fails has undone what it did; this is for one that could not.
+                    false => runtime.reclaim(&row, Age::Fresh).await,
+                    true => Ok(()),
+                };
+                if let Err(error) = undone {
+                    tracing::warn!(id = %row.id, error = error.chain(), "a verb that failed left something behind");
+                }
+                if matches!(row.state, State::Running | State::Paused) {
+                    let status = self.handle.status().await;
+                    if status.state != State::Stopped {
+                        (row.state, row.reason) = (status.state, status.reason);
+                    }
+                }
+                runtime.ledger().finish(self.sandbox.id(), row.state, row.reason.as_deref())?;
+                // A checkpoint says itself what it could not save.
+                match error.kind() {
+                    ErrorKind::Internal => Err(error.with("operation", self.operation)),
+                    _ => Err(error),
+                }
+            }
+        }
+    }
+}
