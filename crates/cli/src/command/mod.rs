@@ -1,0 +1,157 @@
+//! The commands: what each accepts, and what it does.
+//!
+//! | file | commands |
+//! |---|---|
+//! | `create` | `run`, `create` |
+//! | `exec` | `exec`, `shell` |
+//! | `process` | `ps`, `attach`, `kill` |
+//! | `logs` | `logs` |
+//! | `copy` | `cp` |
+//! | `list` | `ls`, `inspect`, `stats` |
+//! | `checkpoint` | `checkpoint`, `checkpoints`, `restore`, `fork` |
+//! | `life` | `pause`, `resume`, `stop`, `start`, `rm`, `gc` |
+//! | `port` | `expose`, `unexpose` |
+//! | `image` | `image` |
+//! | `shell_completions` | `completions` |
+
+mod checkpoint;
+mod copy;
+mod create;
+mod exec;
+mod image;
+mod life;
+mod list;
+mod logs;
+mod options;
+mod port;
+mod process;
+mod shell_completions;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use sandbar_core::{Context, Result};
+use sandbar_runtime::{Runtime, RuntimeConfig};
+
+use crate::{error::Outcome, output};
+
+const EXAMPLES: &str = "\
+Examples:
+  sandbar run -- python3 -c 'print(6*7)'    run one command behind a wall, and leave nothing
+  sandbar run -it -- bash                   look around inside
+  ID=$(sandbar create --memory 512M)        a sandbox that stays
+  sandbar exec $ID -- ls -la                a command in it
+  sandbar cp ./src $ID:/work                files into it
+  sandbar rm -f $ID                         and its end
+
+Wherever an ID is expected, a name or the beginning of an id will do.
+Exit status: the command's own; 124 timed out, 125 sandbar failed, 126 not executable, 127 not found, 128+n signal n.";
+
+/// Run code that nobody has read, behind a wall
+#[derive(Debug, Parser)]
+#[command(name = "sandbar", version, after_help = EXAMPLES, max_term_width = 120, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// The state folder
+    #[arg(long, global = true, value_name = "DIR", env = "SANDBAR_HOME", hide_env_values = true)]
+    home: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(create::Run),
+    Create(create::Create),
+    Exec(exec::Exec),
+    Shell(exec::Shell),
+    Ps(process::Ps),
+    Attach(process::Attach),
+    Kill(process::Kill),
+    Logs(logs::Logs),
+    Cp(copy::Cp),
+    Ls(list::Ls),
+    Inspect(list::Inspect),
+    Stats(list::Stats),
+    Checkpoint(checkpoint::Checkpoint),
+    Checkpoints(checkpoint::Checkpoints),
+    Restore(checkpoint::Restore),
+    Fork(checkpoint::Fork),
+    /// Freeze everything inside a sandbox
+    Pause(life::Which),
+    /// Let a paused sandbox go on
+    Resume(life::Which),
+    /// End the processes of a sandbox, and keep its files
+    Stop(life::Which),
+    /// Run a stopped or crashed sandbox again, on the files it had
+    Start(life::Which),
+    Rm(life::Rm),
+    Gc(life::Gc),
+    Expose(port::Expose),
+    Unexpose(port::Unexpose),
+    Image(image::Image),
+    Completions(shell_completions::Completions),
+    /// Print the version
+    Version,
+    /// What goes on for one sandbox after a command has returned; started by sandbar itself
+    #[command(hide = true)]
+    Keeper {
+        id: String,
+    },
+}
+
+impl Cli {
+    /// Does it, and gives the status to exit with.
+    pub(crate) async fn run(self) -> Outcome<u8> {
+        let home = self.home;
+        match self.command {
+            Command::Completions(command) => command.run()?,
+            Command::Version => output::line(concat!("sandbar ", env!("CARGO_PKG_VERSION")))?,
+            command => return command.run(&open(home).await?).await,
+        }
+        Ok(0)
+    }
+}
+
+impl Command {
+    async fn run(self, runtime: &Runtime) -> Outcome<u8> {
+        match self {
+            Self::Run(command) => return command.run(runtime).await,
+            Self::Exec(command) => return command.run(runtime).await,
+            Self::Shell(command) => return command.run(runtime).await,
+            Self::Attach(command) => return command.run(runtime).await,
+            Self::Create(command) => command.run(runtime).await?,
+            Self::Ps(command) => command.run(runtime).await?,
+            Self::Kill(command) => command.run(runtime).await?,
+            Self::Logs(command) => command.run(runtime).await?,
+            Self::Cp(command) => command.run(runtime).await?,
+            Self::Ls(command) => command.run(runtime).await?,
+            Self::Inspect(command) => command.run(runtime).await?,
+            Self::Stats(command) => command.run(runtime).await?,
+            Self::Checkpoint(command) => command.run(runtime).await?,
+            Self::Checkpoints(command) => command.run(runtime).await?,
+            Self::Restore(command) => command.run(runtime).await?,
+            Self::Fork(command) => command.run(runtime).await?,
+            Self::Pause(which) => life::pause(which, runtime).await?,
+            Self::Resume(which) => life::resume(which, runtime).await?,
+            Self::Stop(which) => life::stop(which, runtime).await?,
+            Self::Start(which) => life::start(which, runtime).await?,
+            Self::Rm(command) => command.run(runtime).await?,
+            Self::Gc(command) => command.run(runtime).await?,
+            Self::Expose(command) => command.run(runtime).await?,
+            Self::Unexpose(command) => command.run(runtime).await?,
+            Self::Image(command) => command.run(runtime).await?,
+            Self::Keeper { id } => runtime.run_keeper(&id).await?,
+            Self::Completions(_) | Self::Version => {}
+        }
+        Ok(0)
+    }
+}
+
+async fn open(home: Option<PathBuf>) -> Result<Runtime> {
+    let mut config = RuntimeConfig::from_env()?;
+    if let Some(home) = home {
+        config.home = std::path::absolute(&home).context("state folder", || format!("{} is not a path", home.display()))?;
+    }
+    let program = std::env::current_exe().context("keeper", || "cannot find sandbar's own program".to_owned())?;
+    Runtime::open(config.with_keeper(program)).await
+}

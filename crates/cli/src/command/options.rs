@@ -1,0 +1,138 @@
+use std::time::Duration;
+
+use clap::Args;
+use sandbar_core::{Error, ErrorKind, Isolation, Lifetime, Limits, Network, SandboxSpec, User, Volume};
+use sandbar_runtime::CreateRequest;
+
+use crate::{
+    args::{self, Variable},
+    error::Outcome,
+    output,
+};
+
+/// The provider that is no wall; chosen only by this name.
+pub(super) const NO_WALL: &str = "dangerous-host";
+
+/// What a new sandbox shall be.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sandbox")]
+pub(crate) struct SandboxOptions {
+    /// The wall to use: container, dangerous-host …; without it, the lightest real one that works here
+    #[arg(long, value_name = "PROVIDER")]
+    on: Option<String>,
+    /// The weakest wall to accept: none, namespaces, user-kernel or vm
+    #[arg(long, value_name = "LEVEL")]
+    isolation: Option<Isolation>,
+    /// The root file system: `host` (this machine's programs, read-only), or an image of `sandbar image ls`
+    #[arg(long, value_name = "REF")]
+    image: Option<String>,
+    /// A name to call it by
+    #[arg(long)]
+    name: Option<String>,
+    /// The host name inside
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// A host folder inside: SOURCE:TARGET, or SOURCE:TARGET:ro to forbid writing
+    #[arg(short = 'v', long = "volume", value_name = "SRC:DST[:ro]", value_parser = args::volume)]
+    volumes: Vec<Volume>,
+    /// A variable for its commands: NAME=VALUE, or NAME to pass on your own
+    #[arg(short = 'e', long = "env", value_name = "NAME[=VALUE]")]
+    env: Vec<Variable>,
+    /// The working directory of its commands, made if missing
+    #[arg(short = 'w', long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// The user of its commands: NAME, UID or UID:GID
+    #[arg(short = 'u', long)]
+    user: Option<User>,
+    /// What it may reach: none (only itself) or open (as this machine)
+    #[arg(long, value_name = "none|open", value_parser = args::network)]
+    net: Option<Network>,
+    /// Destroy it this long after its creation: seconds, or 5m, 2h
+    #[arg(long, value_name = "SECONDS", value_parser = args::duration)]
+    ttl: Option<Duration>,
+    /// The runtime within the provider, such as runsc for docker
+    #[arg(long, value_name = "NAME")]
+    runtime: Option<String>,
+    #[command(flatten)]
+    limits: LimitOptions,
+}
+
+/// The most that it may use.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+struct LimitOptions {
+    /// Memory of everything inside, such as 512M
+    #[arg(long, value_name = "SIZE", value_parser = args::size)]
+    memory: Option<u64>,
+    /// CPUs, such as 1.5
+    #[arg(long, value_name = "NUMBER", value_parser = args::cpus)]
+    cpus: Option<u32>,
+    /// Processes and threads
+    #[arg(long, value_name = "NUMBER")]
+    pids: Option<u32>,
+    /// What it may write to its own file system, such as 2G
+    #[arg(long, value_name = "SIZE", value_parser = args::size)]
+    disk: Option<u64>,
+    /// Open files of each process
+    #[arg(long, value_name = "NUMBER")]
+    open_files: Option<u64>,
+}
+
+impl SandboxOptions {
+    /// The request, with what the caller's environment and folders say about it; warns of a wall that is none.
+    pub(crate) fn request(self, lifetime: Lifetime) -> Outcome<CreateRequest> {
+        for volume in &self.volumes {
+            if let Err(error) = std::fs::metadata(&volume.source) {
+                return Err(Error::io("volume", "the source cannot be used", error).with("source", volume.source.display()).into());
+            }
+        }
+        let env = resolve(&self.env)?.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        if self.on.as_deref() == Some(NO_WALL) {
+            warn_of_no_wall();
+        }
+        let limits = Limits {
+            memory: self.limits.memory,
+            cpu_millis: self.limits.cpus,
+            pids: self.limits.pids,
+            disk: self.limits.disk,
+            open_files: self.limits.open_files,
+        };
+        let spec = SandboxSpec {
+            hostname: self.hostname,
+            limits,
+            network: self.net.unwrap_or_default(),
+            volumes: self.volumes,
+            env,
+            workdir: self.workdir,
+            user: self.user,
+            ttl: self.ttl,
+            runtime: self.runtime,
+        };
+        Ok(CreateRequest { name: self.name, provider: provider(self.on), isolation: self.isolation, image: self.image, spec, lifetime })
+    }
+}
+
+/// The provider that was named; `auto` is the same as none.
+pub(super) fn provider(on: Option<String>) -> Option<String> {
+    on.filter(|name| name != "auto")
+}
+
+/// Says what the provider without a wall is, once, where it was asked for.
+pub(super) fn warn_of_no_wall() {
+    output::warning("dangerous-host is no wall: commands are processes of this machine, with your rights, files and network");
+}
+
+/// The values of variables; `None` for one that the caller does not have either, which is told.
+pub(super) fn resolve(variables: &[Variable]) -> Outcome<Vec<(String, Option<String>)>> {
+    let mut resolved = Vec::with_capacity(variables.len());
+    for variable in variables {
+        let value = variable
+            .resolve(|name| std::env::var_os(name))
+            .map_err(|message| Error::new(ErrorKind::InvalidInput, "environment", message))?;
+        if value.is_none() {
+            output::warning(&format!("{} is not set here, so it is not set inside", variable.name));
+        }
+        resolved.push((variable.name.clone(), value));
+    }
+    Ok(resolved)
+}

@@ -1,0 +1,35 @@
+//! The command, as a person or a script uses it: the real binary, behind every wall that works here.
+
+#![expect(clippy::unwrap_used, reason = "what a test cannot do, it has to fail of")]
+
+mod copies;
+mod exits;
+mod faults;
+mod images;
+mod life;
+mod listings;
+mod many;
+mod owned;
+mod ports;
+mod streams;
+mod support;
+mod terminals;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cases = [
+        exits::CASES,
+        streams::CASES,
+        terminals::CASES,
+        owned::CASES,
+        copies::CASES,
+        images::CASES,
+        listings::CASES,
+        life::CASES,
+        ports::CASES,
+        many::CASES,
+        faults::CASES,
+    ];
+    support::main(&cases.concat())
+}

@@ -1,0 +1,71 @@
+use std::{path::Path, sync::Arc};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use super::{Home, Wall};
+
+/// One fact, to be shown behind every wall it is true of.
+#[derive(Clone, Copy)]
+pub struct Case {
+    name: &'static str,
+    body: fn(&Home),
+    walls: &'static [&'static str],
+    needs: &'static [&'static str],
+}
+
+impl Case {
+    /// A fact of every wall.
+    pub const fn new(name: &'static str, body: fn(&Home)) -> Self {
+        Self { name, body, walls: &["dangerous-host", "container", "container-rootless"], needs: &[] }
+    }
+
+    /// Only of these walls.
+    #[must_use]
+    pub const fn on(mut self, walls: &'static [&'static str]) -> Self {
+        self.walls = walls;
+        self
+    }
+
+    /// Only where these programs are, on the host and so in the image `host`.
+    #[must_use]
+    pub const fn needs(mut self, programs: &'static [&'static str]) -> Self {
+        self.needs = programs;
+        self
+    }
+
+    fn trial(self, wall: &Arc<Wall>) -> Trial {
+        let wall = Arc::clone(wall);
+        let required = std::env::var("SANDBAR_REQUIRE").is_ok_and(|names| names.split(',').any(|name| name == wall.name));
+        let missing = self.needs.iter().find(|program| !Path::new(program).exists()).map(|program| format!("{program} is not here"));
+        let reason = wall.unavailable.clone().or(missing);
+        let name = format!("{}::{}", wall.name, self.name);
+        Trial::ignorable_test(name, move || match reason {
+            Some(reason) if required => Err(Failed::from(format!("SANDBAR_REQUIRE asks for {}: {reason}", wall.name))),
+            Some(reason) => Ok(Completion::ignored_with(reason)),
+            None => {
+                let home = Home::new(&wall);
+                (self.body)(&home);
+                home.close();
+                Ok(Completion::Completed)
+            }
+        })
+    }
+}
+
+/// The `main` of a test file.
+pub fn main(cases: &[Case]) -> std::process::ExitCode {
+    let arguments = Arguments::from_args();
+    let scratch = tempfile::Builder::new().prefix("sandbar-test-").tempdir_in("/tmp").unwrap();
+    open_to_all(scratch.path());
+    let walls: Vec<_> = Wall::all(scratch.path()).into_iter().map(Arc::new).collect();
+    let trials =
+        walls.iter().flat_map(|wall| cases.iter().filter(|case| case.walls.contains(&wall.name)).map(|case| case.trial(wall))).collect();
+    let code = libtest_mimic::run(&arguments, trials).exit_code();
+    drop(scratch);
+    code
+}
+
+pub(super) fn open_to_all(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}

@@ -1,0 +1,29 @@
+//! What the tests of the command share: the real binary, a state folder that leaves nothing behind, a terminal.
+
+mod case;
+mod client;
+mod home;
+mod leftovers;
+mod terminal;
+mod wall;
+
+pub use case::{Case, main};
+pub use client::{Client, Finished, feed};
+pub use home::Home;
+pub use leftovers::{assert_nothing_left, control_groups_with, ids_with_traces, processes_with};
+pub use terminal::Terminal;
+pub use wall::Wall;
+
+use std::time::{Duration, Instant};
+
+/// Longer than anything takes on a machine that is busy; what takes longer hangs.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Waits for something that another process does, and that nobody tells us of.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

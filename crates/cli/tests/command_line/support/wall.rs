@@ -1,0 +1,103 @@
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// A provider, and as whom it is used.
+#[derive(Debug, Clone)]
+pub struct Wall {
+    /// As in `SANDBAR_REQUIRE`.
+    pub name: &'static str,
+    /// As given to `--on`.
+    pub provider: &'static str,
+    /// Another user than the one who runs the tests.
+    pub user: Option<(u32, u32)>,
+    /// The binary, where that user can execute it.
+    pub program: PathBuf,
+    /// Why it cannot be tested here.
+    pub unavailable: Option<String>,
+}
+
+impl Wall {
+    /// Every wall, tried. `scratch` outlives them.
+    pub fn all(scratch: &Path) -> Vec<Self> {
+        let root = rustix::process::geteuid().is_root();
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_sandbar"));
+        let wall = |name, provider, user, program: &Path| Self { name, provider, user, program: program.to_owned(), unavailable: None };
+        let mut walls = vec![wall("dangerous-host", "dangerous-host", None, &program)];
+        if root {
+            walls.push(wall("container", "container", None, &program));
+            walls.push(match (plain_user(), reachable(&program, scratch)) {
+                (Some(user), Ok(program)) => wall("container-rootless", "container", Some(user), &program),
+                (None, _) => wall("container-rootless", "container", None, &program)
+                    .without("there is no plain user to test as; SANDBAR_TEST_USER names one"),
+                (_, Err(error)) => wall("container-rootless", "container", None, &program).without(&error.to_string()),
+            });
+        } else {
+            walls.push(wall("container", "container", None, &program).without("the tests do not run as root"));
+            walls.push(wall("container-rootless", "container", None, &program));
+        }
+        for wall in &mut walls {
+            if wall.unavailable.is_none() {
+                wall.unavailable = wall.try_out(scratch);
+            }
+        }
+        walls
+    }
+
+    fn without(mut self, reason: &str) -> Self {
+        self.unavailable = Some(reason.to_owned());
+        self
+    }
+
+    /// The program, as the wall's user, without the surroundings of the tests.
+    pub fn command(&self, home: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env("HOME", home).env("SANDBAR_HOME", home.join("state")).env("LANG", "C.UTF-8").current_dir("/");
+        if let Ok(log) = std::env::var("SANDBAR_LOG") {
+            command.env("SANDBAR_LOG", log);
+        }
+        if let Some((uid, gid)) = self.user {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+
+    /// Gives a folder to the wall's user.
+    pub fn hand_over(&self, path: &Path) {
+        if let Some((uid, gid)) = self.user {
+            std::os::unix::fs::chown(path, Some(uid), Some(gid)).unwrap();
+        }
+    }
+
+    fn try_out(&self, scratch: &Path) -> Option<String> {
+        let home = scratch.join(self.name);
+        fs::create_dir(&home).unwrap();
+        self.hand_over(&home);
+        let tried = self.command(&home).args(["run", "--on", self.provider, "--", "true"]).stdin(Stdio::null()).output().unwrap();
+        (!tried.status.success()).then(|| String::from_utf8_lossy(&tried.stderr).trim().replace('\n', "; "))
+    }
+}
+
+/// The user of whom `SANDBAR_TEST_USER` tells, else one that has ids of its own in `/etc/subuid`, else nobody.
+fn plain_user() -> Option<(u32, u32)> {
+    let passwd = fs::read_to_string("/etc/passwd").ok()?;
+    let find = |name: &str| {
+        let fields: Vec<&str> = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields[0] == name)?;
+        Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?))
+    };
+    let subordinate = fs::read_to_string("/etc/subuid").unwrap_or_default();
+    let with_ids = subordinate.lines().filter_map(|line| line.split(':').next()).filter(|name| *name != "root").find_map(find);
+    std::env::var("SANDBAR_TEST_USER").ok().map_or(with_ids.or_else(|| find("nobody")), |name| find(&name))
+}
+
+/// The program where every user can execute it.
+fn reachable(program: &Path, scratch: &Path) -> std::io::Result<PathBuf> {
+    let copy = scratch.join("sandbar");
+    fs::copy(program, &copy)?;
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
+    Ok(copy)
+}

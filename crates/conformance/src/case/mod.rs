@@ -1,0 +1,80 @@
+//! The cases, one file per noun.
+
+mod checkpoint;
+mod destroy;
+mod environment;
+mod exec;
+mod expose;
+mod file;
+mod folder;
+mod fork;
+mod jail;
+mod limits;
+mod load;
+mod network;
+mod pause;
+mod port;
+mod process;
+mod provider;
+mod pty;
+mod reattach;
+mod refusal;
+mod restore;
+mod signal;
+mod stats;
+mod status;
+mod stdin;
+mod stop_start;
+mod stream;
+mod timeout;
+mod tree;
+mod user;
+mod volume;
+mod watch;
+
+use std::sync::LazyLock;
+
+use crate::Case;
+
+/// Every case of the suite; those that must run alone come last, so that they wait for nobody.
+pub fn all() -> &'static [Case] {
+    static ALL: LazyLock<Vec<Case>> = LazyLock::new(|| {
+        let tables = [
+            provider::CASES,
+            refusal::CASES,
+            exec::CASES,
+            stream::CASES,
+            stdin::CASES,
+            environment::CASES,
+            user::CASES,
+            pty::CASES,
+            signal::CASES,
+            timeout::CASES,
+            process::CASES,
+            reattach::CASES,
+            file::CASES,
+            folder::CASES,
+            tree::CASES,
+            jail::CASES,
+            watch::CASES,
+            port::CASES,
+            expose::CASES,
+            pause::CASES,
+            stop_start::CASES,
+            checkpoint::CASES,
+            restore::CASES,
+            fork::CASES,
+            volume::CASES,
+            network::CASES,
+            limits::CASES,
+            stats::CASES,
+            status::CASES,
+            destroy::CASES,
+            load::CASES,
+        ];
+        let mut all: Vec<Case> = tables.into_iter().flatten().copied().collect();
+        all.sort_by_key(|case| case.alone);
+        all
+    });
+    &ALL
+}

@@ -1,0 +1,81 @@
+use sandbar_core::{Feature::{LimitMemory, Stats}, Limits, SandboxSpec};
+
+use crate::{
+    Context, Failure,
+    Reach::Shell,
+    failure::{ensure, ensure_eq},
+    sandbox::noise,
+    suite::cases,
+};
+
+cases! { "stats";
+    something_is_told [.needs(&[Stats])],
+    memory_grows_with_use [.needs(&[Stats]).reach(&[Shell])],
+    cpu_grows_with_use [.needs(&[Stats]).reach(&[Shell])],
+    processes_are_counted [.needs(&[Stats]).reach(&[Shell])],
+    disk_grows_with_use [.needs(&[Stats])],
+    limits_are_told [.needs(&[Stats, LimitMemory])],
+}
+
+async fn something_is_told(context: &Context) -> Result<(), Failure> {
+    let stats = context.sandbox().await?.stats().await?;
+    ensure!(stats.memory_bytes.or(stats.cpu_micros).or(stats.pids).or(stats.disk_bytes).is_some(), "nothing is told: {stats:?}");
+    Ok(())
+}
+
+async fn memory_grows_with_use(context: &Context) -> Result<(), Failure> {
+    let sandbox = context.sandbox().await?;
+    let Some(before) = sandbox.stats().await?.memory_bytes else {
+        return Err(Failure::Ignored("memory is not told here".to_owned()));
+    };
+    sandbox.put_guest().await?;
+    let hog = sandbox.start_guest(&["memory", "64"]).await?;
+    let after = sandbox.stats().await?.memory_bytes.unwrap_or_default();
+    ensure!(after >= before + (60 << 20), "{before} bytes before, {after} after 64 MiB were taken");
+    sandbox.kill(hog.pid).await
+}
+
+async fn cpu_grows_with_use(context: &Context) -> Result<(), Failure> {
+    let sandbox = context.sandbox().await?;
+    let Some(before) = sandbox.stats().await?.cpu_micros else {
+        return Err(Failure::Ignored("cpu is not told here".to_owned()));
+    };
+    sandbox.put_guest().await?;
+    let burnt = sandbox.guest(&["burn", "600", "1"]).await?.stdout_text();
+    let millis: u64 = burnt.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or_default();
+    ensure!(millis > 50, "nothing was burnt: {burnt:?}");
+    let after = sandbox.stats().await?.cpu_micros.unwrap_or_default();
+    ensure!(after >= before + millis * 800, "{before} µs before, {after} after {millis} ms were burnt");
+    Ok(())
+}
+
+async fn processes_are_counted(context: &Context) -> Result<(), Failure> {
+    let sandbox = context.sandbox().await?;
+    let Some(before) = sandbox.stats().await?.pids else {
+        return Err(Failure::Ignored("processes are not told here".to_owned()));
+    };
+    sandbox.put_guest().await?;
+    let forks = sandbox.start_guest(&["forks", "10"]).await?;
+    let after = sandbox.stats().await?.pids.unwrap_or_default();
+    ensure!((before + 11..before + 14).contains(&after), "{before} before, {after} after 11 were started");
+    sandbox.kill(forks.pid).await
+}
+
+async fn disk_grows_with_use(context: &Context) -> Result<(), Failure> {
+    let sandbox = context.sandbox().await?;
+    let Some(before) = sandbox.stats().await?.disk_bytes else {
+        return Err(Failure::Ignored("disk is not told here".to_owned()));
+    };
+    sandbox.put("file", noise(8 << 20, 2)).await?;
+    let after = sandbox.stats().await?.disk_bytes.unwrap_or_default();
+    ensure!(after >= before + (8 << 20), "{before} bytes before, {after} after 8 MiB were written");
+    ensure!(after < before + (16 << 20), "{before} bytes before, {after} after 8 MiB were written");
+    Ok(())
+}
+
+async fn limits_are_told(context: &Context) -> Result<(), Failure> {
+    let limits = Limits { memory: Some(256 << 20), ..Limits::default() };
+    let sandbox = context.sandbox_with(SandboxSpec { limits, ..SandboxSpec::default() }).await?;
+    ensure_eq!(sandbox.stats().await?.memory_limit_bytes, Some(256 << 20), "the memory limit");
+    Ok(())
+}

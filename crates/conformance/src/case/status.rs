@@ -1,0 +1,120 @@
+use rustix::process::{Pid, Signal, kill_process};
+use sandbar_core::{ErrorKind, ExecRequest, Feature::StopStart, State};
+use tokio::time::timeout;
+
+use crate::{
+    Context, Failure,
+    Reach::{HostProcesses, Shell},
+    Sandbox,
+    failure::{ensure, ensure_eq, refused},
+    host,
+    sandbox::{POLL, SOON},
+    stream::{read_all, read_until},
+    suite::cases,
+};
+
+cases! { "status";
+    a_running_one_is_running,
+    an_agent_that_was_killed_is_a_crash_with_a_reason [.reach(&[HostProcesses])],
+    calls_on_a_crashed_one_fail_within_seconds [.reach(&[HostProcesses])],
+    an_open_stream_of_a_crashed_one_is_told [.reach(&[HostProcesses])],
+    a_crashed_one_leaves_no_process [.reach(&[Shell, HostProcesses])],
+    a_crashed_one_starts_again_with_its_layer [.needs(&[StopStart]).reach(&[HostProcesses])],
+    a_crashed_one_can_be_destroyed [.reach(&[HostProcesses])],
+    a_second_handle_sees_the_crash [.reach(&[HostProcesses])],
+}
+
+/// Ends the agent from outside, as the kernel's memory killer would.
+async fn crash(sandbox: &Sandbox) -> Result<(), Failure> {
+    let agent = sandbox.agent_pid()?;
+    let pid = i32::try_from(agent).ok().and_then(Pid::from_raw).ok_or_else(|| Failure::new("no process id"))?;
+    kill_process(pid, Signal::KILL).map_err(std::io::Error::from)?;
+    let gone = async {
+        while host::start_time(agent).is_some() {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    timeout(SOON, gone).await.map_err(|_| Failure::new("the agent survives KILL"))
+}
+
+async fn a_running_one_is_running(context: &Context) -> Result<(), Failure> {
+    let sandbox = context.sandbox().await?;
+    let status = timeout(SOON, sandbox.status()).await?;
+    ensure_eq!((status.state, status.reason), (State::Running, None), "the status");
+    ensure_eq!(sandbox.journal().states().last(), Some(&State::Running), "what was committed");
+    Ok(())
+}
+
+async fn an_agent_that_was_killed_is_a_crash_with_a_reason(context: &Context) -> Result<(), Failure> {
+    let sandbox = context.sandbox().await?;
+    crash(&sandbox).await?;
+    let status = timeout(SOON, sandbox.status()).await?;
+    ensure_eq!(status.state, State::Crashed, "the state");
+    ensure!(status.reason.as_deref().is_some_and(|reason| !reason.is_empty()), "no reason is told");
+    Ok(())
+}
+
+async fn calls_on_a_crashed_one_fail_within_seconds(context: &Context) -> Result<(), Failure> {
+    let sandbox = context.sandbox().await?;
+    crash(&sandbox).await?;
+    let gone = [ErrorKind::Unavailable];
+    refused("exec", timeout(SOON, sandbox.exec(ExecRequest::argv(["true"]))).await?, &gone)?;
+    refused("list", timeout(SOON, sandbox.processes()).await?, &gone)?;
+    refused("put", timeout(SOON, sandbox.put("file", "x")).await?, &gone)?;
+    refused("get", timeout(SOON, sandbox.get("file")).await?, &gone)?;
+    refused("connect", timeout(SOON, sandbox.connect_port(18480)).await?.map(drop), &gone)?;
+    Ok(())
+}
+
+async fn an_open_stream_of_a_crashed_one_is_told(context: &Context) -> Result<(), Failure> {
+    let sandbox = context.sandbox().await?;
+    let mut stream = sandbox.start_shell("echo ready; sleep 1000").await?;
+    read_until(&mut stream, "ready\n").await?;
+    crash(&sandbox).await?;
+    let error = loop {
+        match timeout(SOON, stream.output.next()).await.map_err(|_| Failure::new("an open stream hangs"))? {
+            Ok(Some(sandbar_core::ExecEvent::Output { .. })) => {}
+            Ok(other) => return Err(Failure::new(format!("the stream says {other:?}"))),
+            Err(error) => break error,
+        }
+    };
+    refused("the stream", Err::<(), _>(error), &[ErrorKind::Unavailable])?;
+    Ok(())
+}
+
+async fn a_crashed_one_leaves_no_process(context: &Context) -> Result<(), Failure> {
+    let sandbox = context.sandbox().await?;
+    let marker = format!("{}.99", 7_000_000 + std::process::id());
+    let mut stream = sandbox.start_shell(&format!("(setsid sleep {marker} &); echo ready; sleep {marker}")).await?;
+    read_until(&mut stream, "ready\n").await?;
+    crash(&sandbox).await?;
+    context.destroy(&sandbox).await?;
+    ensure_eq!(host::processes_with(&marker), [0u32; 0], "processes that outlived the crash and the destroy");
+    Ok(())
+}
+
+async fn a_crashed_one_starts_again_with_its_layer(context: &Context) -> Result<(), Failure> {
+    let sandbox = context.sandbox().await?;
+    sandbox.put("file", "kept").await?;
+    crash(&sandbox).await?;
+    sandbox.start().await?;
+    ensure_eq!(sandbox.text("cat file").await?, "kept", "the layer");
+    ensure_eq!(sandbox.status().await.state, State::Running, "the state");
+    Ok(())
+}
+
+async fn a_crashed_one_can_be_destroyed(context: &Context) -> Result<(), Failure> {
+    let sandbox = context.sandbox().await?;
+    sandbox.put("file", "x").await?;
+    crash(&sandbox).await?;
+    context.destroy(&sandbox).await
+}
+
+async fn a_second_handle_sees_the_crash(context: &Context) -> Result<(), Failure> {
+    let sandbox = context.sandbox().await?;
+    crash(&sandbox).await?;
+    let other = context.subject().provider.attach(sandbox.attach_request()?).await?;
+    let status = timeout(SOON, other.status()).await?;
+    ensure_eq!(status.state, State::Crashed, "the state");
+    Ok(())
+}

@@ -1,0 +1,97 @@
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use sandbar_core::{Claim, FeatureSet, IdRange, RootSource, SandboxProvider};
+
+/// Facts of a subject that are not features of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// `/bin/sh` and the POSIX utilities are inside, and static programs can be executed.
+    Shell,
+    /// Processes inside are processes of this host, seen in its `/proc`.
+    HostProcesses,
+    /// The sandbox has a root file system of its own: absolute paths are its own, `/tmp` exists.
+    OwnRoot,
+    /// File calls are confined to the workspace, since there is no root file system of its own.
+    Workspace,
+    /// The disk is that of this host and large files are no burden.
+    LargeFiles,
+    /// The test process is root.
+    HostRoot,
+    /// Restore and fork really copy a file system (xattrs, links, whiteouts).
+    RealFiles,
+}
+
+impl Reach {
+    pub(crate) const fn missing(self) -> &'static str {
+        match self {
+            Self::Shell => "needs a real shell",
+            Self::HostProcesses => "its processes are not processes of this host",
+            Self::OwnRoot => "it has no root file system of its own",
+            Self::Workspace => "its file calls are not confined to a workspace",
+            Self::LargeFiles => "large files are tested on another variant",
+            Self::HostRoot => "needs root on the host",
+            Self::RealFiles => "needs a real file system",
+        }
+    }
+}
+
+/// A provider as it is tested here.
+pub struct Subject {
+    /// The variant's name: `container-root`.
+    pub name: String,
+    /// The provider, wrapped in [`Checked`](sandbar_core::Checked).
+    pub provider: Arc<dyn SandboxProvider>,
+    /// The claims of every provider of this build.
+    pub claims: Arc<[Claim]>,
+    /// What its sandboxes begin from.
+    pub root: RootSource,
+    /// A folder of this run: sandboxes, checkpoints and volumes are made in it.
+    pub folder: PathBuf,
+    /// Host ids to carve ranges of 65536 from, when the provider wants them.
+    pub ids: Option<IdPool>,
+    /// What else is true of it.
+    pub reach: Vec<Reach>,
+    /// Worker threads of each case's runtime; `None` is a current-thread runtime. The contract holds on both.
+    pub threads: Option<usize>,
+}
+
+impl Subject {
+    /// What is claimed here.
+    pub fn features(&self) -> FeatureSet {
+        self.provider.info().features
+    }
+}
+
+/// Ids of the host that belong to nobody, given out in ranges of 65536.
+pub struct IdPool(AtomicU32);
+
+/// Ids of one sandbox: what `/etc/subuid` gives to one user.
+const RANGE: u32 = 65536;
+/// Far above the ids that distributions and directories give out, below 2^31 as some tools want it.
+const FIRST: u32 = 0x4000_0000;
+/// Ranges before the pool begins anew; no run makes as many at once.
+const RANGES: u32 = 8192;
+
+impl IdPool {
+    /// A fresh pool.
+    pub const fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
+    pub(crate) fn take(&self) -> IdRange {
+        let index = self.0.fetch_add(1, Ordering::Relaxed) % RANGES;
+        IdRange { first: FIRST + index * RANGE, count: RANGE }
+    }
+}
+
+impl Default for IdPool {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,72 @@
+use std::{pin::Pin, time::Duration};
+
+use sandbar_core::{Feature, FeatureSet};
+
+use crate::{Context, Failure, Reach, Subject};
+
+/// What a case's function returns.
+pub type Run = for<'a> fn(&'a Context) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>>;
+
+/// One fact of the contract.
+#[derive(Clone, Copy)]
+pub struct Case {
+    /// `noun::fact`.
+    pub name: &'static str,
+    /// Features that the case uses; where one is not claimed the case is ignored (and `refusal` sees to it that it is refused).
+    pub needs: &'static [Feature],
+    /// What else must be true of the subject.
+    pub reach: &'static [Reach],
+    /// The most that it may take.
+    pub deadline: Duration,
+    /// Whether nothing else may run beside it, since it measures or fills the machine.
+    pub alone: bool,
+    /// The case itself.
+    pub run: Run,
+}
+
+impl Case {
+    /// A case that needs nothing and has a minute.
+    pub const fn new(name: &'static str, run: Run) -> Self {
+        Self { name, needs: &[], reach: &[], deadline: Duration::from_secs(60), alone: false, run }
+    }
+
+    pub(crate) const fn needs(mut self, features: &'static [Feature]) -> Self {
+        self.needs = features;
+        self
+    }
+
+    pub(crate) const fn reach(mut self, reach: &'static [Reach]) -> Self {
+        self.reach = reach;
+        self
+    }
+
+    pub(crate) const fn seconds(mut self, seconds: u64) -> Self {
+        self.deadline = Duration::from_secs(seconds);
+        self
+    }
+
+    pub(crate) const fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
+    /// Why the case says nothing about `subject`; `None` when it does.
+    pub fn inapplicable(&self, features: &FeatureSet, subject: &Subject) -> Option<String> {
+        if let Some(missing) = self.needs.iter().find(|feature| !features.has(**feature)) {
+            return Some(format!("{missing} is not claimed"));
+        }
+        self.reach.iter().find(|reach| !subject.reach.contains(reach)).map(|reach| reach.missing().to_owned())
+    }
+}
+
+/// A table of cases: `cases! { "exec"; name, name [.needs(&[…]).seconds(9)], … }`.
+macro_rules! cases {
+    ($noun:literal; $($name:ident $([$($mark:tt)*])?,)*) => {
+        /// The cases of this file.
+        pub(crate) const CASES: &[$crate::Case] = &[$(
+            $crate::Case::new(concat!($noun, "::", stringify!($name)), |context| Box::pin($name(context))) $($($mark)*)?,
+        )*];
+    };
+}
+
+pub(crate) use cases;
