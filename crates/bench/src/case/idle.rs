@@ -30,7 +30,10 @@ pub async fn run(setting: &Setting) -> Result {
         &["", "MiB per sandbox"],
         &[
             vec!["processes, proportional set size".into(), mebibytes(sizes.iter().sum::<u64>() as f64 / sizes.len().max(1) as f64)],
-            vec!["everything, by the fall of MemAvailable (with kernel objects and caches)".into(), mebibytes(before.saturating_sub(after) as f64 / count)],
+            vec![
+                "everything, by the fall of MemAvailable (with kernel objects and caches)".into(),
+                mebibytes(before.saturating_sub(after) as f64 / count),
+            ],
         ],
     );
     if sizes.len() != setting.idle {
@@ -45,7 +48,11 @@ fn available() -> u64 {
 }
 
 fn field(text: &str, name: &str) -> u64 {
-    text.lines().find_map(|line| line.strip_prefix(name)).and_then(|rest| rest.trim().split(' ').next()).and_then(|number| number.parse().ok()).unwrap_or(0)
+    text.lines()
+        .find_map(|line| line.strip_prefix(name))
+        .and_then(|rest| rest.trim().split(' ').next())
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0)
 }
 
 /// Kilobytes of every agent on this machine.

@@ -21,7 +21,8 @@ pub async fn run(setting: &Setting) -> Result {
     let groups = Groups::new()?;
     let mut rows: Vec<(String, Once<'_>)> = Vec::new();
     if bwrap::is_here().await {
-        let name = if groups.0.is_empty() { "`bwrap`, no limits" } else { "`bwrap`, no limits, + the v1 `cgroup.procs` writes side by side" };
+        let name =
+            if groups.0.is_empty() { "`bwrap`, no limits" } else { "`bwrap`, no limits, + the v1 `cgroup.procs` writes side by side" };
         rows.push((name.into(), Box::new(async || groups.bwrap_and_writes().await)));
     }
     rows.push(("sandbar, library".into(), Box::new(async || stage.cycle(limits).await)));
@@ -65,7 +66,8 @@ impl Drop for Groups {
 }
 
 fn move_a_child(group: &Path) -> std::io::Result<()> {
-    let mut child = std::process::Command::new("/bin/cat").stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn()?;
+    let mut child =
+        std::process::Command::new("/bin/cat").stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn()?;
     let written = fs::write(group.join("cgroup.procs"), child.id().to_string());
     drop(child.stdin.take());
     child.wait()?;

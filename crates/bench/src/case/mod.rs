@@ -5,8 +5,8 @@ mod exec;
 mod idle;
 mod limits;
 mod parallel;
-mod stream;
 mod sandbox;
+mod stream;
 
 use std::path::PathBuf;
 

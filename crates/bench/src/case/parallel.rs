@@ -27,8 +27,11 @@ pub async fn run(setting: &Setting) -> Result {
             }
         })
         .await?;
-        let theirs =
-            if has_bwrap { Some(rate(width, total, || async { bwrap::once().await.map_err(|error| error.to_string()) }).await?) } else { None };
+        let theirs = if has_bwrap {
+            Some(rate(width, total, || async { bwrap::once().await.map_err(|error| error.to_string()) }).await?)
+        } else {
+            None
+        };
         rows.push(vec![
             width.to_string(),
             format!("{ours:.0}"),

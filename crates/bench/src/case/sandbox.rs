@@ -17,7 +17,7 @@ impl Stage {
     /// An empty one, in the folder of the machine's temporary files.
     pub async fn new() -> Result<Self> {
         let folder = TempDir::new()?;
-        let runtime = Runtime::open(RuntimeConfig::at(folder.path())).await?;
+        let runtime = Runtime::open(RuntimeConfig::new(folder.path())).await?;
         Ok(Self { runtime, folder })
     }
 

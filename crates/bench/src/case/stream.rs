@@ -23,21 +23,25 @@ pub async fn run(setting: &Setting) -> Result {
     let rounds = (setting.samples / 20).clamp(1, 3);
     let mut best: [f64; 5] = [0.0; 5];
     for _ in 0..rounds {
-        let rates = [
-            plain_copy().await?,
-            put(&sandbox).await?,
-            get(&sandbox).await?,
-            port(&sandbox, false).await?,
-            port(&sandbox, true).await?,
-        ];
+        let rates =
+            [plain_copy().await?, put(&sandbox).await?, get(&sandbox).await?, port(&sandbox, false).await?, port(&sandbox, true).await?];
         for (best, rate) in best.iter_mut().zip(rates) {
             *best = best.max(rate);
         }
     }
     sandbox.destroy().await?;
-    let names = ["plain copy through one unix socket", "file put (to tmpfs)", "file get (from tmpfs)", "port, `connect_port`", "port, `expose_port`"];
-    let rows: Vec<_> =
-        names.into_iter().zip(best).map(|(name, rate)| vec![name.to_owned(), format!("{rate:.2}"), format!("{:.2}", rate / best[0])]).collect();
+    let names = [
+        "plain copy through one unix socket",
+        "file put (to tmpfs)",
+        "file get (from tmpfs)",
+        "port, `connect_port`",
+        "port, `expose_port`",
+    ];
+    let rows: Vec<_> = names
+        .into_iter()
+        .zip(best)
+        .map(|(name, rate)| vec![name.to_owned(), format!("{rate:.2}"), format!("{:.2}", rate / best[0])])
+        .collect();
     table::rows(&["", "GiB/s, best", "ratio"], &rows);
     Ok(())
 }

@@ -5,7 +5,8 @@ use crate::Result;
 
 /// The host folders of the image `host`, by bubblewrap's options.
 pub fn arguments() -> Vec<String> {
-    let mut arguments = words("--unshare-all --die-with-parent --new-session --ro-bind /usr /usr --proc /proc --dev /dev --tmpfs /tmp --tmpfs /home");
+    let mut arguments =
+        words("--unshare-all --die-with-parent --new-session --ro-bind /usr /usr --proc /proc --dev /dev --tmpfs /tmp --tmpfs /home");
     for (link, target) in [("/bin", "usr/bin"), ("/sbin", "usr/sbin"), ("/lib", "usr/lib"), ("/lib64", "usr/lib64")] {
         if Path::new(link).is_symlink() {
             arguments.extend(words(&format!("--symlink {target} {link}")));
