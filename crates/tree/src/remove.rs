@@ -9,6 +9,7 @@ use rustix::fs::{AtFlags, unlinkat};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// How many names are read at a time, so that a huge directory costs little memory.
@@ -22,6 +23,7 @@ const REVISITS: u32 = 256;
 
 /// Removes one name in a directory, and everything below it if it is a directory.
 ///
+/// - The name is one component; a path, `.` or `..` is [`ErrorKind::InvalidPath`].
 /// - Symbolic links are removed, never followed; a directory that a hostile process swaps for one meanwhile too.
 /// - Any depth is fine: the walk neither recurses nor holds more than some two dozen descriptors.
 /// - Directories that their owner has closed (mode 000) are opened, if that is permitted and procfs is there.
@@ -31,6 +33,10 @@ const REVISITS: u32 = 256;
 /// A process that creates files as fast as they are removed keeps this from ending: stop it first.
 pub fn remove_tree(parent: impl AsFd, name: impl AsRef<OsStr>) -> Result<()> {
     let name = name.as_ref();
+    let is_plain = !matches!(name.as_bytes(), b"" | b"." | b"..") && !name.as_bytes().iter().any(|byte| matches!(byte, 0 | b'/'));
+    if !is_plain {
+        return Err(Error::new(ErrorKind::InvalidPath, "remove", name, "not a single name"));
+    }
     remove_named(parent.as_fd(), name, Path::new(name))
 }
 

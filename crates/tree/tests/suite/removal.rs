@@ -2,10 +2,10 @@
 
 use crate::person::{as_nobody, is_root};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
-use sandbar_tree::{Base, ErrorKind, Removal, remove_contents, remove_tree};
+use sandbar_tree::{Base, ErrorKind, Removal, copy_tree, remove_contents, remove_tree};
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 fn base(path: &Path) -> Base {
     Base::jail(File::open(path).unwrap(), None)
@@ -47,7 +47,7 @@ fn a_tree_deeper_than_any_path_is_removed() {
     let place = tempfile::tempdir().unwrap();
     let name = "d".repeat(200);
     let mut here = openat(CWD, place.path(), OFlags::PATH, Mode::empty()).unwrap();
-    for _ in 0..5000 {
+    for _ in 0..2000 {
         mkdirat(&here, &name, Mode::RWXU).unwrap();
         mkdirat(&here, "sibling", Mode::RWXU).unwrap();
         here = openat(&here, &name, OFlags::PATH, Mode::empty()).unwrap();
@@ -109,10 +109,56 @@ fn what_resists_is_told_and_the_rest_is_removed() {
 }
 
 #[test]
+fn only_a_single_name_is_taken_for_one() {
+    let place = tempfile::tempdir().unwrap();
+    fs::create_dir_all(place.path().join("a/b")).unwrap();
+    for name in ["", ".", "..", "a/b", "/", "a/", "a\0b"] {
+        let error = remove_tree(File::open(place.path()).unwrap(), name).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidPath, "{name:?}");
+    }
+    assert!(place.path().join("a/b").is_dir());
+}
+
+#[test]
 fn the_contents_go_and_the_directory_stays() {
     let place = tempfile::tempdir().unwrap();
     fs::create_dir_all(place.path().join("a/b")).unwrap();
     fs::write(place.path().join("f"), "").unwrap();
     remove_contents(File::open(place.path()).unwrap()).unwrap();
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+}
+
+/// A directory mounted elsewhere, for as long as this lives.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _at_worst_a_leftover = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn what_is_mounted_below_is_neither_removed_nor_copied() {
+    if !is_root() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let path = |path: &str| place.path().join(path);
+    for directory in ["volume/d", "t/m", "t/n", "copy"] {
+        fs::create_dir_all(path(directory)).unwrap();
+    }
+    fs::write(path("volume/f"), "precious").unwrap();
+    // Of the same file system, so that the device number gives nothing away.
+    if rustix::mount::mount_bind(path("volume"), path("t/m")).is_err() {
+        eprintln!("this fact needs to mount, and was not looked at");
+        return;
+    }
+    let _mounted = Mounted(path("t/m"));
+    copy_tree(File::open(path("t")).unwrap(), File::open(path("copy")).unwrap()).unwrap();
+    assert!(path("copy/m").is_dir() && !path("copy/m/f").exists());
+    let error = base(place.path()).remove("t", Removal::Recursive).unwrap_err();
+    assert_eq!((error.kind(), error.path()), (ErrorKind::Busy, Path::new("t/m")));
+    assert!(!path("t/n").exists());
+    assert_eq!(fs::read_to_string(path("volume/f")).unwrap(), "precious");
+    assert!(path("volume/d").is_dir());
 }

@@ -4,7 +4,7 @@ use crate::person::is_root;
 use crate::snapshot::{names, set_attribute, snapshot};
 use proptest::prelude::*;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, mknodat, utimensat};
-use sandbar_tree::{Base, ErrorKind, Limits, Owner, PackOptions, Packed, UnpackOptions, copy_tree, pack, unpack};
+use sandbar_tree::{Base, ErrorKind, Limits, Owner, PackOptions, Packed, UnpackOptions, copy_tree, pack, remove_contents, unpack};
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
@@ -77,6 +77,10 @@ fn everything_that_an_archive_can_hold_survives() {
     touch(root, 77, 0);
     assert_eq!(snapshot(to.path()), snapshot(root));
     assert_eq!(packed(to.path()).0, archive);
+    // What an ordinary user has closed, `TempDir` cannot remove.
+    for place in [&from, &to] {
+        remove_contents(File::open(place.path()).unwrap()).unwrap();
+    }
 }
 
 #[test]
@@ -304,5 +308,7 @@ proptest! {
         prop_assert_eq!(snapshot(&to), before.clone());
         copy_tree(File::open(&from).unwrap(), File::open(&copy).unwrap()).unwrap();
         prop_assert_eq!(snapshot(&copy), before);
+        // What an ordinary user has closed, `TempDir` cannot remove.
+        remove_contents(File::open(place.path()).unwrap()).unwrap();
     }
 }
