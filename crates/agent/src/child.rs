@@ -235,4 +235,3 @@ fn become_user(image: &Image<'_>) -> Result<(), Errno> {
     rustix::thread::set_thread_res_gid(image.gid, image.gid, image.gid)?;
     rustix::thread::set_thread_res_uid(image.uid, image.uid, image.uid)
 }
-

@@ -46,10 +46,17 @@ impl Kind {
             Errno::NOENT => Self::NotFound,
             Errno::EXIST => Self::AlreadyExists,
             Errno::PERM | Errno::ACCESS | Errno::ROFS => Self::PermissionDenied,
-            Errno::INVAL | Errno::NAMETOOLONG | Errno::NOTDIR | Errno::ISDIR | Errno::NOTEMPTY | Errno::LOOP | Errno::XDEV | Errno::TOOBIG => {
-                Self::InvalidInput
+            Errno::INVAL
+            | Errno::NAMETOOLONG
+            | Errno::NOTDIR
+            | Errno::ISDIR
+            | Errno::NOTEMPTY
+            | Errno::LOOP
+            | Errno::XDEV
+            | Errno::TOOBIG => Self::InvalidInput,
+            Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::NOMEM | Errno::AGAIN | Errno::MFILE | Errno::NFILE => {
+                Self::ResourceExhausted
             }
-            Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::NOMEM | Errno::AGAIN | Errno::MFILE | Errno::NFILE => Self::ResourceExhausted,
             Errno::BUSY | Errno::TXTBSY => Self::Conflict,
             Errno::NOSYS | Errno::OPNOTSUPP => Self::Unsupported,
             Errno::CONNREFUSED | Errno::CONNRESET | Errno::NOTCONN | Errno::PIPE => Self::Unavailable,

@@ -8,6 +8,7 @@
 //! | `start` | the process itself: inherited descriptors, configuration, signals, limits |
 //! | `server` | the listener, connections, and which operation goes where |
 //! | `agent` | what all connections share |
+//! | `memory` | what it holds when idle |
 //! | `readiness` | descriptors in the event loop |
 //! | `failure` | a refusal, as the host reads it |
 //! | `command`, `environment`, `users` | what an exec request means here |
@@ -36,6 +37,7 @@ mod files;
 mod get;
 mod identity;
 mod listing;
+mod memory;
 mod process;
 mod procfs;
 mod pump;

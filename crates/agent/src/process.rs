@@ -73,11 +73,7 @@ impl Process {
 
     /// The reaper's word.
     pub(crate) fn reaped(&self, status: WaitStatus) {
-        self.exit.set(Some(Status {
-            code: status.exit_status(),
-            signal: status.terminating_signal(),
-            timed_out: self.timed_out.get(),
-        }));
+        self.exit.set(Some(Status { code: status.exit_status(), signal: status.terminating_signal(), timed_out: self.timed_out.get() }));
         self.exited.notify_waiters();
     }
 
@@ -196,4 +192,3 @@ pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
-

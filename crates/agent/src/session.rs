@@ -101,11 +101,13 @@ pub(crate) async fn serve(
             tokio::select! {
                 biased;
                 told = &mut output => break told.is_ok(),
-                heard = &mut input, if listening => match heard {
-                    // The client has said all it had to say; it may still listen.
-                    Ok(()) => listening = false,
-                    Err(_) => break false,
-                },
+                heard = &mut input, if listening => {
+                    // The client has said all it had to say; it may still listen. One that cannot be understood is let go.
+                    listening = false;
+                    if heard.is_err() {
+                        break false;
+                    }
+                }
                 // While the client's words are read, their end tells that it is gone, unless they wait for a process that does not read.
                 () = &mut gone, if !listening || process.stdin.borrow().is_some() => break false,
             }

@@ -26,9 +26,12 @@ pub(crate) fn from_number(number: i32) -> Option<Signal> {
 pub(crate) fn listen() -> io::Result<OwnedFd> {
     // SAFETY: plain system calls on this process's own signal state, before there is a second thread; the set lives on the stack.
     unsafe {
+        // The kernel's `struct sigaction`, all zero: the default. The C library would refuse the signals that it keeps for itself, which
+        // somebody up the line may have ignored.
+        let default = [0_u64; 4];
         for number in 1..=64 {
             // Fails for those that cannot be changed, which need no change.
-            libc::signal(number, libc::SIG_DFL);
+            libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), ptr::null_mut::<u8>(), 8_usize);
         }
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
         let mut set = mem::zeroed::<libc::sigset_t>();

@@ -69,7 +69,8 @@ impl Child {
     /// Waits until the command runs. A child that failed ends by itself.
     pub(crate) async fn started(self, command: &Command) -> Result<Ends> {
         let Self { pid, ends, report } = self;
-        let report = readiness::register(report, Interest::READABLE).map_err(|error| crate::failure::io("cannot watch the child", &error))?;
+        let report =
+            readiness::register(report, Interest::READABLE).map_err(|error| crate::failure::io("cannot watch the child", &error))?;
         let read = report.async_io(Interest::READABLE, |fd| {
             let mut bytes = [0; REPORT];
             Ok((rustix::io::read(fd, &mut bytes)?, bytes))

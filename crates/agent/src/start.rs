@@ -1,7 +1,8 @@
 //! The process itself: what it inherits, and what it must be before it listens.
-#![expect(unsafe_code, reason = "inherited descriptors are taken by number; the allocator is tuned through the C library")]
+#![expect(unsafe_code, reason = "inherited descriptors are taken and closed by number")]
 
 use std::{
+    fmt::Display,
     fs::{DirBuilder, File},
     io::{self, Read},
     os::{
@@ -28,25 +29,35 @@ use crate::{
     agent::Agent,
     child::Rules,
     files::path,
-    readiness, reaper, server, signals,
+    memory, readiness, reaper, server, signals,
     users::{self, User},
 };
 
 /// Runs the agent; what keeps it from running is said in one line on stderr.
 pub fn run() -> ExitCode {
+    // A defect ends the agent in every build, not only where the profile says so: half of one is worse than none.
+    std::panic::set_hook(Box::new(|defect| {
+        complain(defect);
+        std::process::abort();
+    }));
     match start() {
         Ok(never) => match never {},
         Err(why) => {
-            let _ = rustix::io::write(rustix::stdio::stderr(), format!("sandbar-agent: {why}\n").as_bytes());
+            complain(&why);
             ExitCode::FAILURE
         }
     }
 }
 
+fn complain(why: &dyn Display) {
+    let line = format!("sandbar-agent: {why}").replace('\n', " ");
+    let _ = rustix::io::write(rustix::stdio::stderr(), format!("{line}\n").as_bytes());
+}
+
 enum Never {}
 
 fn start() -> Result<Never, String> {
-    tune_allocator();
+    memory::tune_allocator();
     let (config, listener) = inherit()?;
     let signals = signals::listen().map_err(|error| format!("cannot read signals: {error}"))?;
     let config = read_config(config)?;
@@ -66,22 +77,12 @@ fn start() -> Result<Never, String> {
         let signals = readiness::register(signals, Interest::READABLE)?;
         let listener = readiness::register(listener, Interest::READABLE)?;
         tokio::task::spawn_local(reaper::run(Rc::clone(&agent), signals));
+        memory::forget_start();
         io::Result::Err(server::run(agent, listener).await)
     });
     match error {
         Ok(never) => Ok(never),
         Err(error) => Err(format!("cannot listen: {error}")),
-    }
-}
-
-/// One arena, and large buffers go back to the system as soon as they are free.
-fn tune_allocator() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: sets parameters of the allocator, before there is a second thread.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 10);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 64 << 10);
     }
 }
 
@@ -116,7 +117,7 @@ fn inherit() -> Result<(OwnedFd, OwnedFd), String> {
 
 /// Closes everything from a number on: what was inherited by mistake.
 fn close_from(first: RawFd) {
-    // SAFETY: called before anything of this process is open there,.
+    // SAFETY: called before anything of this process is open there.
     unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_int::MAX, 0) };
 }
 
@@ -146,9 +147,9 @@ fn rules(config: &AgentConfig) -> Result<Rules, String> {
     let open_files = within(wanted, own);
     // The agent itself holds a few for each connection.
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: own.maximum, maximum: own.maximum });
-    let processes = config.processes.map(|limit| {
-        within(Rlimit { current: Some(limit), maximum: Some(limit) }, rustix::process::getrlimit(Resource::Nproc))
-    });
+    let processes = config
+        .processes
+        .map(|limit| within(Rlimit { current: Some(limit), maximum: Some(limit) }, rustix::process::getrlimit(Resource::Nproc)));
     let kept = config.capabilities.map(CapabilitySet::from_bits_retain);
     Ok(Rules {
         open_files,
@@ -175,7 +176,11 @@ fn unbound(kept: CapabilitySet) -> Result<Vec<CapabilitySet>, String> {
     if !own.effective.contains(CapabilitySet::SETPCAP) {
         // It cannot change the bounding set; that is no loss if it has nothing to hand down.
         let surplus = own.permitted.difference(kept);
-        return if surplus.is_empty() { Ok(Vec::new()) } else { Err(format!("cannot drop capabilities {:#x} without CAP_SETPCAP", surplus.bits())) };
+        return if surplus.is_empty() {
+            Ok(Vec::new())
+        } else {
+            Err(format!("cannot drop capabilities {:#x} without CAP_SETPCAP", surplus.bits()))
+        };
     }
     let each = (0..u64::BITS).map(|number| CapabilitySet::from_bits_retain(1 << number));
     let is_bound = |capability: &CapabilitySet| rustix::thread::capability_is_in_bounding_set(*capability) == Ok(true);

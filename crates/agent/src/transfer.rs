@@ -13,9 +13,7 @@ use prost::Message;
 use sandbar_protocol::{Failure, FrameError, FrameKind, HEADER, Header, MAX_BULK, Reply, VERSION, encode_message, reply};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{
-    failure::{self, Kind, Result, failure, refusal},
-};
+use crate::failure::{self, Kind, Result, failure, refusal};
 
 /// Walking trees needs some; only what is touched is memory.
 const STACK: usize = 256 << 10;

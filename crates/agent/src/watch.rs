@@ -231,8 +231,7 @@ impl<'base> Watching<'base> {
 
     /// Ends the watches of a directory that moved away: its events would be told under a name that it no longer has.
     fn leave(&mut self, relative: &Path) {
-        let left: Vec<i32> =
-            self.directories.iter().filter(|(_, path)| path.starts_with(relative)).map(|(watch, _)| *watch).collect();
+        let left: Vec<i32> = self.directories.iter().filter(|(_, path)| path.starts_with(relative)).map(|(watch, _)| *watch).collect();
         for watch in left {
             self.directories.remove(&watch);
             let _ = inotify::remove_watch(&self.queue, watch);

@@ -2,6 +2,8 @@
 //!
 //! Each run is create, exec of `true`, destroy, with the image `host`. LIMIT is `memory`, `cpu`, `pids` or `disk`.
 
+#![expect(clippy::print_stdout, reason = "a measurement prints")]
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -21,7 +23,8 @@ use sandbar_core::{
 async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let runs: u64 = arguments.first().map_or(Ok(50), |text| text.parse())?;
-    let home = std::env::var_os("SANDBAR_HOME").map_or_else(|| std::env::temp_dir().join(format!("sandbar-{}", std::process::id())), PathBuf::from);
+    let home = std::env::var_os("SANDBAR_HOME")
+        .map_or_else(|| std::env::temp_dir().join(format!("sandbar-{}", std::process::id())), PathBuf::from);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&home)?;
     let root = host_image(&home.join("skeleton"))?;
     let provider = Container::provider(&home);

@@ -3,6 +3,7 @@
 //! | module | noun |
 //! |---|---|
 //! | [`machine`] | the adapter: everything that is the same behind every wall |
+//! | [`container`] | namespaces, seccomp, Landlock, control groups |
 //! | [`dangerous_host`] | no wall |
 //! | [`registry`](Registry) | the table of providers of this build |
 

@@ -2,7 +2,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use sandbar_core::{Checked, Claim, Error, ErrorKind, Isolation, Result, SandboxProvider};
 
-use crate::dangerous_host;
+use crate::{container, dangerous_host};
 
 /// What every provider is made with.
 #[derive(Debug, Clone)]
@@ -23,12 +23,20 @@ pub struct Enrolled {
 }
 
 /// Every provider of this build, the strongest wall first. A backend is enrolled by one line here and nowhere else.
-pub const PROVIDERS: &[Enrolled] = &[Enrolled {
-    name: "dangerous-host",
-    isolation: Isolation::None,
-    claim: dangerous_host::claim,
-    make: |options, claims| Arc::new(Checked::new(dangerous_host::DangerousHost::provider(&options.home), claims)),
-}];
+pub const PROVIDERS: &[Enrolled] = &[
+    Enrolled {
+        name: "container",
+        isolation: Isolation::Namespaces,
+        claim: container::claim,
+        make: |options, claims| Arc::new(Checked::new(container::Container::provider(&options.home), claims)),
+    },
+    Enrolled {
+        name: "dangerous-host",
+        isolation: Isolation::None,
+        claim: dangerous_host::claim,
+        make: |options, claims| Arc::new(Checked::new(dangerous_host::DangerousHost::provider(&options.home), claims)),
+    },
+];
 
 /// The providers, made and wrapped in [`Checked`] with one another's claims.
 #[derive(Clone)]

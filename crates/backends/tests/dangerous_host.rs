@@ -13,6 +13,7 @@ use sandbar_backends::{ProviderOptions, Registry, dangerous_host::DangerousHost,
 use sandbar_core::{
     AttachRequest, CheckpointKind, CheckpointOptions, ErrorKind, ExecRequest, ExitStatus, Feature, Journal, Lifetime, ProvisionRequest,
     PutOptions, Resource, RestoreRequest, Result, RootSource, SandboxHandle, SandboxId, SandboxProvider, SandboxSpec, Signal, State,
+    WatchEventKind,
 };
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -235,6 +236,22 @@ async fn files_are_put_got_listed_and_confined() {
     assert_eq!(handle.stat("copy/moved", true).await.unwrap().size, 3_000_000);
     handle.remove_path("c", sandbar_core::RemoveOptions { recursive: true, missing_ok: false }).await.unwrap();
     assert_eq!(handle.stat("c", true).await.unwrap_err().kind(), ErrorKind::NotFound);
+    sandbox.destroy().await;
+}
+
+#[tokio::test]
+async fn a_watch_tells_changes_and_ends_when_the_path_is_gone() {
+    let home = Home::new();
+    let sandbox = home.sandbox(1).await;
+    sandbox.handle.make_dir("d", false, None).await.unwrap();
+    let mut watch = sandbox.handle.watch("d", true).await.unwrap();
+    sandbox.shell("touch d/file; rm -r d").await;
+    let mut told = Vec::new();
+    while let Some(event) = watch.next().await.unwrap() {
+        told.push((event.kind, event.path));
+    }
+    assert!(told.contains(&(WatchEventKind::Created, "file".to_owned())), "{told:?}");
+    assert_eq!(told.last(), Some(&(WatchEventKind::Removed, String::new())));
     sandbox.destroy().await;
 }
 

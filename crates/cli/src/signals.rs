@@ -1,6 +1,6 @@
 //! The signals that this process gets, as events.
 
-use sandbar_core::{Context, Result, Signal};
+use sandbar_core::{Context, Error, Signal};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
 /// What was heard.
@@ -31,7 +31,7 @@ impl Signals {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(crate) fn listen() -> Result<Self> {
+    pub(crate) fn listen() -> Result<Self, Error> {
         let on = |kind| signal(kind).context("signals", || "cannot listen".to_owned());
         Ok(Self {
             interrupt: on(SignalKind::interrupt())?,
@@ -60,8 +60,16 @@ impl Signals {
         }
     }
 
+    /// What `work` gives, or the signal that asks this process to end before.
+    pub(crate) async fn or<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Signal> {
+        tokio::select! {
+            done = work => Ok(done),
+            signal = self.ended() => Err(signal),
+        }
+    }
+
     /// The next one that asks this process to end.
-    pub(crate) async fn ended(&mut self) -> Signal {
+    async fn ended(&mut self) -> Signal {
         loop {
             if let Heard::Signal(signal @ (Signal::INT | Signal::TERM | Signal::HUP)) = self.next().await {
                 return signal;

@@ -7,6 +7,7 @@ mod attack;
 mod hog;
 mod nest;
 mod net;
+mod number;
 mod sys;
 mod terminal;
 

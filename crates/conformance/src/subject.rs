@@ -6,7 +6,7 @@ use std::{
     },
 };
 
-use sandbar_core::{Claim, FeatureSet, IdRange, RootSource, SandboxProvider};
+use sandbar_core::{Claim, FeatureSet, IdRange, RootSource, SandboxId, SandboxProvider};
 
 /// Facts of a subject that are not features of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,12 +17,12 @@ pub enum Reach {
     HostProcesses,
     /// The sandbox has a root file system of its own: absolute paths are its own, `/tmp` exists.
     OwnRoot,
+    /// Its agent can be ended from outside: a process of this host, or [`Subject::crash`].
+    Crash,
     /// File calls are confined to the workspace, since there is no root file system of its own.
     Workspace,
     /// The disk is that of this host and large files are no burden.
     LargeFiles,
-    /// The test process is root.
-    HostRoot,
     /// Restore and fork really copy a file system (xattrs, links, whiteouts).
     RealFiles,
 }
@@ -32,14 +32,17 @@ impl Reach {
         match self {
             Self::Shell => "needs a real shell",
             Self::HostProcesses => "its processes are not processes of this host",
+            Self::Crash => "its agent cannot be ended from outside",
             Self::OwnRoot => "it has no root file system of its own",
             Self::Workspace => "its file calls are not confined to a workspace",
             Self::LargeFiles => "large files are tested on another variant",
-            Self::HostRoot => "needs root on the host",
             Self::RealFiles => "needs a real file system",
         }
     }
 }
+
+/// Ends the agent of a sandbox; `false` when there is none.
+pub type Crash = Box<dyn Fn(&SandboxId) -> bool + Send + Sync>;
 
 /// A provider as it is tested here.
 pub struct Subject {
@@ -57,6 +60,8 @@ pub struct Subject {
     pub ids: Option<IdPool>,
     /// What else is true of it.
     pub reach: Vec<Reach>,
+    /// Ends the agent of a sandbox, where it is no process of this host.
+    pub crash: Option<Crash>,
     /// Worker threads of each case's runtime; `None` is a current-thread runtime. The contract holds on both.
     pub threads: Option<usize>,
 }

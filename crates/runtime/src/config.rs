@@ -42,9 +42,11 @@ struct File {
 }
 
 impl RuntimeConfig {
-    /// Host ids from 2^30 on: above what distributions give to users and to `/etc/subuid`, below systemd's containers (from 0x7000_0000 it
-    /// is foreign ids, see `UIDS-GIDS.md` of systemd).
+    /// Host ids from 2^30 on: far above what distributions give to users and in `/etc/subuid` (from 100000 on). systemd-nspawn takes
+    /// its ranges from the same numbers (`UIDS-GIDS.md`); where both are used, one of them is to be moved.
     pub const DEFAULT_FIRST_ID: u32 = 0x4000_0000;
+    /// Ids from 2^31 on are negative for programs with signed numbers, and systemd has meanings for some below.
+    const LAST_FIRST_ID: u32 = 0x7000_0000;
 
     /// A configuration with the defaults, for a state folder.
     pub fn new(home: impl Into<PathBuf>) -> Self {
@@ -98,8 +100,8 @@ impl RuntimeConfig {
         self.isolation = file.isolation.or(self.isolation);
         self.image = file.image.or_else(|| self.image.take());
         if let Some(first) = file.first_id {
-            if first < 0x1_0000 || first % 0x1_0000 != 0 || first > 0xf000_0000 {
-                return Err(bad(format!("first-id must be a multiple of 65536 from 65536 to {}", 0xf000_0000_u32)).with("value", first));
+            if first < 0x1_0000 || first % 0x1_0000 != 0 || first > Self::LAST_FIRST_ID {
+                return Err(bad(format!("first-id must be a multiple of 65536 from 65536 to {}", Self::LAST_FIRST_ID)).with("value", first));
             }
             self.first_id = first;
         }

@@ -47,7 +47,7 @@ impl Runtime {
 
     async fn release(&self, sandbox: &Sandbox, row: &SandboxRow) -> Result<()> {
         self.end_keeper(&row.id)?;
-        self.local_ports().close_all(&row.id);
+        self.local_ports().close_all(&row.id).await;
         if row.boot != self.ledger().boot() {
             self.ledger().notice_reboot(&row.id)?;
         }

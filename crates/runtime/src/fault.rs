@@ -1,8 +1,9 @@
 //! A hook for crash tests, and for nothing else.
 //!
 //! When the environment variable `SANDBAR_FAULT` is the name of a step, the process kills itself with `SIGKILL` as soon as it gets there: no
-//! destructor runs and nothing is flushed, which is what a crash is. `NAME:3` is the third time. The names are those that providers give to
-//! [`Journal::step`](sandbar_core::Journal::step), and the runtime's own (`docs/architecture.md` lists them).
+//! destructor runs and nothing is flushed, which is what a crash is. `NAME:3` is the third time. `SANDBAR_KEEPER_FAULT` does the same to the
+//! keepers that a command starts. The names are those that providers give to [`Journal::step`](sandbar_core::Journal::step)
+//! (`sandbar_backends::machine::STEPS`), and [`STEPS`], the runtime's own.
 
 use std::{
     env,
@@ -13,6 +14,41 @@ use std::{
 };
 
 use rustix::process::{Signal, getpid, kill_process};
+
+/// The steps of the runtime itself, in the order in which a sandbox that does everything comes to them. A verb's provider steps lie between its `row`
+/// and the step after it.
+pub const STEPS: [&str; 30] = [
+    "create.row",
+    "create.folder",
+    "create.provisioned",
+    "create.finished",
+    "pause.row",
+    "resume.row",
+    "stop.row",
+    "start.row",
+    "checkpoint.row",
+    "checkpoint.inserted",
+    "checkpoint.folder",
+    "checkpoint.filled",
+    "checkpoint.renamed",
+    "checkpoint.finished",
+    "restore.row",
+    "restore.pending",
+    "fork.saved",
+    "checkpoint-rm.row",
+    "checkpoint-rm.folder",
+    "expose.row",
+    "expose.listening",
+    "keeper.row",
+    "keeper.listening",
+    "keeper.ending",
+    "destroy.row",
+    "destroy.provider",
+    "destroy.folder",
+    "destroy.finished",
+    "exec.before",
+    "exec.started",
+];
 
 struct Armed {
     name: String,

@@ -30,7 +30,7 @@ impl Home {
 
     /// Makes what is missing of it.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let home = Self { path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()) };
+        let home = Self { path: path.to_owned() };
         // The last folder made is there: so are the others. One call on the way of every command.
         if fs::metadata(home.path.join(Self::FOLDERS[4])).is_ok() {
             return Ok(home);

@@ -44,6 +44,7 @@ mod verbs;
 
 pub use checkpoint::CheckpointSummary;
 pub use config::RuntimeConfig;
+pub use fault::STEPS;
 pub use fork::ForkOptions;
 pub use gc::{GcItem, GcReport};
 pub use runtime::{CreateRequest, Runtime};

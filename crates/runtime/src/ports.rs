@@ -13,7 +13,7 @@ use tokio::{
     io::copy_bidirectional_with_sizes,
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    task::{AbortHandle, JoinSet},
+    task::{JoinHandle, JoinSet},
 };
 
 use crate::{Sandbox, runtime::{Runtime, WeakRuntime, gone}};
@@ -25,10 +25,10 @@ const BUFFER: usize = 64 << 10;
 /// How long a listener waits when there is no descriptor or memory for another connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
-/// Listeners that pass connections on to the inside. Dropping one closes it and its connections.
+/// Passes connections on to the inside. Dropping it closes it and its connections, a moment later.
 pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
-    task: AbortHandle,
+    task: JoinHandle<()>,
 }
 
 impl Drop for Listener {
@@ -49,8 +49,14 @@ impl Listener {
         });
         let listener = listener.context("expose", || format!("cannot listen on {address}"))?;
         let address = listener.local_addr().context("expose", || "the listener has no address".to_owned())?;
-        let task = tokio::spawn(serve(listener, Inside::of(sandbox), port, connections)).abort_handle();
+        let task = tokio::spawn(serve(listener, Inside::of(sandbox), port, connections));
         Ok(Self { address, task })
+    }
+
+    /// Closes it: when this returns, nobody can connect any more, and every connection is closed.
+    pub(crate) async fn close(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
     }
 
     /// The room for connections that the listeners of one process share.
@@ -128,11 +134,17 @@ impl LocalPorts {
         self.lock().insert((id.clone(), port), listener);
     }
 
-    pub(crate) fn close(&self, id: &SandboxId, port: u16) {
-        self.lock().remove(&(id.clone(), port));
+    pub(crate) async fn close(&self, id: &SandboxId, port: u16) {
+        let listener = self.lock().remove(&(id.clone(), port));
+        if let Some(listener) = listener {
+            listener.close().await;
+        }
     }
 
-    pub(crate) fn close_all(&self, id: &SandboxId) {
-        self.lock().retain(|(sandbox, _), _| sandbox != id);
+    pub(crate) async fn close_all(&self, id: &SandboxId) {
+        let listeners: Vec<Listener> = self.lock().extract_if(|(sandbox, _), _| sandbox == id).map(|(_, listener)| listener).collect();
+        for listener in listeners {
+            listener.close().await;
+        }
     }
 }

@@ -87,7 +87,8 @@ impl Runtime {
     /// |---|---|---|
     /// | provision | everything is removed | it runs |
     /// | destroy | destroyed | destroyed |
-    /// | start, restore | what was taken is given back, the old one goes on as it was | the old one's things are given back |
+    /// | start | what was taken is given back | it runs |
+    /// | restore | what was taken is given back, the old one goes on | the old one's things are given back, the new one runs |
     /// | stop | runs on if it still does, else stopped | stopped |
     /// | pause, resume | what is true is written | the same |
     /// | checkpoint | thawed, what was saved is removed | the same |
@@ -108,9 +109,7 @@ impl Runtime {
                 self.take_down(&sandbox, &row, lock).await?;
                 return Ok(None);
             }
-            Operation::Start | Operation::Restore => {
-                self.reclaim(&row, if row.committed { Age::Old } else { Age::Fresh }).await?;
-            }
+            Operation::Start | Operation::Restore => self.give_back(&row, operation).await?,
             Operation::Checkpoint => {
                 self.discard_unfinished_checkpoints(&row).await?;
             }
@@ -119,6 +118,17 @@ impl Runtime {
         let (state, reason) = self.true_state(&sandbox, &row, operation).await?;
         self.ledger().finish(&row.id, state, reason.as_deref())?;
         Ok(Some(lock))
+    }
+
+    /// Gives back what an operation that came to no good end took, or, if it had taken effect, what it put aside.
+    pub(crate) async fn give_back(&self, row: &SandboxRow, operation: Operation) -> Result<()> {
+        match (operation, row.committed) {
+            (_, false) => self.reclaim(row, Age::Fresh).await,
+            // A restore makes everything anew, so what it did not name again belongs to the generation before.
+            (Operation::Restore, true) => self.reclaim(row, Age::Old).await,
+            // Any other goes on with what there was: a start does not name the layer's folder again.
+            (_, true) => Ok(()),
+        }
     }
 
     async fn true_state(&self, sandbox: &Sandbox, row: &SandboxRow, operation: Operation) -> Result<(State, Option<String>)> {

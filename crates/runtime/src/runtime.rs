@@ -1,4 +1,7 @@
-use std::sync::{Arc, Weak};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Weak},
+};
 
 use sandbar_core::{Claim, Error, ErrorKind, Feature, Isolation, Lifetime, Result, SandboxId, SandboxProvider, SandboxSpec};
 use tokio::task::JoinSet;
@@ -67,7 +70,8 @@ impl Runtime {
     ///
     /// # Errors
     /// `PermissionDenied`, `ResourceExhausted` or `Corrupt` when the state folder cannot be used, with the reason.
-    pub async fn open(config: RuntimeConfig) -> Result<Self> {
+    pub async fn open(mut config: RuntimeConfig) -> Result<Self> {
+        config.home = absolute(&config.home);
         let providers = Registry::new(&ProviderOptions { home: config.home.clone() });
         Self::open_with(config, providers).await
     }
@@ -85,7 +89,8 @@ impl Runtime {
     }
 
     /// Opens without looking at what others left.
-    pub(crate) fn assemble(config: RuntimeConfig, providers: Registry) -> Result<Self> {
+    fn assemble(mut config: RuntimeConfig, providers: Registry) -> Result<Self> {
+        config.home = absolute(&config.home);
         let home = Home::open(&config.home)?;
         let boot = config.boot_id.clone().map_or_else(clock::boot_id, Ok)?;
         let me = ProcessIdentity::current(&boot)?;
@@ -183,6 +188,11 @@ impl Runtime {
     pub(crate) fn row(&self, id: &SandboxId) -> Result<SandboxRow> {
         self.ledger().sandbox(id)?.ok_or_else(|| gone(id))
     }
+}
+
+/// Processes have different working directories, and a keeper has none.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// A sandbox whose row is not there any more.

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use sandbar_core::{ErrorKind, Result, SandboxHandle, State, Verb};
+use sandbar_core::{Result, SandboxHandle, State, Verb};
 
 use crate::{
     Sandbox, fault,
-    ledger::{Age, Operation, SandboxRow},
+    ledger::{Operation, SandboxRow},
     lock::SandboxLock,
     runtime::gone,
 };
@@ -76,17 +76,21 @@ impl Turn {
         let runtime = self.sandbox.runtime();
         match outcome {
             Ok(value) => {
+                if self.operation == Operation::Restore {
+                    // A restore succeeds when the new one runs, whether or not all of the old one could be removed.
+                    let row = runtime.row(self.sandbox.id())?;
+                    if let Err(error) = runtime.give_back(&row, self.operation).await {
+                        tracing::warn!(id = %row.id, error = error.chain(), "what was there before a restore could not be removed yet");
+                    }
+                }
                 let revision = runtime.ledger().finish(self.sandbox.id(), self.next, None)?;
                 self.sandbox.keep_handle(revision, &self.handle);
                 Ok(value)
             }
             Err(error) => {
                 let mut row = runtime.row(self.sandbox.id())?;
-                let undone = match row.committed {
-                    // Nothing of it took effect, and a provider that fails has undone what it did; this is for one that could not.
-                    false => runtime.reclaim(&row, Age::Fresh).await,
-                    true => Ok(()),
-                };
+                // A provider that fails has undone what it did; this is for one that could not.
+                let undone = runtime.give_back(&row, self.operation).await;
                 if let Err(error) = undone {
                     tracing::warn!(id = %row.id, error = error.chain(), "a verb that failed left something behind");
                 }
@@ -97,11 +101,7 @@ impl Turn {
                     }
                 }
                 runtime.ledger().finish(self.sandbox.id(), row.state, row.reason.as_deref())?;
-                // A checkpoint says itself what it could not save.
-                match error.kind() {
-                    ErrorKind::Internal => Err(error.with("operation", self.operation)),
-                    _ => Err(error),
-                }
+                Err(error)
             }
         }
     }

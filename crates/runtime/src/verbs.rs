@@ -6,7 +6,7 @@ use sandbar_core::{
 };
 use tokio::io::AsyncRead;
 
-use crate::Sandbox;
+use crate::{Sandbox, fault};
 
 /// States in which the agent answers.
 const RUNNING: &[State] = &[State::Running];
@@ -21,12 +21,16 @@ const MEASURABLE: &[State] = &[State::Running, State::Paused, State::Stopped, St
 impl Sandbox {
     /// Starts a command and streams it.
     pub async fn exec_stream(&self, request: ExecRequest) -> Result<ExecStream> {
-        self.usable(RUNNING).await?.exec_stream(request).await
+        let handle = self.usable(RUNNING).await?;
+        fault::point("exec.before");
+        let stream = handle.exec_stream(request).await;
+        fault::point("exec.started");
+        stream
     }
 
     /// Runs a command to its end and collects its output.
     pub async fn exec(&self, request: ExecRequest) -> Result<ExecResult> {
-        self.usable(RUNNING).await?.exec(request).await
+        self.exec_stream(request).await?.collect(ExecResult::DEFAULT_LIMIT).await
     }
 
     /// The processes that exec started, of a stopped sandbox too.

@@ -137,7 +137,7 @@ impl OwnedBoot {
         let config = self.config()?;
         let null = open("/dev/null", OFlags::RDWR)?;
         let (mut agent, mut root, mut volumes) = (None, None, Vec::new());
-        if ids.is_root() {
+        if let Ids::Range(range) = ids {
             let namespace = open(&format!("/proc/{}/ns/user", child.pid()), OFlags::RDONLY)?;
             let by_descriptor = kernel::takes_detached_layers();
             let overlay = RootOverlay {
@@ -145,6 +145,7 @@ impl OwnedBoot {
                 folder: &self.folder,
                 disk: None,
                 user_namespace: namespace.as_fd(),
+                owner: range.first,
                 volatile,
                 by_descriptor,
             };

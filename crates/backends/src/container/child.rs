@@ -95,7 +95,7 @@ impl Child {
         // SAFETY: the child only follows the plan, with raw system calls. Plan and stack are kept in `used` until it is seen to have
         // executed the agent or ended; nobody changes them.
         let cloned = unsafe { clone_sharing_memory(arguments, &mut used.stack, child_main, data) };
-        let pid = cloned.map_err(|errno| cannot_clone(errno))?;
+        let pid = cloned.map_err(cannot_clone)?;
         // SAFETY: the kernel has just made this descriptor, for us.
         let process = unsafe { own(process) };
         Ok(Self { pid, process, channel: channel.ours, used: Some(used) })
@@ -150,7 +150,7 @@ impl Child {
                 Err(Errno::INTR | Errno::CONNRESET) => {}
                 Ok((0, _)) => return Ok(()),
                 Ok((length, _)) => break length,
-                Err(errno) => return Err(errno).map_err(io::Error::from).context(OPERATION, || "cannot hear the child".to_owned()),
+                Err(errno) => return Err(Error::io(OPERATION, "cannot hear the child", errno.into())),
             }
         };
         let [a, b, c, d, e, f, g, h] = report;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags, openat},
+    fs::{CWD, Mode, OFlags, StatVfsMountFlags, fstatvfs, openat},
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
         fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_change, move_mount, open_tree, unmount,
@@ -19,7 +19,7 @@ use rustix::{
 };
 use sandbar_core::{Context, Error, ErrorKind, Result, Volume};
 
-use super::syscall::{MountAttributes, mount_setattr};
+use super::syscall::{MountAttributes, mount_setattr, with_file_owner};
 
 const OPERATION: &str = "container start";
 const HARMLESS: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
@@ -34,6 +34,8 @@ pub(super) struct RootOverlay<'a> {
     pub(super) disk: Option<BorrowedFd<'a>>,
     /// The sandbox's user namespace: its maps say how ids translate.
     pub(super) user_namespace: BorrowedFd<'a>,
+    /// The sandbox's root, as the host sees it.
+    pub(super) owner: u32,
     /// Whether what was not written yet may be lost when the machine goes down.
     pub(super) volatile: bool,
     /// Whether the kernel takes layers that are mounted nowhere (Linux 6.15).
@@ -65,8 +67,11 @@ impl RootOverlay<'_> {
             mount_setattr(mount.as_fd(), &translate, false).map_err(|error| cannot_translate(error.into(), layer))?;
             layers.push(mount);
         }
-        let mounted =
-            if self.by_descriptor { self.by_descriptor(&layers, &upper, &work) } else { self.by_scratch(&own, &layers, &upper, &work) };
+        let mounted = if self.by_descriptor { self.by_descriptor(&layers, &upper, &work) } else { self.by_scratch(&own, &layers, &upper, &work) };
+        let mounted = mounted.and_then(|mount| {
+            let read_only = fstatvfs(&mount)?.f_flag.contains(StatVfsMountFlags::RDONLY);
+            if read_only { Err(io::Error::other("the kernel cannot use the work folder")) } else { Ok(mount) }
+        });
         mounted.context(OPERATION, || "cannot mount the overlay".to_owned())
     }
 
@@ -83,7 +88,8 @@ impl RootOverlay<'_> {
         if self.volatile {
             fsconfig_set_flag(&context, "volatile")?;
         }
-        fsconfig_create(&context)?;
+        // Overlay's own files are made by who creates the file system, who must have an id that translates.
+        with_file_owner(self.owner, self.owner, || Ok(fsconfig_create(&context)?))?;
         let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
         Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
     }
@@ -117,7 +123,8 @@ impl RootOverlay<'_> {
             let root = scratch.join("root");
             std::fs::create_dir(&root)?;
             let options = std::ffi::CString::new(options)?;
-            mount("overlay", &root, "overlay", MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str())?;
+            let flags = MountFlags::NOSUID | MountFlags::NODEV;
+            with_file_owner(self.owner, self.owner, || Ok(mount("overlay", &root, "overlay", flags, options.as_c_str())?))?;
             clone_mount(CWD, &root, false)
         })();
         let _ = unmount(&scratch, UnmountFlags::DETACH);

@@ -11,6 +11,7 @@ use sandbar_core::{Error, ErrorKind, HostImage, Lifetime, Result, Volume};
 
 use super::{
     capabilities,
+    folder::{LAYER, WORK},
     ids::Ids,
     seccomp,
     step::{CHANNEL, Failure, MOST_DESCRIPTORS, Planned, Step},
@@ -218,7 +219,6 @@ impl Plan {
 impl Builder {
     fn add_overlay(&mut self, overlay: Overlay) -> Result<()> {
         let root = self.number();
-        let (upper, work) = (overlay.folder.join("layer"), overlay.folder.join("work"));
         if overlay.by_descriptor {
             let mut options = vec![
                 (c"userxattr".to_owned(), CString::default()),
@@ -229,10 +229,11 @@ impl Builder {
                 options.push((c"volatile".to_owned(), CString::default()));
             }
             let layers = overlay.layers.iter().map(|layer| path_string(layer)).collect::<Result<_>>()?;
-            self.add(Step::Overlay { layers, upper: path_string(&upper)?, work: path_string(&work)?, options, to: root });
+            self.add(Step::Overlay { layers, folder: path_string(&overlay.folder)?, options, to: root });
             self.add(Step::ChangeRoot { root, attached: false });
             return Ok(());
         }
+        let (upper, work) = (overlay.folder.join(LAYER), overlay.folder.join(WORK));
         let (mut layers, mut names) = (Vec::new(), Vec::new());
         for layer in overlay.layers.iter().chain([&upper, &work]) {
             let number = self.number();

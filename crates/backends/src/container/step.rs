@@ -46,8 +46,9 @@ pub(super) enum Step {
     OpenPath { path: CString, to: i32 },
     /// Opens a program under this number, in a mount of its own that cannot be written through.
     OpenProgram { path: CString, to: i32 },
-    /// Mounts an overlay of these folders (lowest last, as the kernel wants them) and opens it under this number.
-    Overlay { layers: Vec<CString>, upper: CString, work: CString, options: Vec<(CString, CString)>, to: i32 },
+    /// Mounts an overlay of these folders (lowest last, as the kernel wants them) over `layer` and `work` in another, and opens it under
+    /// this number.
+    Overlay { layers: Vec<CString>, folder: CString, options: Vec<(CString, CString)>, to: i32 },
     /// The same by `mount`, for kernels that take no descriptors: `options` name the layers by `/proc/self/fd`.
     ClassicOverlay { layers: Vec<(CString, i32)>, options: CString, target: CString, to: i32 },
     /// Puts the mount over `/` and makes it the root; the old root lies on top of it, out of reach of any path.
@@ -175,7 +176,6 @@ fn text(string: &CStr) -> usize {
 const HERE: usize = libc::AT_FDCWD as usize;
 const EMPTY: &CStr = c"";
 
-#[expect(clippy::too_many_lines, reason = "one arm for each step")]
 fn take(step: &Step) -> Result<Taken, Errno> {
     match step {
         Step::KeepOnly(channel) => {
@@ -210,7 +210,7 @@ fn take(step: &Step) -> Result<Taken, Errno> {
             set_attributes(mount, EMPTY, libc::AT_EMPTY_PATH, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID)?;
             renumber(mount, *to)?;
         }
-        Step::Overlay { layers, upper, work, options, to } => overlay(layers, upper, work, options, *to)?,
+        Step::Overlay { layers, folder, options, to } => overlay(layers, folder, options, *to)?,
         Step::ClassicOverlay { layers, options, target, to } => {
             for (layer, number) in layers {
                 open_as(layer, *number)?;
@@ -340,15 +340,13 @@ fn receive(wanted: &[i32]) -> Result<Taken, Errno> {
             Ok(_) => break message.msg_controllen,
         }
     };
-    let mut index = 0;
-    for number in wanted {
+    for (index, number) in wanted.iter().enumerate() {
         let at = HEADER + 4 * index;
         // SAFETY: `at` is within `control`, since no message carries more than its room.
         let received = unsafe { control.as_ptr().cast::<u8>().add(at).cast::<i32>().read_unaligned() };
         if at + 4 > got || received != *number {
             return Err(Errno::BADF);
         }
-        index += 1;
     }
     Ok(Taken::Done)
 }
@@ -358,19 +356,23 @@ const SET_STRING: usize = 1;
 const SET_FD: usize = 5;
 const CREATE: usize = 6;
 
-fn overlay(layers: &[CString], upper: &CStr, work: &CStr, options: &[(CString, CString)], to: i32) -> Result<(), Errno> {
+fn overlay(layers: &[CString], folder: &CStr, options: &[(CString, CString)], to: i32) -> Result<(), Errno> {
     let context = call(libc::SYS_fsopen, [text(c"overlay"), 1])?;
-    let add = |key: &CStr, path: &CStr| {
-        let folder = call(libc::SYS_openat, [HERE, text(path), (libc::O_PATH | libc::O_CLOEXEC) as usize, 0])?;
-        let added = call(libc::SYS_fsconfig, [context, SET_FD, text(key), 0, folder]);
-        close(folder);
-        added.map(drop)
+    let give = |key: &CStr, layer: Result<usize, Errno>| {
+        let layer = layer?;
+        let given = call(libc::SYS_fsconfig, [context, SET_FD, text(key), 0, layer]);
+        close(layer);
+        given.map(drop)
     };
+    // Each from a mount of its own, so that the list of mounts inside does not tell where they are on the host.
     for layer in layers {
-        add(c"lowerdir+", layer)?;
+        give(c"lowerdir+", call(libc::SYS_open_tree, [HERE, text(layer), OPEN_TREE]))?;
     }
-    add(c"upperdir", upper)?;
-    add(c"workdir", work)?;
+    let own = call(libc::SYS_open_tree, [HERE, text(folder), OPEN_TREE])?;
+    for (key, name) in [(c"upperdir", c"layer"), (c"workdir", c"work")] {
+        give(key, call(libc::SYS_openat, [own, text(name), (libc::O_PATH | libc::O_CLOEXEC) as usize, 0]))?;
+    }
+    close(own);
     for (key, value) in options {
         // An option without a value is a flag, command 0.
         let (command, value) = if value.is_empty() { (0, 0) } else { (SET_STRING, text(value)) };

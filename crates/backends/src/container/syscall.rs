@@ -154,3 +154,36 @@ pub(super) fn landlock_version() -> u32 {
     // SAFETY: asked for its version, the call takes no pointer.
     unsafe { syscall(libc::SYS_landlock_create_ruleset, [0, 0, VERSION]) }.ok().and_then(|version| version.try_into().ok()).unwrap_or(0)
 }
+
+/// Does something with files as another user, with all capabilities that this thread may have.
+///
+/// # Errors
+/// Of the kernel, or of the work.
+pub(super) fn with_file_owner<T>(uid: u32, gid: u32, work: impl FnOnce() -> std::io::Result<T>) -> std::io::Result<T> {
+    let _back = FileOwner;
+    set_file_owner(uid, gid);
+    // Changing from root to another user takes the capabilities over files out of the effective set.
+    let mut sets = rustix::thread::capabilities(None)?;
+    sets.effective = sets.permitted;
+    rustix::thread::set_capabilities(None, sets)?;
+    work()
+}
+
+struct FileOwner;
+
+impl Drop for FileOwner {
+    fn drop(&mut self) {
+        set_file_owner(0, 0);
+    }
+}
+
+fn set_file_owner(uid: u32, gid: u32) {
+    // SAFETY: both calls take a number and concern this thread alone. They cannot fail in a way that could be told.
+    let _ = unsafe { (syscall(libc::SYS_setfsgid, [gid as usize]), syscall(libc::SYS_setfsuid, [uid as usize])) };
+}
+
+/// Waits for a child that ends by itself.
+pub(super) fn reap_child(pid: u32) {
+    // SAFETY: the pointers may be null.
+    while unsafe { syscall(libc::SYS_wait4, [pid as usize, 0, 0, 0]) } == Err(Errno::INTR) {}
+}

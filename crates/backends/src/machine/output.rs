@@ -18,8 +18,10 @@ use sandbar_core::{
 use sandbar_protocol::{Chunk, Frame, FrameKind, read_frame, write_frame};
 use serde::{Deserialize, Serialize};
 
-/// Most bytes that a stop keeps of all processes together, headers included.
+/// Most bytes of output that a stop keeps of all processes together: what the agent is asked for.
 pub(super) const LIMIT: u64 = 64 << 20;
+/// Most bytes of the files, frame headers included, whatever the agent sends.
+const FILES: u64 = LIMIT + LIMIT / 4;
 /// Most processes that a stop keeps.
 const MAX_PROCESSES: usize = 10_000;
 
@@ -67,7 +69,7 @@ impl Keeping {
         forget(sandbox)?;
         let folder = sandbox.join(UNFINISHED);
         fs::create_dir(&folder).context("output", || format!("cannot make {}", folder.display()))?;
-        Ok(Self { sandbox: sandbox.to_owned(), list: List::default(), current: None, left: LIMIT })
+        Ok(Self { sandbox: sandbox.to_owned(), list: List::default(), current: None, left: FILES })
     }
 
     /// The processes come before any output.

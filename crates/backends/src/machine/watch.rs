@@ -1,5 +1,5 @@
 use async_trait::async_trait;
-use sandbar_core::{Result, WatchEvent, WatchStream};
+use sandbar_core::{Result, WatchEvent, WatchEventKind, WatchStream};
 use sandbar_protocol::{Event, FrameError, Watch, event, request::Operation};
 
 use super::{
@@ -11,7 +11,7 @@ impl<B: Backend> Call<B> {
     pub(super) async fn watch(self, path: &str, recursive: bool) -> Result<Watching<B>> {
         // A recursive watch walks the tree before it answers.
         let link = self.order(Operation::Watch(Watch { path: path.into(), recursive }), Patience::Long).await;
-        Ok(Watching { link: link.map_err(|error| error.with("path", format!("{path:?}")))?, call: self })
+        Ok(Watching { link: link.map_err(|error| error.with("path", format!("{path:?}")))?, call: self, gone: false })
     }
 }
 
@@ -19,6 +19,8 @@ impl<B: Backend> Call<B> {
 pub(super) struct Watching<B: Backend> {
     link: Link,
     call: Call<B>,
+    /// Whether the watched path itself was told as removed: then the end of the connection is the end of the watch.
+    gone: bool,
 }
 
 #[async_trait]
@@ -27,13 +29,17 @@ impl<B: Backend> WatchStream for Watching<B> {
         let verb = self.call.verb;
         loop {
             let frame = match self.link.reader.next().await {
-                Ok(Some(frame)) if frame.kind == sandbar_protocol::FrameKind::End => return Ok(None),
                 Ok(Some(frame)) => frame,
+                Ok(None) if self.gone => return Ok(None),
                 Ok(None) => return Err(self.call.explain(FrameError::Cut).await),
                 Err(error) => return Err(self.call.explain(error).await),
             };
             match frame.message::<Event>().map(|event| event.what) {
-                Ok(Some(event::What::Watch(event))) => return answer::watch_event(verb, event).map(Some),
+                Ok(Some(event::What::Watch(event))) => {
+                    let event = answer::watch_event(verb, event)?;
+                    self.gone |= event.kind == WatchEventKind::Removed && event.path.is_empty();
+                    return Ok(Some(event));
+                }
                 Ok(Some(event::What::Failure(failure))) => return Err(answer::failure(verb, &failure)),
                 Ok(Some(event::What::Lost(_) | event::What::Exited(_)) | None) => {}
                 Err(error) => return Err(self.call.explain(error).await),

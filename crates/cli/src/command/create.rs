@@ -1,4 +1,4 @@
-use std::{ffi::OsString, os::unix::ffi::OsStringExt, time::Duration};
+use std::{ffi::OsString, os::unix::ffi::OsStringExt, pin::pin, time::Duration};
 
 use clap::Args;
 use sandbar_core::{ExecRequest, Lifetime, Signal};
@@ -16,7 +16,7 @@ use crate::{
     terminal,
 };
 
-/// How long a sandbox that is being made may take to be ready when we were told to end meanwhile. It is owned by us: if it takes
+/// How long making or destroying the sandbox may still take when we were told to end meanwhile. It is owned by us: if it takes
 /// longer it ends with this process, and the next command clears up.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -48,7 +48,7 @@ pub(crate) struct Run {
     options: SandboxOptions,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
-    command: Vec<OsString>,
+    pub(super) command: Vec<OsString>,
 }
 
 impl Run {
@@ -67,35 +67,36 @@ impl Run {
             Err(signal) => return Ok(End::Signaled(signal).status()),
         };
         let session = Session { stdin, pty: self.tty, ..Session::default() };
-        let ended = match sandbox.exec_stream(request).await {
-            Ok(stream) => session.drive(&sandbox, stream, &mut signals).await,
-            Err(error) => Err(error.into()),
-        };
+        let ended = session.run(&sandbox, request, &mut signals).await;
         // The command's own end is the better answer, whatever is said of the sandbox's.
-        match (ended, sandbox.destroy().await) {
-            (Ok(end), destroyed) => {
-                if let Err(error) = destroyed {
-                    output::error(&error);
-                }
-                Ok(end.status())
-            }
-            (Err(failure), _) => Err(failure),
+        if let Err(error) = destroy(&sandbox, &mut signals).await {
+            output::error(&error);
         }
+        Ok(ended?.status())
     }
 }
 
 /// Makes the sandbox; a signal that ends us meanwhile ends it as well.
 async fn make(runtime: &Runtime, request: CreateRequest, signals: &mut Signals) -> Outcome<Result<Sandbox, Signal>> {
-    let mut create = std::pin::pin!(runtime.create(request));
-    tokio::select! {
-        sandbox = &mut create => Ok(Ok(sandbox?)),
-        signal = signals.ended() => {
-            // Not dropped half way: what it does between two awaits has to be undone by somebody.
+    let mut create = pin!(runtime.create(request));
+    match signals.or(&mut create).await {
+        Ok(sandbox) => Ok(Ok(sandbox?)),
+        Err(signal) => {
+            // Not dropped half way: what it has done has to be undone by somebody.
             if let Ok(Ok(sandbox)) = timeout(LAST_WORDS, create).await {
                 sandbox.destroy().await?;
             }
             Ok(Err(signal))
         }
+    }
+}
+
+/// Destroys the sandbox. Somebody who does not want to wait any longer need not: it ends with us anyway.
+async fn destroy(sandbox: &Sandbox, signals: &mut Signals) -> sandbar_core::Result<()> {
+    let mut destroy = pin!(sandbox.destroy());
+    match timeout(LAST_WORDS, &mut destroy).await {
+        Ok(destroyed) => destroyed,
+        Err(_) => signals.or(destroy).await.unwrap_or(Ok(())),
     }
 }
 

@@ -1,13 +1,13 @@
 use std::{ffi::OsString, os::unix::ffi::OsStringExt, time::Duration};
 
 use clap::Args;
-use sandbar_core::{ErrorKind, ExecRequest, ExecStream, Result, User};
-use sandbar_runtime::{Runtime, Sandbox};
+use sandbar_core::{ErrorKind, ExecRequest, User};
+use sandbar_runtime::Runtime;
 
 use super::options;
 use crate::{
     args::{self, Variable},
-    error::Outcome,
+    error::{Failure, Outcome},
     output,
     session::Session,
     signals::Signals,
@@ -73,8 +73,7 @@ impl Exec {
         }
         let mut signals = Signals::listen()?;
         let session = Session { stdin: request.stdin, pty: self.tty, ..Session::default() };
-        let stream = sandbox.exec_stream(request).await?;
-        Ok(session.drive(&sandbox, stream, &mut signals).await?.status())
+        Ok(session.run(&sandbox, request, &mut signals).await?.status())
     }
 }
 
@@ -98,12 +97,7 @@ impl Shell {
         let sandbox = runtime.sandbox(&self.id).await?;
         let pty = terminal::stdin_is_terminal();
         let mut signals = Signals::listen()?;
-        let stream = self.start(&sandbox, pty).await?;
         let session = Session { stdin: true, pty, ..Session::default() };
-        Ok(session.drive(&sandbox, stream, &mut signals).await?.status())
-    }
-
-    async fn start(&self, sandbox: &Sandbox, pty: bool) -> Result<ExecStream> {
         let request = |program: &str| {
             let mut request = ExecRequest::argv([program]).with_stdin();
             request.workdir = self.workdir.clone();
@@ -111,12 +105,13 @@ impl Shell {
             prepare_terminal(&mut request, pty);
             request
         };
-        match sandbox.exec_stream(request("/bin/bash")).await {
-            Err(error) if matches!(error.kind(), ErrorKind::CommandNotFound | ErrorKind::CommandNotExecutable) => {
-                sandbox.exec_stream(request("/bin/sh")).await
+        let end = match session.run(&sandbox, request("/bin/bash"), &mut signals).await {
+            Err(Failure::Sandbar(error)) if matches!(error.kind(), ErrorKind::CommandNotFound | ErrorKind::CommandNotExecutable) => {
+                session.run(&sandbox, request("/bin/sh"), &mut signals).await
             }
-            started => started,
-        }
+            ended => ended,
+        };
+        Ok(end?.status())
     }
 }
 

@@ -155,3 +155,46 @@ async fn open(home: Option<PathBuf>) -> Result<Runtime> {
     let program = std::env::current_exe().context("keeper", || "cannot find sandbar's own program".to_owned())?;
     Runtime::open(config.with_keeper(program)).await
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn refusal(words: &[&str]) -> String {
+        Cli::try_parse_from(words).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn words_after_the_command_are_its_own() {
+        let run = |words: &[&str]| match Cli::try_parse_from(words).unwrap().command {
+            Command::Run(run) => run.command,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(run(&["sandbar", "run", "--", "a", "--help", "--", "-x"]), ["a", "--help", "--", "-x"]);
+        assert_eq!(run(&["sandbar", "run", "--memory", "1G", "a", "--memory", "2G"]), ["a", "--memory", "2G"]);
+        assert_eq!(run(&["sandbar", "run", "--", "-x"]), ["-x"]);
+    }
+
+    #[test]
+    fn a_misspelled_option_is_not_taken_for_the_command() {
+        assert!(refusal(&["sandbar", "run", "--memroy", "1G", "--", "ls"]).contains("--memory"));
+        assert!(refusal(&["sandbar", "exec", "-x", "web", "--", "ls"]).contains("-x"));
+        assert!(refusal(&["sandbar", "run"]).contains("CMD"));
+        assert!(refusal(&["sandbar", "exec", "web"]).contains("CMD"));
+    }
+
+    #[test]
+    fn checkpoint_makes_one_and_removes_some() {
+        assert!(Cli::try_parse_from(["sandbar", "checkpoint", "web", "--name", "clean"]).is_ok());
+        assert!(Cli::try_parse_from(["sandbar", "checkpoint", "rm", "clean", "other"]).is_ok());
+        assert!(refusal(&["sandbar", "checkpoint"]).contains("ID"));
+        assert!(refusal(&["sandbar", "checkpoint", "rm"]).contains("CHECKPOINT"));
+    }
+}

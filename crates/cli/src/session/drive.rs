@@ -1,6 +1,6 @@
 use std::{io, pin::pin, time::Duration};
 
-use sandbar_core::{Error, ErrorKind, ExecEvent, ExecOutput, ExecStream, ExitStatus, OutputKind, Signal};
+use sandbar_core::{Error, ErrorKind, ExecEvent, ExecOutput, ExecRequest, ExecStream, ExitStatus, OutputKind, Signal};
 use sandbar_runtime::Sandbox;
 use tokio::{
     sync::watch,
@@ -66,6 +66,17 @@ enum Told {
 }
 
 impl Session {
+    /// Starts a command and connects it to this process until one of them ends.
+    ///
+    /// # Errors
+    /// Those of the start, and of [`drive`](Self::drive).
+    pub(crate) async fn run(self, sandbox: &Sandbox, request: ExecRequest, signals: &mut Signals) -> Outcome<End> {
+        match signals.or(sandbox.exec_stream(request)).await {
+            Ok(stream) => self.drive(sandbox, stream?, signals).await,
+            Err(signal) => Ok(End::Signaled(signal)),
+        }
+    }
+
     /// Connects a command to this process until one of them ends.
     ///
     /// # Errors

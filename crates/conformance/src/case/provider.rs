@@ -66,10 +66,7 @@ async fn provision_returns_when_the_agent_answers(context: &Context) -> Result<(
 }
 
 async fn provision_undoes_what_it_did_when_the_journal_refuses(context: &Context) -> Result<(), Failure> {
-    let intents = {
-        let sandbox = context.sandbox().await?;
-        sandbox.journal().ever().len()
-    };
+    let intents = context.sandbox().await?.journal().ever().len();
     ensure!(intents > 0, "the journal was told nothing");
     for count in 1..=intents {
         let (request, journal) = context.request(SandboxSpec::default())?;

@@ -4,28 +4,32 @@ use tokio::time::timeout;
 
 use crate::{
     Context, Failure,
-    Reach::{HostProcesses, Shell},
+    Reach::{Crash, HostProcesses, Shell},
     Sandbox,
     failure::{ensure, ensure_eq, refused},
     host,
     sandbox::{POLL, SOON},
-    stream::{read_all, read_until},
+    stream::read_until,
     suite::cases,
 };
 
 cases! { "status";
     a_running_one_is_running,
-    an_agent_that_was_killed_is_a_crash_with_a_reason [.reach(&[HostProcesses])],
-    calls_on_a_crashed_one_fail_within_seconds [.reach(&[HostProcesses])],
-    an_open_stream_of_a_crashed_one_is_told [.reach(&[HostProcesses])],
-    a_crashed_one_leaves_no_process [.reach(&[Shell, HostProcesses])],
-    a_crashed_one_starts_again_with_its_layer [.needs(&[StopStart]).reach(&[HostProcesses])],
-    a_crashed_one_can_be_destroyed [.reach(&[HostProcesses])],
-    a_second_handle_sees_the_crash [.reach(&[HostProcesses])],
+    an_agent_that_was_killed_is_a_crash_with_a_reason [.reach(&[Crash])],
+    calls_on_a_crashed_one_fail_within_seconds [.reach(&[Crash])],
+    an_open_stream_of_a_crashed_one_is_told [.reach(&[Crash])],
+    a_crashed_one_leaves_no_process [.reach(&[Shell, HostProcesses, Crash])],
+    a_crashed_one_starts_again_with_its_layer [.needs(&[StopStart]).reach(&[Crash])],
+    a_crashed_one_can_be_destroyed [.reach(&[Crash])],
+    a_second_handle_sees_the_crash [.reach(&[Crash])],
 }
 
 /// Ends the agent from outside, as the kernel's memory killer would.
-async fn crash(sandbox: &Sandbox) -> Result<(), Failure> {
+async fn crash(context: &Context, sandbox: &Sandbox) -> Result<(), Failure> {
+    if let Some(crash) = &context.subject().crash {
+        ensure!(crash(sandbox.id()), "there is no agent to end");
+        return Ok(());
+    }
     let agent = sandbox.agent_pid()?;
     let pid = i32::try_from(agent).ok().and_then(Pid::from_raw).ok_or_else(|| Failure::new("no process id"))?;
     kill_process(pid, Signal::KILL).map_err(std::io::Error::from)?;
@@ -47,7 +51,7 @@ async fn a_running_one_is_running(context: &Context) -> Result<(), Failure> {
 
 async fn an_agent_that_was_killed_is_a_crash_with_a_reason(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    crash(&sandbox).await?;
+    crash(context, &sandbox).await?;
     let status = timeout(SOON, sandbox.status()).await?;
     ensure_eq!(status.state, State::Crashed, "the state");
     ensure!(status.reason.as_deref().is_some_and(|reason| !reason.is_empty()), "no reason is told");
@@ -56,7 +60,7 @@ async fn an_agent_that_was_killed_is_a_crash_with_a_reason(context: &Context) ->
 
 async fn calls_on_a_crashed_one_fail_within_seconds(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    crash(&sandbox).await?;
+    crash(context, &sandbox).await?;
     let gone = [ErrorKind::Unavailable];
     refused("exec", timeout(SOON, sandbox.exec(ExecRequest::argv(["true"]))).await?, &gone)?;
     refused("list", timeout(SOON, sandbox.processes()).await?, &gone)?;
@@ -70,7 +74,7 @@ async fn an_open_stream_of_a_crashed_one_is_told(context: &Context) -> Result<()
     let sandbox = context.sandbox().await?;
     let mut stream = sandbox.start_shell("echo ready; sleep 1000").await?;
     read_until(&mut stream, "ready\n").await?;
-    crash(&sandbox).await?;
+    crash(context, &sandbox).await?;
     let error = loop {
         match timeout(SOON, stream.output.next()).await.map_err(|_| Failure::new("an open stream hangs"))? {
             Ok(Some(sandbar_core::ExecEvent::Output { .. })) => {}
@@ -87,7 +91,7 @@ async fn a_crashed_one_leaves_no_process(context: &Context) -> Result<(), Failur
     let marker = format!("{}.99", 7_000_000 + std::process::id());
     let mut stream = sandbox.start_shell(&format!("(setsid sleep {marker} &); echo ready; sleep {marker}")).await?;
     read_until(&mut stream, "ready\n").await?;
-    crash(&sandbox).await?;
+    crash(context, &sandbox).await?;
     context.destroy(&sandbox).await?;
     ensure_eq!(host::processes_with(&marker), [0u32; 0], "processes that outlived the crash and the destroy");
     Ok(())
@@ -96,7 +100,7 @@ async fn a_crashed_one_leaves_no_process(context: &Context) -> Result<(), Failur
 async fn a_crashed_one_starts_again_with_its_layer(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     sandbox.put("file", "kept").await?;
-    crash(&sandbox).await?;
+    crash(context, &sandbox).await?;
     sandbox.start().await?;
     ensure_eq!(sandbox.text("cat file").await?, "kept", "the layer");
     ensure_eq!(sandbox.status().await.state, State::Running, "the state");
@@ -106,13 +110,13 @@ async fn a_crashed_one_starts_again_with_its_layer(context: &Context) -> Result<
 async fn a_crashed_one_can_be_destroyed(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     sandbox.put("file", "x").await?;
-    crash(&sandbox).await?;
+    crash(context, &sandbox).await?;
     context.destroy(&sandbox).await
 }
 
 async fn a_second_handle_sees_the_crash(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    crash(&sandbox).await?;
+    crash(context, &sandbox).await?;
     let other = context.subject().provider.attach(sandbox.attach_request()?).await?;
     let status = timeout(SOON, other.status()).await?;
     ensure_eq!(status.state, State::Crashed, "the state");

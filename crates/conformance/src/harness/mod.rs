@@ -12,7 +12,7 @@ mod variant;
 mod world;
 
 pub use account::Account;
-pub(crate) use owner::{Owned, start as start_owner};
+pub(crate) use owner::start as start_owner;
 pub use program::run;
 pub use variant::{Availability, Prepare, Variant};
 pub use world::World;

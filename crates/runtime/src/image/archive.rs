@@ -11,7 +11,7 @@ use sandbar_tree::{Limits, UnpackOptions};
 
 use super::{
     Digest,
-    compression::decompress,
+    compression::{decompress, explain},
     config::Config,
     error::tree,
     import::refuse_tag,
@@ -29,7 +29,7 @@ pub(super) fn import(layers: &Layers, path: &Path, tag: Option<&str>, added: &mu
     let reading = || format!("cannot read {}", path.display());
     let mut file = File::open(path).context(OPERATION, reading)?;
     let size = file.metadata().context(OPERATION, reading)?.len();
-    let first = first_name(decompress(&file, u64::MAX).context(OPERATION, reading)?).context(OPERATION, reading)?;
+    let first = decompress(&file, u64::MAX).and_then(first_name).map_err(|error| explain(OPERATION, reading(), error))?;
     file.rewind().context(OPERATION, reading)?;
     if begins_image_archive(&first) {
         let folder = TemporaryFolder::new(&layers.paths)?;
@@ -49,13 +49,7 @@ pub(super) fn import(layers: &Layers, path: &Path, tag: Option<&str>, added: &mu
     }
     let diff_id = layers.add(&file, size, None)?;
     added.push(diff_id);
-    Ok(Finished {
-        config: Config::of_layers(&[diff_id])?,
-        manifest: None,
-        list: None,
-        names: Vec::new(),
-        origin: String::new(),
-    })
+    Ok(Finished { config: Config::of_layers(&[diff_id])?, manifest: None, list: None, names: Vec::new(), origin: String::new() })
 }
 
 /// Unpacks an archive of images, whose members are data and nothing else.
@@ -63,7 +57,7 @@ fn unpack(layers: &Layers, file: &File, size: u64, into: &Path) -> Result<()> {
     let limit = layers.limits.unpacked(size);
     let options = UnpackOptions { limits: Limits { bytes: limit, ..Limits::default() }, ..UnpackOptions::default() };
     let folder = File::open(into).context(OPERATION, || format!("cannot open {}", into.display()))?;
-    let stream = decompress(file, limit).context(OPERATION, || "cannot read the archive".to_owned())?;
+    let stream = decompress(file, limit).map_err(|error| explain(OPERATION, "cannot read the archive", error))?;
     sandbar_tree::unpack(stream, &folder, &options).map_err(|error| tree(OPERATION, "the archive cannot be unpacked", error))?;
     Ok(())
 }

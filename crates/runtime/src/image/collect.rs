@@ -25,11 +25,7 @@ const OPERATION: &str = "image collect";
 const PATIENCE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Removes a name or an image, then what nothing needs any more.
-pub(super) fn remove(
-    layers: &Layers,
-    reference: &str,
-    in_use: impl FnOnce() -> Result<Vec<RootSource>>,
-) -> Result<Removed> {
+pub(super) fn remove(layers: &Layers, reference: &str, in_use: impl FnOnce() -> Result<Vec<RootSource>>) -> Result<Removed> {
     let (id, names, named) = Index::change(&layers.paths, |index| {
         let id = index.find(reference)?;
         // What was named by its id goes with all its names.

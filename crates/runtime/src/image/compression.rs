@@ -2,6 +2,8 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
+use sandbar_core::{Error, ErrorKind};
+
 const BUFFER: usize = 128 * 1024;
 
 /// How a stream is compressed.
@@ -52,6 +54,14 @@ pub(super) fn decompress<'a>(inner: impl Read + 'a, limit: u64) -> io::Result<Bo
         }
     };
     Ok(Box::new(Limited { inner: reader, left: limit }))
+}
+
+/// An error of opening or reading such a stream, as one of ours.
+pub(super) fn explain(operation: &'static str, message: impl Into<String>, error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::Unsupported {
+        return Error::new(ErrorKind::Unsupported, operation, message).with_source(error);
+    }
+    Error::io(operation, message, error)
 }
 
 fn zstd_decoder<'a>(inner: impl BufRead + 'a) -> io::Result<impl Read + 'a> {

@@ -33,9 +33,8 @@ impl Config {
     /// # Errors
     /// `Corrupt`; `Unsupported` for another platform's image.
     pub(super) fn parse(text: &[u8]) -> Result<Self> {
-        let config: ImageConfiguration = serde_json::from_slice(text).map_err(|source| {
-            Error::new(ErrorKind::Corrupt, OPERATION, "this is not an image configuration").with_source(source)
-        })?;
+        let config: ImageConfiguration = serde_json::from_slice(text)
+            .map_err(|source| Error::new(ErrorKind::Corrupt, OPERATION, "this is not an image configuration").with_source(source))?;
         if config.os() != &Os::Linux || config.architecture() != &Arch::default() {
             return Err(Error::new(ErrorKind::Unsupported, OPERATION, "the image is not made for this host's platform")
                 .with("host", manifest::platform())
@@ -133,7 +132,8 @@ mod tests {
 
     #[test]
     fn defaults_of_the_image_are_read() {
-        let text = r#"{"Env": ["A=b=c", "PATH=/x", "bad", "=worse"], "WorkingDir": "/w", "User": "1000:1001", "Entrypoint": ["e"], "Cmd": ["c"]}"#;
+        let text =
+            r#"{"Env": ["A=b=c", "PATH=/x", "bad", "=worse"], "WorkingDir": "/w", "User": "1000:1001", "Entrypoint": ["e"], "Cmd": ["c"]}"#;
         let config = parse(text, &[Digest::of(b"")]).unwrap();
         assert_eq!(config.env, BTreeMap::from([("A".to_owned(), "b=c".to_owned()), ("PATH".to_owned(), "/x".to_owned())]));
         assert_eq!(config.workdir.as_deref(), Some("/w"));

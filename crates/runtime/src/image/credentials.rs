@@ -75,7 +75,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.json");
         // "ann:pass:word"
-        fs::write(&file, r#"{"auths": {"https://r.example/v1/": {"auth": "YW5uOnBhc3M6d29yZA=="}, "h.example": {}}, "credsStore": "x"}"#).unwrap();
+        fs::write(&file, r#"{"auths": {"https://r.example/v1/": {"auth": "YW5uOnBhc3M6d29yZA=="}, "h.example": {}}, "credsStore": "x"}"#)
+            .unwrap();
         let files = [folder.path().join("missing"), file];
         assert_eq!(find(&files, "r.example"), RegistryAuth::Basic("ann".to_owned(), "pass:word".to_owned()));
         assert_eq!(find(&files, "h.example"), RegistryAuth::Anonymous);

@@ -151,7 +151,7 @@ impl Fetching<'_> {
                 match stream.read_buf(&mut piece).await {
                     Ok(0) => return Ok(()),
                     // The client library compares digests as well, but cannot for a resumed blob: ours decides.
-                    Err(error) if is_digest_error(&error) => return Ok(()),
+                    Err(error) if registry::is_digest_error(&error) => return Ok(()),
                     Err(error) => return Err(Broken::Connection(error.into())),
                     Ok(count) => at += count as u64,
                 }
@@ -228,8 +228,4 @@ impl Partial {
         self.length += piece.len() as u64;
         Ok(())
     }
-}
-
-fn is_digest_error(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<oci_client::errors::DigestError>())
 }

@@ -76,9 +76,8 @@ impl Index {
         let mut index = before.clone();
         let result = change(&mut index)?;
         if index != before {
-            let text = serde_json::to_vec_pretty(&index).map_err(|source| {
-                Error::new(ErrorKind::Internal, OPERATION, "the index cannot be written as JSON").with_source(source)
-            })?;
+            let text = serde_json::to_vec_pretty(&index)
+                .map_err(|source| Error::new(ErrorKind::Internal, OPERATION, "the index cannot be written as JSON").with_source(source))?;
             replace(&paths.index(), &text)?;
         }
         Ok(result)

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Digest, ImageLimits,
-    compression::decompress,
+    compression::{decompress, explain},
     digest::Hashing,
     error::tree,
     paths::Paths,
@@ -69,8 +69,9 @@ impl Layers {
         let folder = TemporaryFolder::new(&self.paths)?;
         let layer = folder.path().join("layer");
         let (diff_id, weight) = self.unpack(archive, size, expected, &layer)?;
-        let text = serde_json::to_vec(&weight)
-            .map_err(|source| Error::new(ErrorKind::Internal, OPERATION, "the layer's weight cannot be written as JSON").with_source(source))?;
+        let text = serde_json::to_vec(&weight).map_err(|source| {
+            Error::new(ErrorKind::Internal, OPERATION, "the layer's weight cannot be written as JSON").with_source(source)
+        })?;
         fs::write(layer.join("size"), text).context(OPERATION, || format!("cannot write {}", layer.display()))?;
         self.publish(&layer, &diff_id)?;
         Ok(diff_id)
@@ -142,10 +143,10 @@ fn tree_folder(layer: &Path) -> Result<File> {
 }
 
 fn unpack(archive: &mut impl Read, limit: u64, options: &UnpackOptions, into: &File) -> Result<(Digest, Weight)> {
-    let reading = || "cannot read the layer".to_owned();
-    let mut plain = Hashing::new(decompress(archive, limit).context(OPERATION, reading)?);
-    let unpacked = sandbar_tree::unpack(&mut plain, into, options)
-        .map_err(|error| tree(OPERATION, "the layer cannot be unpacked", error))?;
-    let diff_id = plain.finish().context(OPERATION, reading)?;
+    let unreadable = |error| explain(OPERATION, "cannot read the layer", error);
+    let mut plain = Hashing::new(decompress(archive, limit).map_err(unreadable)?);
+    let unpacked =
+        sandbar_tree::unpack(&mut plain, into, options).map_err(|error| tree(OPERATION, "the layer cannot be unpacked", error))?;
+    let diff_id = plain.finish().map_err(unreadable)?;
     Ok((diff_id, Weight { bytes: unpacked.bytes, entries: unpacked.entries }))
 }

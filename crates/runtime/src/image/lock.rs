@@ -39,7 +39,8 @@ impl FileLock {
     /// Takes it if it is free.
     pub(super) fn try_exclusive(path: &Path) -> Result<Option<Self>> {
         let file = open(path).context(OPERATION, || format!("cannot open {}", path.display()))?;
-        let taken = take(&file, FlockOperation::NonBlockingLockExclusive).context(OPERATION, || format!("cannot lock {}", path.display()))?;
+        let taken =
+            take(&file, FlockOperation::NonBlockingLockExclusive).context(OPERATION, || format!("cannot lock {}", path.display()))?;
         Ok(taken.then_some(Self { _file: file, remove: None }))
     }
 
@@ -50,7 +51,8 @@ impl FileLock {
         let mut pause = Duration::from_millis(5);
         loop {
             let file = open(&path).context(OPERATION, || format!("cannot open {}", path.display()))?;
-            let taken = take(&file, FlockOperation::NonBlockingLockExclusive).context(OPERATION, || format!("cannot lock {}", path.display()))?;
+            let taken =
+                take(&file, FlockOperation::NonBlockingLockExclusive).context(OPERATION, || format!("cannot lock {}", path.display()))?;
             if taken {
                 if is_still(&path, &file) {
                     return Ok(Self { _file: file, remove: Some(path) });

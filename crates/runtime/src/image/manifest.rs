@@ -66,7 +66,11 @@ impl Manifest {
         }
         let shape: Shape = serde_json::from_slice(text).map_err(damaged)?;
         if shape.fs_layers.is_some() || shape.schema_version == Some(1) {
-            return Err(Error::new(ErrorKind::Unsupported, OPERATION, "the image has a manifest of schema 1, which nobody makes since 2017"));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                OPERATION,
+                "the image has a manifest of schema 1, which nobody makes since 2017",
+            ));
         }
         if shape.manifests.is_some() {
             let index: ImageIndex = serde_json::from_slice(text).map_err(damaged)?;

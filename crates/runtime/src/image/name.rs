@@ -168,9 +168,12 @@ mod tests {
 
     #[test]
     fn a_registry_has_a_dot_a_port_or_is_localhost() {
-        for (text, registry) in
-            [("localhost/a", "localhost"), ("localhost:5000/a/b:c", "localhost:5000"), ("127.0.0.1:5000/a", "127.0.0.1:5000"), ("r.example/a", "r.example")]
-        {
+        for (text, registry) in [
+            ("localhost/a", "localhost"),
+            ("localhost:5000/a/b:c", "localhost:5000"),
+            ("127.0.0.1:5000/a", "127.0.0.1:5000"),
+            ("r.example/a", "r.example"),
+        ] {
             assert_eq!(ImageName::parse(text).unwrap().registry(), Some(registry), "{text}");
         }
     }
@@ -185,7 +188,9 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_refused() {
-        for text in ["", "A", "a//b", "/a", "a/", "a:", "a:-x", "a b", "../a", "a@sha256:12", "r.example:0/a", "-a", "a.", "r.example/A", "a:b/c:d"] {
+        for text in
+            ["", "A", "a//b", "/a", "a/", "a:", "a:-x", "a b", "../a", "a@sha256:12", "r.example:0/a", "-a", "a.", "r.example/A", "a:b/c:d"]
+        {
             assert_eq!(ImageName::parse(text).unwrap_err().kind(), ErrorKind::InvalidInput, "{text}");
         }
     }

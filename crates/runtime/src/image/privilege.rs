@@ -17,8 +17,7 @@ pub(super) enum Privilege {
 impl Privilege {
     pub(super) fn here() -> Self {
         // A namespace's root can give away only its own ids, and cannot set `trusted.*`.
-        let initial = fs::read_to_string("/proc/self/uid_map")
-            .is_ok_and(|map| map.split_ascii_whitespace().eq(["0", "0", "4294967295"]));
+        let initial = fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.split_ascii_whitespace().eq(["0", "0", "4294967295"]));
         if initial && rustix::process::geteuid().is_root() { Self::Root } else { Self::User }
     }
 

@@ -1,13 +1,16 @@
 //! An image from a registry: documents first, then the layers that are not here, side by side.
 
-use std::{fs, fs::File, sync::Arc};
+use std::{fs, fs::File, sync::Arc, time::Duration};
 
 use sandbar_core::{Error, ErrorKind, Result};
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
 
 use super::{
-    Digest, ImageName, Progress, ProgressCallback, Stage,
-    download,
+    Digest, ImageName, Progress, ProgressCallback, Stage, download,
     layer::{Expected, Layers},
     layout::paired,
     lock::FileLock,
@@ -59,6 +62,12 @@ pub(super) async fn pull(
     Ok(Finished { config, manifest: Some((digest, text)), list, names: vec![name.key()], origin: name.to_string() })
 }
 
+/// Whether a failed addition keeps nothing of what it brought: the image is bad, or the disk is full. After anything else the
+/// finished parts are what the next try need not fetch.
+pub(super) fn leaves_nothing(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::ResourceExhausted)
+}
+
 /// The configuration, from the store if it is there: then a second pull asks for the manifest alone.
 async fn document(layers: &Layers, registry: &Registry, blob: &Blob) -> Result<Vec<u8>> {
     let known = fs::read(layers.paths.blob(&blob.digest)).ok();
@@ -86,6 +95,7 @@ struct Fetched {
 
 impl Pulling<'_> {
     async fn run(self, wanted: Vec<(Blob, Digest)>) -> Result<()> {
+        let blobs: Vec<_> = wanted.iter().map(|(blob, _)| blob.digest).collect();
         let permits = Arc::new(Semaphore::new(AT_ONCE));
         let mut fetching = JoinSet::new();
         let mut unpacking = JoinSet::new();
@@ -138,7 +148,28 @@ impl Pulling<'_> {
                 fetching.shutdown().await;
             }
         }
-        first_error.map_or(Ok(()), Err)
+        match first_error {
+            None => Ok(()),
+            Some(error) => {
+                if leaves_nothing(&error) {
+                    self.discard(&blobs).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes what was fetched of layers whose turn did not come, unless somebody else fetches them now.
+    async fn discard(&self, blobs: &[Digest]) {
+        // Our own writers let go of their locks as soon as they have written what was queued; others may take minutes.
+        let deadline = Instant::now() + Duration::from_secs(2);
+        for blob in blobs {
+            let paths = &self.layers.paths;
+            if let Ok(Ok(lock)) = timeout_at(deadline, FileLock::of_work(paths.download_lock(blob))).await {
+                let _ = fs::remove_file(paths.partial(blob));
+                drop(lock);
+            }
+        }
     }
 
     fn report(&self, blob: &Blob, stage: Stage, done: u64) {

@@ -1,11 +1,11 @@
 //! A registry, as far as a pull needs one: documents and layers, with bounded patience and errors in our words.
 
-use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
+use std::{io, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use oci_client::{
     Client, Reference,
     client::{BlobResponse, ClientConfig, ClientProtocol, SizedStream},
-    errors::{OciDistributionError, OciErrorCode},
+    errors::{DigestError, OciDistributionError, OciErrorCode},
     manifest as media,
     secrets::RegistryAuth,
 };
@@ -200,11 +200,16 @@ pub(super) fn pause(failed: u32) -> Duration {
     Duration::from_millis(100 << failed.min(5))
 }
 
+/// The client library compares digests at the end of a stream, and tells of it as of a broken one.
+pub(super) fn is_digest_error(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<DigestError>())
+}
+
 /// Whether trying again may help.
 pub(super) fn is_transient(error: &OciDistributionError) -> bool {
     match error {
         OciDistributionError::RequestError(error) => !error.is_builder() && !error.is_redirect(),
-        OciDistributionError::IoError(_) => true,
+        OciDistributionError::IoError(error) => !is_digest_error(error),
         OciDistributionError::ServerError { code, .. } => matches!(code, 408 | 429 | 500 | 502 | 503 | 504),
         OciDistributionError::RegistryError { envelope, .. } => {
             envelope.errors.iter().any(|error| error.code == OciErrorCode::Toomanyrequests)
@@ -216,7 +221,9 @@ pub(super) fn is_transient(error: &OciDistributionError) -> bool {
 fn kind(error: &OciDistributionError) -> ErrorKind {
     use OciDistributionError as Oci;
     match error {
-        Oci::AuthenticationFailure(_) | Oci::UnauthorizedError { .. } | Oci::ServerError { code: 401 | 403, .. } => ErrorKind::PermissionDenied,
+        Oci::AuthenticationFailure(_) | Oci::UnauthorizedError { .. } | Oci::ServerError { code: 401 | 403, .. } => {
+            ErrorKind::PermissionDenied
+        }
         Oci::ServerError { code: 404, .. } | Oci::ImageManifestNotFoundError(_) => ErrorKind::NotFound,
         Oci::RegistryError { envelope, .. } => {
             let has = |codes: &[OciErrorCode]| envelope.errors.iter().any(|error| codes.contains(&error.code));
@@ -235,6 +242,7 @@ fn kind(error: &OciDistributionError) -> ErrorKind {
             }
         }
         Oci::RequestError(error) if error.is_timeout() => ErrorKind::TimedOut,
+        Oci::IoError(error) if is_digest_error(error) => ErrorKind::Corrupt,
         Oci::RequestError(_) | Oci::IoError(_) | Oci::ServerError { .. } => ErrorKind::Unavailable,
         Oci::DigestError(_)
         | Oci::JsonError(_)
@@ -263,9 +271,14 @@ mod tests {
 
     #[test]
     fn plain_http_is_for_loopback_alone() {
-        for (registry, expected) in
-            [("localhost", true), ("localhost:5000", true), ("127.0.0.1:5000", true), ("127.1.2.3", true), ("10.0.0.1:5000", false), ("localhost.example", false)]
-        {
+        for (registry, expected) in [
+            ("localhost", true),
+            ("localhost:5000", true),
+            ("127.0.0.1:5000", true),
+            ("127.1.2.3", true),
+            ("10.0.0.1:5000", false),
+            ("localhost.example", false),
+        ] {
             assert_eq!(is_loopback(registry), expected, "{registry}");
         }
     }

@@ -186,9 +186,8 @@ impl ImageStore {
         };
         drop(pin);
         if let Err(error) = &pulled
-            && matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::ResourceExhausted)
+            && pull::leaves_nothing(error)
         {
-            // After anything else the finished layers are what the next try need not fetch.
             self.blocking(move |store| {
                 collect::forget(&store.layers, &added);
                 Ok(())

@@ -66,8 +66,8 @@ pub(super) fn sweep(paths: &Paths) -> Result<u64> {
     for entry in fs::read_dir(&folder).context(OPERATION, || format!("cannot list {}", folder.display()))? {
         let path = entry.context(OPERATION, || format!("cannot list {}", folder.display()))?.path();
         let Ok(file) = File::open(&path) else { continue };
-        let free = lock::take(&file, FlockOperation::NonBlockingLockExclusive)
-            .context(OPERATION, || format!("cannot lock {}", path.display()))?;
+        let free =
+            lock::take(&file, FlockOperation::NonBlockingLockExclusive).context(OPERATION, || format!("cannot lock {}", path.display()))?;
         if free {
             remove(&path)?;
             removed += 1;
@@ -87,7 +87,7 @@ pub(super) fn remove(path: &Path) -> Result<()> {
     match sandbar_tree::remove_tree(&parent, name) {
         Err(error) if error.kind() != sandbar_tree::ErrorKind::NotFound => {
             Err(tree(OPERATION, format!("cannot remove {}", path.display()), error))
-        },
+        }
         _ => Ok(()),
     }
 }

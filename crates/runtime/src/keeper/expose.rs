@@ -58,7 +58,7 @@ impl Sandbox {
         if !runtime.ledger().delete_port(self.id(), port)? {
             return Err(Error::new(ErrorKind::NotFound, "unexpose", "the port is not exposed").with("port", port));
         }
-        runtime.local_ports().close(self.id(), port);
+        runtime.local_ports().close(self.id(), port).await;
         runtime.tell_keeper(self.id()).await;
         Ok(())
     }

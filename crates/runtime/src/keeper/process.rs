@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use sandbar_core::{Context, Result, SandboxId, State};
+use sandbar_core::{Context, Error, Result, SandboxId, State};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
@@ -92,20 +92,21 @@ impl Keeper {
         self.runtime.ledger().set_keeper(&self.id, self.runtime.me())?;
         fault::point("keeper.row");
         let mut socket = self.listen()?;
-        self.reconcile().await?;
+        self.try_reconcile().await;
         fault::point("keeper.listening");
         say_ready();
         loop {
-            self.serve(&socket).await?;
+            self.serve(&socket).await;
             // From here on a command finds no socket, and starts a keeper that waits for this one's lock. One that asked a moment earlier is
             // seen by looking once more.
             drop(socket);
-            remove_socket(&self)?;
+            fault::point("keeper.ending");
+            remove_socket(&self);
             if !self.is_needed()? {
                 return self.end(lock, true);
             }
             socket = self.listen()?;
-            self.reconcile().await?;
+            self.try_reconcile().await;
         }
     }
 
@@ -113,55 +114,71 @@ impl Keeper {
         control::listen(self.runtime.home(), &self.id).context("keeper", || "cannot listen for commands".to_owned())
     }
 
-    /// Serves until nothing is left to keep.
-    async fn serve(&mut self, socket: &UnixListener) -> Result<()> {
+    /// Serves until nothing is left to keep. While the ledger cannot be read or written, what listens goes on to listen.
+    async fn serve(&mut self, socket: &UnixListener) {
         let mut seen = None;
         loop {
-            let row = self.runtime.ledger().sandbox(&self.id)?;
-            let left = row.and_then(|row| row.expires_ms).map(|expires| Duration::from_millis(expires.saturating_sub(clock::now_ms())));
-            if left.is_some_and(|left| left.is_zero()) {
-                // Somebody may be working on it: then at the next look.
-                if let Err(error) = self.runtime.recover(&self.id).await {
-                    tracing::warn!(id = %self.id, error = error.chain(), "its time has passed, and it cannot be destroyed");
+            let left = match self.look().await {
+                Ok(Some(left)) => left.min(TICK),
+                Ok(None) => return,
+                Err(error) => {
+                    self.complain("cannot read the ledger", &error);
+                    TICK
                 }
-            }
-            if !self.is_needed()? {
-                return Ok(());
-            }
-            let pause = left.filter(|left| !left.is_zero()).unwrap_or(TICK).min(TICK);
+            };
             tokio::select! {
                 accepted = socket.accept() => match accepted {
-                    Ok((stream, _)) => self.answer(stream).await?,
+                    Ok((stream, _)) => self.answer(stream).await,
                     Err(error) => {
                         tracing::warn!(id = %self.id, %error, "cannot accept a command");
                         sleep(TICK).await;
                     }
                 },
-                () = sleep(pause) => {
-                    let version = self.runtime.ledger().data_version()?;
-                    if seen.replace(version) != Some(version) || self.listeners.is_empty() {
-                        self.reconcile().await?;
+                () = sleep(left) => {
+                    let version = self.runtime.ledger().data_version().ok();
+                    if version.is_none() || std::mem::replace(&mut seen, version) != version {
+                        self.try_reconcile().await;
                     }
-                    bound_log(&self);
+                    bound_log(self);
                 }
             }
         }
     }
 
-    async fn answer(&mut self, mut stream: UnixStream) -> Result<()> {
+    /// Ends the sandbox if its time has passed. Tells how long there is nothing to do, or that there never will be.
+    async fn look(&self) -> Result<Option<Duration>> {
+        let row = self.runtime.ledger().sandbox(&self.id)?;
+        let left = row.and_then(|row| row.expires_ms).map(|expires| Duration::from_millis(expires.saturating_sub(clock::now_ms())));
+        if left.is_some_and(|left| left.is_zero()) {
+            // Somebody may be working on it: then at the next look.
+            if let Err(error) = self.runtime.recover(&self.id).await {
+                self.complain("its time has passed, and it cannot be destroyed", &error);
+            }
+        }
+        Ok(self.is_needed()?.then(|| left.filter(|left| !left.is_zero()).unwrap_or(TICK)))
+    }
+
+    fn complain(&self, what: &str, error: &Error) {
+        tracing::warn!(id = %self.id, error = error.chain(), "{what}");
+    }
+
+    async fn answer(&mut self, mut stream: UnixStream) {
         /// A command writes its line at once.
         const PATIENCE: Duration = Duration::from_secs(1);
         let mut line = [0; control::RECONCILE.len()];
         let read = timeout(PATIENCE, stream.read_exact(&mut line)).await;
         if matches!(read, Ok(Ok(_))) && line == *control::RECONCILE {
-            self.reconcile().await?;
+            self.try_reconcile().await;
             // Who asked may be gone.
             let _ = timeout(PATIENCE, stream.write_all(control::DONE)).await;
         }
-        Ok(())
     }
 
     fn is_needed(&self) -> Result<bool> {
+        // A state folder that somebody has removed lives on in the open file only.
+        if !self.runtime.home().ledger().exists() {
+            return Ok(false);
+        }
         let Some(row) = self.runtime.ledger().sandbox(&self.id)? else { return Ok(false) };
         if row.state == State::Destroying {
             return Ok(false);
@@ -173,11 +190,22 @@ impl Keeper {
         Ok(self.runtime.ledger().ports(&self.id)?.into_iter().filter(|port| port.holder.is_none()))
     }
 
+    async fn try_reconcile(&mut self) {
+        if let Err(error) = self.reconcile().await {
+            self.complain("cannot bring the listeners in line with the ledger", &error);
+        }
+    }
+
     /// Brings the listeners in line with the ledger.
     async fn reconcile(&mut self) -> Result<()> {
         let wanted: Vec<PortRow> = self.wanted()?.collect();
         // One that was removed and wished again elsewhere since is another one.
-        self.listeners.retain(|port, listener| wanted.iter().any(|row| row.port == *port && row.actual == Some(listener.address)));
+        let stays = |port: u16, listener: &Listener| wanted.iter().any(|row| row.port == port && row.actual == Some(listener.address));
+        let over: Vec<Listener> =
+            self.listeners.extract_if(|port, listener| !stays(*port, listener)).map(|(_, listener)| listener).collect();
+        for listener in over {
+            listener.close().await;
+        }
         for row in wanted {
             if self.listeners.contains_key(&row.port) {
                 continue;
@@ -212,11 +240,10 @@ impl Keeper {
     }
 }
 
-fn remove_socket(keeper: &Keeper) -> Result<()> {
-    let short = control::short_path(keeper.runtime.home(), &keeper.id).context("keeper", || "cannot open the folder".to_owned())?;
-    match std::fs::remove_file(&short.path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("keeper", || "cannot remove the socket".to_owned()),
-        _ => Ok(()),
+fn remove_socket(keeper: &Keeper) {
+    // The folder may be gone, with all that was in it.
+    if let Ok(short) = control::short_path(keeper.runtime.home(), &keeper.id) {
+        let _ = std::fs::remove_file(&short.path);
     }
 }
 

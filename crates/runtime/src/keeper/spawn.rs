@@ -9,13 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sandbar_core::{Context, Error, ErrorKind, Result, SandboxId};
+use sandbar_core::{Context, Error, ErrorKind, Result, SandboxId, State};
 
 use super::{
     control,
     process::{READY, STAGE},
 };
-use crate::{Runtime, home::Home};
+use crate::{Runtime, home::Home, lock::SandboxLock, runtime::gone};
 
 /// How long a new keeper may take until it listens.
 const START: Duration = Duration::from_secs(10);
@@ -44,7 +44,13 @@ impl Runtime {
                     .with("id", id)
                     .with_hint(format!("its log is {}", self.home().keeper_log(id).display())));
             }
+            // Without a sandbox no keeper stays.
+            if !matches!(self.ledger().standing(id)?, Some((state, ..)) if state != State::Destroying) {
+                return Err(gone(id));
+            }
             self.start_keeper(id).await?;
+            // It listens now, unless one that is about to end has its lock.
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
@@ -70,16 +76,21 @@ impl Runtime {
                 return Ok(());
             }
             keeper.kill(self.ledger().boot())?;
-            return remove_files(self.home(), id);
+            // One that somebody starts at this moment sees that the sandbox is being destroyed, and removes its files itself.
+            if let Some(lock) = SandboxLock::try_path(self.home().keeper_lock(id), "destroy")? {
+                let removed = remove_files(self.home(), id);
+                lock.remove();
+                return removed;
+            }
         }
         Ok(())
     }
 }
 
-/// What a keeper leaves, without its lock.
+/// Removes what a keeper leaves. Only under its lock, which the caller removes.
 pub(crate) fn remove_files(home: &Home, id: &SandboxId) -> Result<()> {
     let socket = home.keepers().join(Home::keeper_socket_name(id));
-    for path in [socket, home.keeper_log(id), home.keeper_lock(id)] {
+    for path in [socket, home.keeper_log(id)] {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).context("keeper", || format!("cannot remove {}", path.display()));

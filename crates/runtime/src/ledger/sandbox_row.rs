@@ -264,8 +264,7 @@ fn free_slot(connection: &Connection, first: u32) -> Result<u32, Refusal> {
             SELECT here.slot + 1 FROM sandboxes AS here WHERE here.slot IS NOT NULL
                 AND NOT EXISTS (SELECT 1 FROM sandboxes AS next WHERE next.slot = here.slot + 1) ORDER BY here.slot LIMIT 1) END";
     let slot: u32 = connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
-    let end = u64::from(if first < IDS_END { IDS_END } else { u32::MAX });
-    if u64::from(first) + u64::from(slot + 1) * u64::from(IDS) > end {
+    if u64::from(first) + u64::from(slot + 1) * u64::from(IDS) > u64::from(IDS_END) {
         let error = Error::new(ErrorKind::ResourceExhausted, "create", "every range of host ids is in use");
         return Err(error.with("ranges", slot).with_hint("remove sandboxes that are not needed, or lower first-id in sandbar.toml").into());
     }

@@ -72,7 +72,13 @@ impl Tar {
 
 /// An ordinary tree.
 pub(crate) fn plain_tree() -> Vec<u8> {
-    Tar::new().folder("./").folder("./bin/").file("./bin/tool", b"#!/bin/sh\n").symlink("./bin/sh", "tool").file("./hello", b"hello\n").done()
+    Tar::new()
+        .folder("./")
+        .folder("./bin/")
+        .file("./bin/tool", b"#!/bin/sh\n")
+        .symlink("./bin/sh", "tool")
+        .file("./hello", b"hello\n")
+        .done()
 }
 
 pub(crate) fn gzip(data: &[u8]) -> Vec<u8> {
@@ -195,11 +201,8 @@ impl Layout {
             diff_ids.join(",")
         );
         let config = self.blob(config.as_bytes());
-        let layers: Vec<_> = image
-            .blobs
-            .iter()
-            .map(|data| self.descriptor(&self.blob(data), "application/vnd.oci.image.layer.v1.tar+gzip", ""))
-            .collect();
+        let layers: Vec<_> =
+            image.blobs.iter().map(|data| self.descriptor(&self.blob(data), "application/vnd.oci.image.layer.v1.tar+gzip", "")).collect();
         let manifest = format!(
             r#"{{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": {}, "layers": [{}]}}"#,
             self.descriptor(&config, "application/vnd.oci.image.config.v1+json", ""),
@@ -254,12 +257,7 @@ pub(crate) fn docker_archive(layer: &[u8], tags: &[&str]) -> Vec<u8> {
     }
     let tags: Vec<_> = tags.iter().map(|tag| format!("{tag:?}")).collect();
     let layer = |seed: &str| format!("\"{}/layer.tar\"", Digest::of(seed.as_bytes()).hex());
-    let manifest = format!(
-        r#"[{{"Config": "{name}", "RepoTags": [{}], "Layers": [{}, {}]}}]"#,
-        tags.join(","),
-        layer("one"),
-        layer("two")
-    );
+    let manifest = format!(r#"[{{"Config": "{name}", "RepoTags": [{}], "Layers": [{}, {}]}}]"#, tags.join(","), layer("one"), layer("two"));
     fs::write(path.join("manifest.json"), manifest).unwrap();
     let mut builder = tar::Builder::new(Vec::new());
     builder.follow_symlinks(false);

@@ -64,8 +64,11 @@ pub(crate) fn output(wrapper: &[&str], task: [&str; 3]) -> String {
 /// The mount lives in the child's mount namespace and goes with it.
 pub(crate) fn with_disk(folder: &Path, mebibytes: u32) -> Vec<String> {
     let namespaces = if rustix::process::geteuid().is_root() { "-m" } else { "-rm" };
-    let script = format!("mount -t tmpfs -o size={mebibytes}m none '{}' && \"$@\"; status=$?; \
-        find '{0}/images' -mindepth 2 -maxdepth 2 ! -path '*/host/*' ! -path '*/blobs/*'; exit $status", folder.display());
+    let script = format!(
+        "mount -t tmpfs -o size={mebibytes}m none '{}' && \"$@\"; status=$?; \
+        find '{0}/images' -mindepth 2 -maxdepth 2 ! -path '*/host/*' ! -path '*/blobs/*'; exit $status",
+        folder.display()
+    );
     ["unshare", namespaces, "--propagation", "private", "sh", "-c", &script, "sh"].map(str::to_owned).to_vec()
 }
 

@@ -23,7 +23,10 @@ pub(crate) fn cases() -> Vec<Trial> {
         case("hostile::too_many_entries_are_refused", too_many_entries_are_refused),
         case("hostile::a_bad_layer_takes_the_good_ones_before_it_along", a_bad_layer_takes_the_good_ones_before_it_along),
         case("hostile::damaged_blobs_are_told_by_their_digest", damaged_blobs_are_told_by_their_digest),
-        case("hostile::content_that_is_not_what_the_configuration_says_is_refused", content_that_is_not_what_the_configuration_says_is_refused),
+        case(
+            "hostile::content_that_is_not_what_the_configuration_says_is_refused",
+            content_that_is_not_what_the_configuration_says_is_refused,
+        ),
         case("hostile::documents_that_do_not_agree_are_refused", documents_that_do_not_agree_are_refused),
         case("hostile::a_layout_cannot_lend_files_of_the_host", a_layout_cannot_lend_files_of_the_host),
         case("hostile::what_is_no_image_is_refused", what_is_no_image_is_refused),

@@ -345,7 +345,13 @@ fn a_current_thread_runtime_will_do() {
 fn a_plain_user_has_images_too() {
     let folder = tempfile::tempdir().unwrap();
     child::open_to_all(folder.path());
-    let upper = Tar::new().file(".wh.hello", b"").closed_folder("closed/").file("closed/x", b"x").folder("bin/").file("bin/.wh..wh..opq", b"").done();
+    let upper = Tar::new()
+        .file(".wh.hello", b"")
+        .closed_folder("closed/")
+        .file("closed/x", b"x")
+        .folder("bin/")
+        .file("bin/.wh..wh..opq", b"")
+        .done();
     let layout = Layout::of(&folder.path().join("layout"), "t", &Image::new(&[plain_tree(), upper]));
     let home = folder.path().join("home");
     let wrapper = ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups"];

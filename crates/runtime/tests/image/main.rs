@@ -2,6 +2,7 @@
 //!
 //! The registry's cases need `docker-registry` and `skopeo`. Without them they are reported as ignored, with the
 //! reason; `SANDBAR_REQUIRE=registry` makes that a failure.
+#![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a test: a failed step is its failure")]
 
 mod build;
 mod child;

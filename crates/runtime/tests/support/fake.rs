@@ -3,7 +3,7 @@ use std::{
     fs,
     io::ErrorKind as Io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use async_trait::async_trait;
@@ -43,12 +43,18 @@ impl Place {
         [Resource::Folder { path: self.folder.clone() }, agent]
     }
 
-    /// Makes it, telling the journal each thing before it is made.
-    pub(super) fn boot(&self, journal: &dyn Journal) -> Result<()> {
-        let [folder, agent] = self.resources();
+    /// Makes its folder.
+    pub(super) fn make(&self, journal: &dyn Journal) -> Result<()> {
+        let [folder, _] = self.resources();
         journal.intend(&folder)?;
         fs::create_dir_all(self.layer()).context("fake", || "cannot make the layer".into())?;
         journal.step("fake.folder");
+        Ok(())
+    }
+
+    /// Starts its agent, telling the journal before.
+    pub(super) fn boot(&self, journal: &dyn Journal) -> Result<()> {
+        let [_, agent] = self.resources();
         journal.intend(&agent)?;
         fs::write(self.agent(), "running").context("fake", || "cannot start the agent".into())?;
         journal.step("fake.agent");
@@ -83,18 +89,13 @@ impl Fake {
         Feature::ALL.iter().copied().filter(|feature| !images.contains(feature)).collect()
     }
 
-    /// From now on this fails: `provision`, `stop`, `restore`, `destroy`, `reclaim`, `probe` ….
-    pub fn fail(&self, what: &'static str) {
-        self.failing.lock().unwrap().insert(what);
-    }
-
-    /// It works again.
-    pub fn mend(&self, what: &'static str) {
-        self.failing.lock().unwrap().remove(what);
+    /// What fails from now on: `provision`, `stop`, `restore`, `destroy`, `reclaim`, `probe` ….
+    pub fn failing(&self) -> MutexGuard<'_, BTreeSet<&'static str>> {
+        self.failing.lock().unwrap()
     }
 
     pub(super) fn check(&self, what: &'static str) -> Result<()> {
-        match self.failing.lock().unwrap().contains(what) {
+        match self.failing().contains(what) {
             true => Err(Error::new(ErrorKind::Unavailable, "fake", format!("{what} fails"))),
             false => Ok(()),
         }
@@ -103,6 +104,7 @@ impl Fake {
     fn make(&self, request: ProvisionRequest, root: RootSource) -> Result<Box<dyn SandboxHandle>> {
         request.journal.step("fake.begun");
         let place = Place { folder: request.folder.join("g1"), saved_layers: root.saved_layers };
+        place.make(request.journal.as_ref())?;
         place.boot(request.journal.as_ref())?;
         // A provider that fails has undone what it did; this one leaves it, as a crashed one would.
         self.check("provision")?;

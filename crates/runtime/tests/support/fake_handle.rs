@@ -219,6 +219,7 @@ impl SandboxHandle for FakeHandle {
         let generation = self.generation.load(Ordering::SeqCst) + 1;
         let folder: PathBuf = self.request.folder.join(format!("g{generation}"));
         let new = Place { folder, saved_layers: from.root.saved_layers };
+        new.make(self.request.journal.as_ref())?;
         new.boot(self.request.journal.as_ref())?;
         if let Err(error) = self.fake.check("restore") {
             new.halt(self.request.journal.as_ref(), true)?;
@@ -250,7 +251,9 @@ impl SandboxHandle for FakeHandle {
     async fn start(&self) -> Result<()> {
         self.fake.check("start")?;
         self.place().boot(self.request.journal.as_ref())?;
-        self.commit(State::Running)
+        self.commit(State::Running)?;
+        self.step("fake.started");
+        Ok(())
     }
 
     async fn stats(&self) -> Result<SandboxStats> {

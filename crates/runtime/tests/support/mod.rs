@@ -10,11 +10,6 @@ use sandbar_core::{Claim, ExecRequest, Isolation, SandboxSpec};
 use sandbar_runtime::{CreateRequest, ProviderOptions, Registry, Runtime, RuntimeConfig};
 
 /// A runtime on a state folder, with the fake beside the real providers.
-pub async fn open(home: &Path, fake: &Fake) -> Runtime {
-    open_as(RuntimeConfig::new(home), fake).await
-}
-
-/// The same with a configuration.
 pub async fn open_as(config: RuntimeConfig, fake: &Fake) -> Runtime {
     let registry = registry(&config.home, fake);
     Runtime::open_with(config, registry).await.unwrap()

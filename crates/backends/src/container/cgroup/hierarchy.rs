@@ -154,7 +154,7 @@ impl Unified {
 }
 
 fn is_of(folder: &Path, magic: i64) -> bool {
-    statfs(folder).is_ok_and(|found| i64::from(found.f_type) == magic)
+    statfs(folder).is_ok_and(|found| found.f_type == magic)
 }
 
 fn may_write(path: &Path) -> bool {

@@ -65,9 +65,7 @@ pub(super) async fn download(sandbox: &Sandbox, from: &str, follow: bool, to: &P
     let target = match (place, &source.name) {
         (Place::Inside, Some(name)) => to.join(name),
         // A link at the destination's end leads on, as it would for a writer.
-        (Place::There, _) if existing != Existing::Nothing => {
-            fs::canonicalize(to).context("cp", || format!("cannot follow {}", to.display()))?
-        }
+        (Place::There, _) if to.is_file() => fs::canonicalize(to).context("cp", || format!("cannot follow {}", to.display()))?,
         _ => to.to_owned(),
     };
     match (source.thing, &source.stat.symlink_target) {

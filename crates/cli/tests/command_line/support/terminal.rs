@@ -5,7 +5,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{Arc, Condvar, Mutex},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -70,7 +70,7 @@ impl Terminal {
         let mut seen = self.seen.0.lock().unwrap();
         while !String::from_utf8_lossy(&seen).contains(text) {
             assert!(start.elapsed() < DEADLINE, "never shown: {text:?}; shown: {:?}", String::from_utf8_lossy(&seen));
-            seen = self.seen.1.wait_timeout(seen, std::time::Duration::from_millis(100)).unwrap().0;
+            seen = self.seen.1.wait_timeout(seen, Duration::from_millis(100)).unwrap().0;
         }
     }
 
@@ -111,18 +111,30 @@ impl Terminal {
         (status, self.shown())
     }
 
-    /// Waits for the client's end and leaves the terminal to look at.
+    /// Waits for the client's end, and until all that it wrote is shown; the terminal is left to look at.
     pub fn wait(&mut self) -> i32 {
+        /// What no client writes.
+        const END: &[u8] = b"\x01end\x01";
         let start = Instant::now();
-        loop {
+        let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code().unwrap_or_else(|| 128 + std::os::unix::process::ExitStatusExt::signal(&status).unwrap());
+                break status;
             }
             if start.elapsed() > DEADLINE {
                 let _ = self.child.kill();
                 panic!("the client does not end; shown: {:?}", self.shown());
             }
-            thread::sleep(std::time::Duration::from_millis(2));
+            thread::sleep(Duration::from_millis(2));
+        };
+        // The terminal keeps the order, so that this comes after everything else.
+        rustix::io::write(&self.slave, END).unwrap();
+        let mut seen = self.seen.0.lock().unwrap();
+        while !seen.ends_with(END) {
+            assert!(start.elapsed() < DEADLINE, "the end is never shown; shown: {:?}", String::from_utf8_lossy(&seen));
+            seen = self.seen.1.wait_timeout(seen, Duration::from_millis(100)).unwrap().0;
         }
+        let length = seen.len() - END.len();
+        seen.truncate(length);
+        status.code().unwrap_or_else(|| 128 + std::os::unix::process::ExitStatusExt::signal(&status).unwrap())
     }
 }

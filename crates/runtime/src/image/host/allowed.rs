@@ -118,8 +118,27 @@ mod tests {
     #[test]
     fn nothing_that_holds_accounts_or_secrets_is_allowed() {
         for name in [
-            "passwd", "shadow", "gshadow", "sudoers", "ssh", "machine-id", "hostname", "hosts", "resolv.conf", "environment", "profile",
-            "fstab", "docker", "krb5.keytab", "pip.conf", "npmrc", "gitconfig", "kubernetes", "letsencrypt", "NetworkManager", "wireguard",
+            "passwd",
+            "shadow",
+            "gshadow",
+            "sudoers",
+            "ssh",
+            "machine-id",
+            "hostname",
+            "hosts",
+            "resolv.conf",
+            "environment",
+            "profile",
+            "fstab",
+            "docker",
+            "krb5.keytab",
+            "pip.conf",
+            "npmrc",
+            "gitconfig",
+            "kubernetes",
+            "letsencrypt",
+            "NetworkManager",
+            "wireguard",
         ] {
             assert!(!ALLOWED.iter().any(|pattern| matches(pattern.split('/').next().unwrap(), name)), "{name}");
         }

@@ -251,5 +251,8 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Whether a text holds a key that somebody put beside the certificates: a line `-----BEGIN … PRIVATE KEY-----`.
 fn holds_key(content: &[u8]) -> bool {
-    content.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).any(|line| line.starts_with(b"-----BEGIN") && line.ends_with(b"PRIVATE KEY-----"))
+    content
+        .split(|byte| *byte == b'\n')
+        .map(<[u8]>::trim_ascii)
+        .any(|line| line.starts_with(b"-----BEGIN") && line.ends_with(b"PRIVATE KEY-----"))
 }

@@ -58,8 +58,12 @@ fn root_from(paths: &Paths, host: &Path) -> Result<RootSource> {
 pub(super) fn existing(paths: &Paths, fingerprint: &str) -> Result<RootSource> {
     let plain = fingerprint.len() == skeleton::FINGERPRINT_DIGITS && fingerprint.bytes().all(|byte| byte.is_ascii_hexdigit());
     if !plain || !paths.host_tree(fingerprint).is_dir() {
-        return Err(Error::new(ErrorKind::NotFound, OPERATION, "this is bound to another host, or to this one before its programs were changed")
-            .with("fingerprint", fingerprint));
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            OPERATION,
+            "this is bound to another host, or to this one before its programs were changed",
+        )
+        .with("fingerprint", fingerprint));
     }
     let folders = gather::folders(Path::new("/"))?.folders;
     Ok(source(paths, fingerprint.to_owned(), folders))

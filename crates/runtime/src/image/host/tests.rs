@@ -88,7 +88,9 @@ fn the_skeleton_holds_what_is_allowed_and_no_secret() {
     for name in ["shadow", "ssh", "machine-id", "environment", "ssl/private", "ssl/certs/server.pem", "perl/closed.pl", "alternatives/x"] {
         assert!(fs::symlink_metadata(tree.join("etc").join(name)).is_err(), "{name}");
     }
-    for name in ["ssl/certs/ca.pem", "perl/Net/libnet.cfg", "os-release", "ld.so.cache", "hosts", "nsswitch.conf", "mtab", "alternatives/editor"] {
+    for name in
+        ["ssl/certs/ca.pem", "perl/Net/libnet.cfg", "os-release", "ld.so.cache", "hosts", "nsswitch.conf", "mtab", "alternatives/editor"]
+    {
         assert!(fs::symlink_metadata(tree.join("etc").join(name)).is_ok(), "{name}");
     }
     assert!(fs::read_to_string(tree.join("etc/passwd")).unwrap().starts_with("root:x:0:0:"));
@@ -101,7 +103,9 @@ fn the_root_has_mount_points_links_and_writable_folders() {
     let tree = &root.layers[0];
     assert_eq!(root.host.unwrap().folders, [Path::new("/lib32"), Path::new("/usr")]);
     assert_eq!(fs::read_link(tree.join("bin")).unwrap(), Path::new("usr/bin"));
-    for (name, mode) in [("", 0o755), ("usr", 0o755), ("lib32", 0o755), ("tmp", 0o1777), ("var/tmp", 0o1777), ("root", 0o700), ("proc", 0o555)] {
+    for (name, mode) in
+        [("", 0o755), ("usr", 0o755), ("lib32", 0o755), ("tmp", 0o1777), ("var/tmp", 0o1777), ("root", 0o700), ("proc", 0o555)]
+    {
         assert_eq!(fs::metadata(tree.join(name)).unwrap().mode() & 0o7777, mode, "{name}");
     }
 }

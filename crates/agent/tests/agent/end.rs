@@ -1,0 +1,160 @@
+//! The end of everything, and what the host is handed at it.
+
+use std::{
+    collections::BTreeMap,
+    io::Read,
+    time::{Duration, Instant},
+};
+
+use sandbar_protocol::{
+    Chunk, Exec, FrameKind, Identity, Ping, Process, Quiesce, Resumed, Shutdown, Usage, read_frame, reply, request::Operation,
+};
+
+use crate::host::{Host, Output, eventually, exited, is_alive, shell, signaled};
+
+struct Left {
+    processes: Vec<Process>,
+    output: BTreeMap<u32, (u64, Output)>,
+}
+
+fn shut_down(host: &Host, grace_ms: u64, output_limit: u64) -> Left {
+    let (mut stream, answer) = host.ask(Operation::Shutdown(Shutdown { grace_ms, output_limit }));
+    let reply::Answer::Processes(list) = answer else { panic!("{answer:?}") };
+    let mut output: BTreeMap<u32, (u64, Output)> = BTreeMap::new();
+    let mut of = 0;
+    loop {
+        let frame = read_frame(&mut stream).unwrap().unwrap();
+        match frame.kind {
+            FrameKind::Message => {
+                let chunk = frame.message::<Chunk>().unwrap();
+                of = chunk.pid;
+                output.insert(of, (chunk.offset, Output::default()));
+            }
+            FrameKind::Stdout => output.get_mut(&of).unwrap().1.stdout.extend_from_slice(&frame.payload),
+            FrameKind::Stderr => output.get_mut(&of).unwrap().1.stderr.extend_from_slice(&frame.payload),
+            FrameKind::End => return Left { processes: list.processes, output },
+            FrameKind::Bytes => panic!(),
+        }
+    }
+}
+
+#[test]
+fn records_and_output_are_handed_over() {
+    let mut host = Host::new();
+    host.run("echo out; echo err >&2; exit 3");
+    let mut polite = host.shell("trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.01; done");
+    let mut rude = host.shell("trap '' TERM; echo ready; while :; do sleep 0.01; done");
+    polite.wait_for("ready");
+    rude.wait_for("ready");
+    let left = shut_down(&host, 200, 1 << 20);
+    let statuses: Vec<_> = left.processes.iter().map(|process| process.status.unwrap()).collect();
+    assert_eq!(statuses, [exited(3), exited(5), signaled(9)]);
+    let first = &left.output[&left.processes[0].pid];
+    assert_eq!((first.0, first.1.text(), first.1.stderr.as_slice()), (0, "out\n", b"err\n".as_slice()));
+    assert_eq!(left.output[&polite.started.pid].1.text(), "ready\nbye\n");
+    assert_eq!(polite.collect().text(), "bye\n");
+    assert!(host.agent.wait().unwrap().success());
+}
+
+#[test]
+fn the_newest_output_is_handed_over_first() {
+    let host = Host::new();
+    let old = host.shell("echo old").started.pid;
+    let middle = host.shell("echo middle").started.pid;
+    let new = host.shell("echo new").started.pid;
+    let ended = |pid| !is_alive(pid);
+    eventually("they have ended", || ended(old) && ended(middle) && ended(new));
+    let left = shut_down(&host, 1000, 8);
+    assert!(!left.output.contains_key(&old));
+    assert_eq!((left.output[&middle].0, left.output[&middle].1.text()), (3, "dle\n"));
+    assert_eq!(left.output[&new].1.text(), "new\n");
+}
+
+#[test]
+fn every_descendant_ends_at_shutdown() {
+    let mut host = Host::new();
+    // A session of its own, orphaned, deaf to TERM, and one that forks on and on.
+    let line = "setsid sh -c 'trap \"\" TERM HUP; echo $$; (setsid sleep 1000 & echo $!); while :; do sleep 1000; done' & \
+                setsid sh -c 'while :; do (sleep 1000 &); sleep 0.02; done' & sleep 0.2; echo end";
+    let mut session = host.shell(line);
+    let seen = session.wait_for("end");
+    let pids: Vec<u32> = seen.lines().filter_map(|line| line.parse().ok()).collect();
+    assert_eq!(pids.len(), 2, "{seen:?}");
+    let start = Instant::now();
+    shut_down(&host, 100, 0);
+    assert!(pids.iter().all(|pid| !is_alive(*pid)));
+    let forked = || {
+        let marker = host.workspace().into_os_string();
+        std::fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .any(|entry| std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == marker))
+    };
+    assert!(!forked());
+    assert!(start.elapsed() < Duration::from_secs(8));
+    host.agent.wait().unwrap();
+}
+
+#[test]
+fn term_ends_the_agent_with_its_descendants() {
+    let mut host = Host::new();
+    let mut session = host.shell("setsid sleep 1000 & echo $!; wait");
+    let child = session.wait_for("\n").trim().parse().unwrap();
+    let pid = rustix::process::Pid::from_raw(host.pid().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(host.agent.wait().unwrap().success());
+    assert!(!is_alive(child) && !is_alive(session.started.pid));
+}
+
+#[test]
+fn orphans_are_reaped() {
+    let host = Host::new();
+    let output = host.run("(sleep 0.05 & echo $!)");
+    let orphan: u32 = output.text().trim().parse().unwrap();
+    eventually("the orphan is no zombie", || !std::path::Path::new(&format!("/proc/{orphan}")).exists());
+}
+
+#[test]
+fn quiesce_cuts_all_connections_and_later_all_goes_on() {
+    let host = Host::new();
+    let mut session = host.exec(Exec { kill_on_disconnect: true, ..shell("echo ready; sleep 0.6; echo after") });
+    session.wait_for("ready\n");
+    let mut watch = host.done(Operation::Watch(sandbar_protocol::Watch { path: b".".to_vec(), recursive: false }));
+    let start = Instant::now();
+    host.done(Operation::Quiesce(Quiesce { resume_after_ms: 300 }));
+    assert_eq!(session.stream.read(&mut [0; 10]).unwrap(), 0);
+    assert_eq!(watch.read(&mut [0; 10]).unwrap(), 0);
+    host.ping();
+    assert!(start.elapsed() >= Duration::from_millis(290), "{:?}", start.elapsed());
+    assert_eq!(host.attach(session.started.pid, Some(6)).collect().text(), "after\n");
+}
+
+#[test]
+fn usage_counts_the_agent_and_its_descendants() {
+    let host = Host::new();
+    let mut session = host.shell("sleep 100 & echo ready; wait");
+    session.wait_for("ready");
+    let (_, answer) = host.ask(Operation::Usage(Usage {}));
+    let reply::Answer::Usage(usage) = answer else { panic!("{answer:?}") };
+    assert_eq!(usage.pids, 3);
+    assert!((500_000..100_000_000).contains(&usage.memory_bytes), "{usage:?}");
+}
+
+#[test]
+fn a_restore_counts_and_reports() {
+    let host = Host::new();
+    // What would change this machine is refused by its form, so that the test changes nothing.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as i64;
+    let identity = Identity { hostname: "not a name".into(), machine_id: "short".into() };
+    let request = Resumed { seed: vec![1; 32], now_ns: now, identity: Some(identity) };
+    let (_, answer) = host.ask(Operation::Resumed(request));
+    let reply::Answer::Renewed(renewal) = answer else { panic!("{answer:?}") };
+    assert!(renewal.done.contains(&"epoch: 1".to_owned()), "{renewal:?}");
+    assert!(
+        renewal.failed.iter().any(|line| line.starts_with("host name: "))
+            && renewal.failed.iter().any(|line| line.starts_with("machine-id: "))
+    );
+    assert_eq!(host.ping(), 1);
+    assert_eq!(host.shell("true").started.epoch, 1);
+    let _ = host.ask(Operation::Ping(Ping {}));
+}

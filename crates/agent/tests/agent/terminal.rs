@@ -1,0 +1,73 @@
+//! Pseudo terminals.
+
+use sandbar_protocol::{Exec, PtySize, input, request::Operation};
+
+use crate::host::{Host, Session, eventually, exited, is_alive, shell, signaled};
+
+fn open(host: &Host, line: &str) -> Session {
+    host.exec(Exec { pty: Some(PtySize { rows: 33, columns: 77 }), stdin: true, ..shell(line) })
+}
+
+#[test]
+fn a_terminal_has_its_size_and_takes_another() {
+    let host = Host::new();
+    let mut session =
+        open(&host, "trap 'stty size' WINCH; stty size; echo $TERM; test -t 0 -a -t 2 && echo terminal; read line; stty size");
+    let seen = session.wait_for("terminal");
+    assert!(seen.contains("33 77\r\nxterm-256color\r\n"), "{seen:?}");
+    session.input(input::What::Resize(PtySize { rows: 10, columns: 20 }));
+    session.write(b"go\n");
+    session.wait_for("10 20");
+    assert_eq!(session.collect().status, exited(0));
+}
+
+#[test]
+fn control_characters_and_signals_reach_the_foreground() {
+    let host = Host::new();
+    let mut session = open(&host, "echo ready; sleep 30");
+    session.wait_for("ready");
+    session.write(b"\x03");
+    assert_eq!(session.collect().status, signaled(2));
+
+    // A shell with job control puts its jobs into groups of their own.
+    let mut session =
+        open(&host, "set -m; trap 'echo caught' INT; (trap 'echo inner; exit 9' INT; echo ready; while :; do sleep 0.05; done); echo $?");
+    session.wait_for("ready");
+    session.input(input::What::Signal(2));
+    let seen = session.wait_for("inner");
+    let seen = seen + session.collect().text();
+    assert!(seen.contains("9\r\n"), "{seen:?}");
+}
+
+#[test]
+fn the_end_of_input_is_the_terminals_character() {
+    let host = Host::new();
+    let mut session = open(&host, "stty -echo; echo ready; cat; echo end");
+    session.wait_for("ready");
+    session.write(b"line\nhalf");
+    session.end();
+    let output = session.collect();
+    assert!(output.text().ends_with("line\r\nhalfend\r\n"), "{:?}", output.text());
+}
+
+#[test]
+fn a_shell_that_ignores_term_goes_with_its_client() {
+    let host = Host::new();
+    let request = Exec {
+        pty: Some(PtySize { rows: 5, columns: 5 }),
+        kill_on_disconnect: true,
+        ..shell("trap '' TERM; echo ready; while :; do sleep 0.1; done")
+    };
+    let mut session = host.exec(request);
+    session.wait_for("ready");
+    let pid = session.started.pid;
+    drop(session);
+    eventually("it was killed", || !is_alive(pid));
+}
+
+#[test]
+fn an_impossible_size_is_refused() {
+    let host = Host::new();
+    let request = Exec { pty: Some(PtySize { rows: 70_000, columns: 1 }), ..shell("true") };
+    assert_eq!(host.refusal(Operation::Exec(request)).kind, "invalid_input");
+}
