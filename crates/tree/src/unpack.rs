@@ -81,6 +81,10 @@ fn entry<Input: Read>(
             site.file(&shown, before, name, record, archive)
         }
         RecordKind::Thing(Kind::Symlink) => site.symlink(&shown, before, name, record),
+        RecordKind::Thing(Kind::CharDevice { .. } | Kind::BlockDevice { .. }) if is_left_out(before, site.options()) => {
+            unpacked.devices_skipped += 1;
+            Ok(())
+        }
         RecordKind::Thing(kind) => site.special(&shown, before, name, record, kind),
         RecordKind::HardLink => {
             let target = EntryPath::parse(&record.link, &site.options().limits)?;
@@ -90,6 +94,11 @@ fn entry<Input: Read>(
             site.hard_link(&shown, before, name, &target)
         }
     }
+}
+
+/// Whether devices in this directory are left out.
+fn is_left_out(before: &[OsString], options: &UnpackOptions) -> bool {
+    before.first().is_some_and(|first| options.devices_left_out_of.is_some_and(|folder| first == folder))
 }
 
 /// What an entry is for.

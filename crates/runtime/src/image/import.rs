@@ -30,7 +30,7 @@ pub(super) fn import(layers: &Layers, source: &Path, name: Option<&ImageName>, a
         return Err(Error::new(ErrorKind::InvalidInput, OPERATION, message).with("path", path.display()));
     };
     if let Some(name) = name {
-        image.names = vec![name.key()];
+        (image.names, image.claimed) = (vec![name.key()], Vec::new());
     }
     image.origin = path.canonicalize().unwrap_or(path).display().to_string();
     Ok(image)

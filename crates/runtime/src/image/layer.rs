@@ -101,13 +101,16 @@ impl Layers {
         let privilege = Privilege::here();
         UnpackOptions {
             owner: privilege.owner(),
-            devices: false,
             // The store is closed to other users, and a sandbox has no_new_privs or a kernel of its own.
             set_id: true,
             capabilities: privilege == Privilege::Root,
-            overlay_attributes: false,
             whiteouts: Whiteouts::Oci(privilege.overlay()),
             limits: Limits { bytes: limit, entries: self.limits.layer_entries, ..Limits::default() },
+            // Root file systems that were made as root (debootstrap, mmdebstrap) have some there, where a sandbox mounts
+            // its own anyway; anywhere else a device is an attack.
+            devices_left_out_of: Some("dev"),
+            // No devices, no marks of overlayfs that the archive brings along.
+            ..UnpackOptions::default()
         }
     }
 

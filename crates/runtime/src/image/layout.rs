@@ -41,10 +41,8 @@ pub(super) fn import(layers: &Layers, path: &Path, tag: Option<&str>, added: &mu
     let chosen = chosen(&candidates, tag)?;
     let mut names = Vec::new();
     // Some tools write the whole name here, most only a tag, which is no name.
-    if let Some(name) = chosen.name.as_deref().filter(|name| name.contains([':', '/']))
-        && let Ok(name) = ImageName::parse(name)
-    {
-        names.push(name.key());
+    if let Some(name) = chosen.name.as_deref().filter(|name| name.contains([':', '/'])) {
+        names.extend(claimed(name));
     }
     let (mut blob, mut list) = (chosen.blob.clone(), None);
     let mut text = source.blob(&blob)?;
@@ -67,7 +65,7 @@ pub(super) fn import(layers: &Layers, path: &Path, tag: Option<&str>, added: &mu
             added.push(diff_id);
         }
     }
-    Ok(Finished { config, manifest: Some((blob.digest, text)), list, names, origin: String::new() })
+    Ok(Finished { config, manifest: Some((blob.digest, text)), list, names: Vec::new(), claimed: names, origin: String::new() })
 }
 
 /// Takes an image from an unpacked archive of `docker save`.
@@ -100,8 +98,13 @@ pub(super) fn import_docker(layers: &Layers, path: &Path, tag: Option<&str>, add
             added.push(diff_id);
         }
     }
-    let names = tags(image).iter().filter_map(|name| ImageName::parse(name).ok()).map(|name| name.key()).collect();
-    Ok(Finished { config, manifest: None, list: None, names, origin: String::new() })
+    let names = tags(image).iter().filter_map(|name| claimed(name)).collect();
+    Ok(Finished { config, manifest: None, list: None, names: Vec::new(), claimed: names, origin: String::new() })
+}
+
+/// A name that an archive gives its image, if it may have it.
+fn claimed(name: &str) -> Option<String> {
+    ImageName::parse(name).ok().filter(|name| name.digest().is_none() && !name.is_host()).map(|name| name.key())
 }
 
 /// The digests of as many layers as there are.

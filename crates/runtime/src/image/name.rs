@@ -77,6 +77,11 @@ impl ImageName {
         self.digest
     }
 
+    /// Whether it would be taken for the image [`HOST`].
+    pub(super) fn is_host(&self) -> bool {
+        self.registry.is_none() && self.repository == HOST
+    }
+
     /// The name under which the index keeps it: without a digest if there is a tag.
     pub(super) fn key(&self) -> String {
         match &self.tag {

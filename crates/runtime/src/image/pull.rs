@@ -59,7 +59,7 @@ pub(super) async fn pull(
         }
     }
     Pulling { layers, registry, progress, added }.run(wanted).await?;
-    Ok(Finished { config, manifest: Some((digest, text)), list, names: vec![name.key()], origin: name.to_string() })
+    Ok(Finished { config, manifest: Some((digest, text)), list, names: vec![name.key()], claimed: Vec::new(), origin: name.to_string() })
 }
 
 /// Whether a failed addition keeps nothing of what it brought: the image is bad, or the disk is full. After anything else the

@@ -105,6 +105,7 @@ impl Registry {
                 Ok(text.to_vec())
             })
             .await?;
+        // The client library has no limit of its own; until here the deadline is what bounds a registry that means harm.
         if text.len() as u64 > LARGEST_DOCUMENT {
             return Err(too_large(text.len() as u64));
         }

@@ -49,7 +49,10 @@ pub(super) struct Finished {
     /// The manifest, and the list of platforms it was chosen from.
     pub(super) manifest: Option<(Digest, Vec<u8>)>,
     pub(super) list: Option<Digest>,
+    /// The names that its user gave it; they are taken from other images.
     pub(super) names: Vec<String>,
+    /// The names that it says it has. A stranger's archive cannot take the name of an image that is here.
+    pub(super) claimed: Vec<String>,
     pub(super) origin: String,
 }
 
@@ -144,8 +147,8 @@ impl ImageStore {
     /// Makes an image of a folder, a tar (plain, gzip or zstd), an archive of `docker save`, or an OCI layout (a
     /// folder or a tar of one). Where one of the latter holds several images, `PATH:TAG` says which.
     ///
-    /// `name` is the image's name; without one, those that the archive gives it, if any. A name that another image
-    /// had is moved. Equal content is one image: importing it again only adds the name.
+    /// `name` is the image's name, and taken from another image that had it; without one, it has those that the archive
+    /// claims, as far as they are free. Equal content is one image: importing it again only adds the name.
     ///
     /// # Errors
     /// `Corrupt` for damage and for archives that reach outside; `ResourceExhausted` over the limits or on a full
@@ -304,7 +307,9 @@ impl ImageStore {
             removed: false,
         };
         let index = Index::change(paths, |index| {
-            index.add(id, entry, image.names);
+            let free = image.claimed.into_iter().filter(|name| !index.names.contains_key(name));
+            let names: Vec<_> = image.names.into_iter().chain(free).collect();
+            index.add(id, entry, names);
             Ok(index.clone())
         })?;
         self.summary(&index, &id)
@@ -360,7 +365,7 @@ fn new_name(text: &str) -> Result<ImageName> {
     if name.digest().is_some() {
         return refuse("an image cannot be given a name with a digest");
     }
-    if name.key() == format!("{HOST}:latest") {
+    if name.is_host() {
         return refuse("`host` is the name of the image made of this host");
     }
     Ok(name)

@@ -182,9 +182,13 @@ fn the_manifest_of_this_platform_is_taken() {
 
 fn an_archive_of_docker_save_keeps_its_names() {
     let fresh = Fresh::new();
-    let archive = write(&fresh, "saved.tar", &docker_archive(&plain_tree(), &["debian:12", "r.example/debian:12"]));
+    // What is here keeps its name, and nobody is taken for the host.
+    let taken = fresh.import(&write(&fresh, "t.tar", &Tar::new().file("a", b"").done()), Some("taken")).unwrap();
+    let tags = ["debian:12", "r.example/debian:12", "taken:latest", "host:latest", "BAD"];
+    let archive = write(&fresh, "saved.tar", &docker_archive(&plain_tree(), &tags));
     let image = fresh.import(&archive, None).unwrap();
     assert_eq!(image.names, ["debian:12", "r.example/debian:12"]);
+    assert_eq!(fresh.root("taken").kind, ImageKind::Layers { digest: taken.id.to_string() });
     assert_eq!(image.cmd, ["sh"]);
     // Both of its layers are the same one, which overlayfs takes once.
     assert_eq!(fresh.root("debian:12").layers.len(), 1);
@@ -257,7 +261,7 @@ fn bad_names_are_refused_before_any_work() {
     let fresh = Fresh::new();
     let tar = write(&fresh, "t.tar", &plain_tree());
     let pinned = format!("x@{}", Digest::of(b""));
-    for name in ["host", "UPPER", "", "a b", &pinned] {
+    for name in ["host", "host:v1", "UPPER", "", "a b", &pinned] {
         assert_eq!(fresh.import(&tar, Some(name)).unwrap_err().kind(), ErrorKind::InvalidInput, "{name}");
     }
     assert_eq!(fresh.layers(), 0);

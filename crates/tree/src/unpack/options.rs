@@ -61,6 +61,9 @@ pub struct UnpackOptions {
     pub owner: Owner,
     /// Whether to make devices; otherwise an archive with one is refused. Default: no.
     pub devices: bool,
+    /// A folder at the top (`dev`) below which devices are left out instead, whatever [`devices`](Self::devices) says. Default:
+    /// none.
+    pub devices_left_out_of: Option<&'static str>,
     /// Whether to keep setuid and setgid; otherwise they are dropped. Default: no.
     pub set_id: bool,
     /// Whether to set `security.capability`; otherwise it is dropped. Default: no.
@@ -79,6 +82,7 @@ impl Default for UnpackOptions {
         Self {
             owner: Owner::Ignore,
             devices: false,
+            devices_left_out_of: None,
             set_id: false,
             capabilities: false,
             overlay_attributes: false,
@@ -97,6 +101,8 @@ pub struct Unpacked {
     pub files: u64,
     /// Bytes in those files.
     pub bytes: u64,
+    /// Devices left out, because the options say so.
+    pub devices_skipped: u64,
     /// Extended attributes dropped, because the options or the file system do not take them.
     pub attributes_skipped: u64,
     /// Entries of AUFS's bookkeeping (`.wh..wh.plnk` …) that old OCI layers hold and nobody reads.

@@ -167,6 +167,20 @@ fn devices_are_refused_unless_asked_for() {
 }
 
 #[test]
+fn devices_below_one_folder_can_be_left_out() {
+    let unpacked = |tarball: Tarball| {
+        let place = tempfile::tempdir().unwrap();
+        let options = UnpackOptions { devices_left_out_of: Some("dev"), ..UnpackOptions::default() };
+        let done = unpack(tarball.done().as_slice(), File::open(place.path()).unwrap(), &options);
+        done.map(|unpacked| (unpacked.devices_skipped, place.path().join("dev").exists()))
+    };
+    assert_eq!(unpacked(Tarball::new().directory("dev/").device("./dev/null", 1, 3).device("dev/net/tun", 10, 200)).unwrap(), (2, true));
+    for name in ["null", "dev", "usr/dev/null", "devices/null", "dev/../null"] {
+        assert_eq!(unpacked(Tarball::new().device(name, 1, 3)).unwrap_err().kind(), ErrorKind::Refused, "{name}");
+    }
+}
+
+#[test]
 fn the_root_is_a_directory_or_refused() {
     refused(Tarball::new().symlink("./", "../outside"));
     refused(Tarball::new().hard_link(".", "a"));
