@@ -9,6 +9,7 @@ use std::{
 
 use libc::{c_char, c_int};
 use rustix::{
+    fs::{Mode, OFlags},
     io::Errno,
     process::{Gid, Resource, Rlimit, Signal, Uid},
     thread::CapabilitySet,
@@ -161,7 +162,10 @@ unsafe fn steps(image: &mut Image<'_>, rules: &Rules, streams: Streams<'_>) -> (
                 }
             }
             Errno::NOEXEC => {
-                // As execvp: a text without `#!` is the shell's.
+                // As execvp: a text without `#!` is the shell's. As bash: what has a NUL at its begin is no text.
+                if is_binary(path) {
+                    return (Step::Exec, Errno::NOEXEC);
+                }
                 image.script[1] = path.as_ptr();
                 return (Step::Exec, execute(c"/bin/sh", image.script.as_ptr(), image.environment.as_ptr()));
             }
@@ -170,6 +174,14 @@ unsafe fn steps(image: &mut Image<'_>, rules: &Rules, streams: Streams<'_>) -> (
         }
     }
     (Step::Exec, denied.unwrap_or(Errno::NOENT))
+}
+
+/// Whether a file's first bytes, as many as bash looks at, cannot be a script's.
+fn is_binary(path: &CStr) -> bool {
+    let mut begin = [1; 80];
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::open(path, flags, Mode::empty()) else { return false };
+    rustix::io::read(file, &mut begin).is_ok_and(|length| begin[..length].contains(&0))
 }
 
 fn execute(path: &CStr, arguments: *const *const c_char, environment: *const *const c_char) -> Errno {

@@ -34,18 +34,23 @@ impl Command {
         let environment = Environment::new(&user, request.pty.is_some(), &agent.config.env, &request.env)?;
         let name = request.argv.first().filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| failure(Kind::InvalidInput, "the command is empty"))?;
-        let named = request.workdir.as_ref().or(agent.config.workdir.as_ref());
         let home = user.entry.as_ref().map(|entry| entry.home.as_slice()).filter(|home| !home.is_empty());
+        let own = agent.config.workdir.as_deref().or(home).unwrap_or(b"/");
         Ok(Self {
             candidates: candidates(name, environment.get(b"PATH").unwrap_or_default())?,
             arguments: request.argv.iter().map(|argument| string("an argument", argument)).collect::<Result<_>>()?,
             environment: environment.strings()?,
-            workdir: string("the working directory", named.map(Vec::as_slice).or(home).unwrap_or(b"/"))?,
-            workdir_optional: named.is_none(),
+            workdir: string("the working directory", &request.workdir.as_ref().map_or(own.to_vec(), |named| beneath(own, named)))?,
+            workdir_optional: request.workdir.is_none() && agent.config.workdir.is_none(),
             line: line(&request.argv),
             user,
         })
     }
+}
+
+/// A path that is taken from a directory unless it is absolute.
+fn beneath(directory: &[u8], path: &[u8]) -> Vec<u8> {
+    if path.starts_with(b"/") { path.to_vec() } else { [directory, b"/", path].concat() }
 }
 
 /// Where a program may be: `execvp`'s rules.
@@ -53,11 +58,11 @@ fn candidates(name: &[u8], path: &[u8]) -> Result<Vec<CString>> {
     if name.contains(&b'/') {
         return Ok(vec![string("the command", name)?]);
     }
-    let beneath = |directory: &[u8]| match directory {
+    let candidate = |directory: &[u8]| match directory {
         b"" => string("the command", &[b"./", name].concat()),
         directory => string("PATH", &[directory, b"/", name].concat()),
     };
-    path.split(|byte| *byte == b':').map(beneath).collect()
+    path.split(|byte| *byte == b':').map(candidate).collect()
 }
 
 fn string(what: &str, bytes: &[u8]) -> Result<CString> {

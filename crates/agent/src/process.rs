@@ -73,6 +73,7 @@ impl Process {
 
     /// The reaper's word.
     pub(crate) fn reaped(&self, status: WaitStatus) {
+        self.ended_ms.set(Some(now_ms()));
         self.exit.set(Some(Status { code: status.exit_status(), signal: status.terminating_signal(), timed_out: self.timed_out.get() }));
         self.exited.notify_waiters();
     }
@@ -87,7 +88,6 @@ impl Process {
 
     /// The pump's word: the output has ended, or is not waited for any longer.
     pub(crate) fn finish(&self, status: Status) {
-        self.ended_ms.set(Some(now_ms()));
         self.status.set(Some(status));
         self.stdin.replace(None);
         self.news.notify_waiters();
@@ -138,7 +138,8 @@ impl Process {
             command: self.line.clone(),
             started_ms: self.started_ms,
             ended_ms: self.ended_ms.get(),
-            status: self.status.get(),
+            // Those who list are not held up by a client that does not read to the end.
+            status: self.exit.get(),
             pty: self.pty,
             attached: u32::try_from(self.attached()).unwrap_or(u32::MAX),
             output_start: ring.start(),

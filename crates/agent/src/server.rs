@@ -125,6 +125,7 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
             },
             Err(failure) => return refuse(&mut stream, failure).await,
         },
+        // The listening socket itself was inherited and cannot be made anew: connections wait in its queue meanwhile.
         Operation::Quiesce(request) => {
             let done = answer(&mut stream, reply::Answer::Done(Ack {})).await;
             agent.silent_until.set(Instant::now().checked_add(Duration::from_millis(request.resume_after_ms)));

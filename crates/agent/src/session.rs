@@ -1,4 +1,5 @@
 use std::{
+    cell::Cell,
     io,
     os::fd::{AsFd, OwnedFd},
     pin::pin,
@@ -9,8 +10,8 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::process::Signal;
 use sandbar_protocol::{
-    Attach, Event, Exec, Exited, FrameError, FrameKind, FrameReader, Input, Lost, Reply, Started, VERSION, encode_frame, encode_message,
-    event, input, reply,
+    Attach, Empty, Event, Exec, Exited, FrameError, FrameKind, FrameReader, Input, Lost, Reply, Started, VERSION, encode_frame,
+    encode_message, event, input, reply,
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -92,10 +93,11 @@ pub(crate) async fn serve(
     stream: &UnixStream,
     kill_on_disconnect: bool,
 ) {
-    let mut input = pin!(listen(process, &mut reader));
+    let closed = Cell::new(false);
+    let mut input = pin!(listen(process, &mut reader, &closed));
     let mut listening = true;
     let told = {
-        let mut output = pin!(tell(agent, process, from, stream));
+        let mut output = pin!(tell(agent, process, from, stream, &closed));
         let mut gone = pin!(hung_up(stream));
         loop {
             tokio::select! {
@@ -128,7 +130,7 @@ pub(crate) async fn serve(
 }
 
 /// Tells a client everything from an offset on.
-async fn tell(agent: &Agent, process: &Rc<Process>, from: u64, stream: &UnixStream) -> Result<(), FrameError> {
+async fn tell(agent: &Agent, process: &Rc<Process>, from: u64, stream: &UnixStream, closed: &Cell<bool>) -> Result<(), FrameError> {
     let mut out = BytesMut::from(VERSION.encode().as_slice());
     let started = Started { pid: process.pid.as_raw_pid().cast_unsigned(), offset: from, epoch: agent.epoch.get() };
     encode_message(&mut out, &Reply { answer: Some(reply::Answer::Started(started)) })?;
@@ -145,6 +147,9 @@ async fn tell(agent: &Agent, process: &Rc<Process>, from: u64, stream: &UnixStre
             last.get_or_insert(process.ring.borrow().end());
         }
         batch(process, &cursor, last.unwrap_or(u64::MAX), &mut out)?;
+        if closed.take() {
+            encode_message(&mut out, &Event { what: Some(event::What::InputClosed(Empty {})) })?;
+        }
         let finished = last.is_some_and(|last| cursor.offset() >= last);
         if finished {
             encode_message(&mut out, &Event { what: Some(event::What::Exited(Exited { status })) })?;
@@ -179,13 +184,18 @@ fn batch(process: &Process, cursor: &Cursor, last: u64, out: &mut BytesMut) -> R
 }
 
 /// Hears a client: stdin, signals, sizes. Ends when the client ends its words.
-async fn listen(process: &Process, reader: &mut FrameReader<ReadHalf<'_>>) -> Result<(), FrameError> {
+///
+/// `closed` is set once, when the process does not take what the client sends.
+async fn listen(process: &Process, reader: &mut FrameReader<ReadHalf<'_>>, closed: &Cell<bool>) -> Result<(), FrameError> {
     let mut line_begun = false;
     while let Some(frame) = reader.next().await? {
         match frame.kind {
             FrameKind::Bytes => {
                 line_begun = frame.payload.last().map_or(line_begun, |last| *last != b'\n');
-                feed(process, frame.payload).await;
+                if !feed(process, frame.payload).await {
+                    closed.set(true);
+                    process.news.notify_waiters();
+                }
             }
             FrameKind::End if process.pty => {
                 let end = process.terminal.borrow().as_ref().map(|terminal| terminal::end_of_input(terminal.get_ref(), line_begun));
@@ -208,19 +218,20 @@ async fn listen(process: &Process, reader: &mut FrameReader<ReadHalf<'_>>) -> Re
     Ok(())
 }
 
-/// Writes to stdin; what nobody will read is thrown away.
-async fn feed(process: &Process, mut bytes: Bytes) {
-    let Some(stdin) = process.stdin.borrow().clone() else { return };
+/// Writes to stdin. Nobody will read it any more: `false`, and it is thrown away.
+async fn feed(process: &Process, mut bytes: Bytes) -> bool {
+    let Some(stdin) = process.stdin.borrow().clone() else { return false };
     while !bytes.is_empty() {
         match stdin.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, &bytes)?)).await {
             Ok(length) => bytes.advance(length),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => {
                 process.stdin.replace(None);
-                return;
+                return false;
             }
         }
     }
+    true
 }
 
 /// Writes all of it.
@@ -237,7 +248,7 @@ pub(crate) async fn send(stream: &UnixStream, bytes: &mut BytesMut) -> io::Resul
 }
 
 /// Ends when the other side has closed both directions: not when it has only said its last word.
-async fn hung_up(stream: &UnixStream) {
+pub(crate) async fn hung_up(stream: &UnixStream) {
     // A second descriptor has readiness of its own, so that waiting here takes none from those who read and write.
     let Ok(twin) = stream.as_fd().try_clone_to_owned() else { return std::future::pending().await };
     let Ok(twin) = readiness::register(twin, Interest::WRITABLE) else { return std::future::pending().await };

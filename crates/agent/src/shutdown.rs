@@ -69,11 +69,9 @@ async fn hand_over(agent: &Agent, all: &[Rc<Process>], limit: u64, stream: &mut 
         shares.push((process, ring.end() - share));
     }
     for (process, mut offset) in shares.into_iter().rev() {
-        let ring = process.ring.borrow();
-        if offset < ring.end() {
+        if offset < process.ring.borrow().end() {
             encode_message(&mut bytes, &Chunk { pid: process.pid.as_raw_pid().cast_unsigned(), offset })?;
         }
-        drop(ring);
         while let Some(length) = frame(process, offset, &mut bytes)? {
             offset += length;
             session::send(stream, &mut bytes).await?;

@@ -196,7 +196,11 @@ fn base(config: &AgentConfig, user: &User) -> Result<Base, String> {
     if let Some(jail) = &config.jail {
         let jail = path(jail);
         let directory = open(jail).map_err(|errno| format!("cannot open the workspace {jail:?}: {errno}"))?;
-        return Ok(Base::jail(directory, Some(PathBuf::from(jail))));
+        let base = Base::jail(directory, Some(PathBuf::from(jail)));
+        return Ok(match &config.workdir {
+            Some(workdir) => base.with_working_directory(path(workdir)),
+            None => base,
+        });
     }
     let home = user.entry.as_ref().map(|entry| path(&entry.home));
     let workdir = config.workdir.as_ref().map(|workdir| path(workdir)).or(home).unwrap_or(Path::new("/"));

@@ -49,10 +49,9 @@ pub(crate) fn end_of_input(terminal: impl AsFd, line_begun: bool) -> Vec<u8> {
     }
 }
 
-/// Sends the signals that a keyboard or a hang-up would send to the foreground group as well.
+/// Sends a signal to the foreground group as well: with job control, that is where the user's program is.
 pub(crate) fn signal_foreground(terminal: impl AsFd, leader: Pid, signal: Signal) {
-    if [Signal::INT, Signal::QUIT, Signal::TSTP, Signal::HUP].contains(&signal)
-        && let Ok(group) = rustix::termios::tcgetpgrp(terminal)
+    if let Ok(group) = rustix::termios::tcgetpgrp(terminal)
         && group != leader
     {
         let _ = rustix::process::kill_process_group(group, signal);

@@ -9,15 +9,16 @@ use std::{
     fs,
     os::unix::fs::{DirBuilderExt, symlink},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use sandbar_backends::container::Container;
 use sandbar_core::{
-    ExecRequest, HostImage, IdRange, ImageKind, Lifetime, NoJournal, ProvisionRequest, Result, RootSource, SandboxId, SandboxProvider,
-    SandboxSpec,
+    ExecRequest, HostImage, IdRange, ImageKind, Journal, Lifetime, ProvisionRequest, Resource, Result, RootSource, SandboxId,
+    SandboxProvider, SandboxSpec, State,
 };
+use serde_json::Value;
 
 #[tokio::main]
 async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
@@ -31,9 +32,10 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let begun = Instant::now();
     println!("probe: {:?} in {:?}", provider.probe().await, begun.elapsed());
     println!("{:#?}", provider.info().notes);
+    let steps = Arc::new(Steps::default());
     let mut phases = vec![Vec::new(); 4];
     for run in 0..runs {
-        let times = once(&provider, &home, &root, run, &arguments[1.min(arguments.len())..]).await?;
+        let times = once(&provider, &home, &root, run, &arguments[1.min(arguments.len())..], &steps).await?;
         for (phase, time) in phases.iter_mut().zip(times) {
             phase.push(time);
         }
@@ -43,11 +45,59 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         let at = |part: usize| times[times.len() * part / 100];
         println!("{name:8} p10 {:?} p50 {:?} p90 {:?}", at(10), at(50), at(90));
     }
+    steps.print();
     fs::remove_dir_all(&home)?;
     Ok(())
 }
 
-async fn once(provider: &impl SandboxProvider, home: &Path, root: &RootSource, run: u64, limits: &[String]) -> Result<[Duration; 4]> {
+/// When each step of a journal was reached, after the beginning.
+#[derive(Default)]
+struct Steps(Mutex<(Option<Instant>, Vec<(&'static str, Vec<Duration>)>)>);
+
+impl Steps {
+    fn begin(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = Some(Instant::now());
+    }
+
+    fn print(&self) {
+        for (name, times) in &mut self.0.lock().unwrap_or_else(PoisonError::into_inner).1 {
+            times.sort_unstable();
+            println!("  {name:24} {:?}", times[times.len() / 2]);
+        }
+    }
+}
+
+impl Journal for Steps {
+    fn intend(&self, _: &Resource) -> Result<()> {
+        Ok(())
+    }
+
+    fn forget(&self, _: &Resource) -> Result<()> {
+        Ok(())
+    }
+
+    fn commit(&self, _: &Value, _: State) -> Result<()> {
+        Ok(())
+    }
+
+    fn step(&self, name: &'static str) {
+        let (begun, steps) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let time = begun.map(|begun| begun.elapsed()).unwrap_or_default();
+        match steps.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, times)) => times.push(time),
+            None => steps.push((name, vec![time])),
+        }
+    }
+}
+
+async fn once(
+    provider: &impl SandboxProvider,
+    home: &Path,
+    root: &RootSource,
+    run: u64,
+    limits: &[String],
+    steps: &Arc<Steps>,
+) -> Result<[Duration; 4]> {
     let id = SandboxId::from_random((u64::from(std::process::id()) << 20 | run).to_le_bytes());
     let folder = home.join(id.as_str());
     fs::DirBuilder::new().mode(0o700).create(&folder).map_err(|error| sandbar_core::Error::io("example", "folder", error))?;
@@ -68,9 +118,10 @@ async fn once(provider: &impl SandboxProvider, home: &Path, root: &RootSource, r
         folder: folder.clone(),
         ids: rustix::process::geteuid().is_root().then_some(IdRange { first: 1_000_000, count: 65_536 }),
         lifetime: if limits.iter().any(|limit| limit == "detached") { Lifetime::Detached } else { Lifetime::Owned },
-        journal: Arc::new(NoJournal),
+        journal: Arc::clone(steps) as Arc<dyn Journal>,
     };
     let begun = Instant::now();
+    steps.begin();
     let sandbox = provider.provision(request).await?;
     let created = begun.elapsed();
     let command = std::env::var("COMMAND").unwrap_or_else(|_| "true".to_owned());

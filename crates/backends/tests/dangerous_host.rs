@@ -1,4 +1,9 @@
 //! `dangerous-host` with the real agent: the machine adapter from end to end, on every Linux, without privileges.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and a copy of it speaks to another by its output"
+)]
 
 use std::{
     path::{Path, PathBuf},
@@ -11,9 +16,9 @@ use std::{
 
 use sandbar_backends::{ProviderOptions, Registry, dangerous_host::DangerousHost, machine::process::HostProcess};
 use sandbar_core::{
-    AttachRequest, CheckpointKind, CheckpointOptions, ErrorKind, ExecRequest, ExitStatus, Feature, Journal, Lifetime, ProvisionRequest,
-    PutOptions, Resource, RestoreRequest, Result, RootSource, SandboxHandle, SandboxId, SandboxProvider, SandboxSpec, Signal, State,
-    WatchEventKind,
+    AttachRequest, CheckpointKind, CheckpointOptions, ErrorKind, ExecEvent, ExecRequest, ExitStatus, Feature, Journal, Lifetime,
+    ProvisionRequest, PutOptions, Resource, RestoreRequest, Result, RootSource, SandboxHandle, SandboxId, SandboxProvider, SandboxSpec,
+    Signal, State, WatchEventKind,
 };
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -260,8 +265,9 @@ async fn a_stop_keeps_files_and_output_and_a_start_goes_on() {
     let home = Home::new();
     let sandbox = home.sandbox(1).await;
     sandbox.shell("echo kept > file; echo said").await;
-    let running = sandbox.handle.exec_stream(ExecRequest::shell("echo running; exec sleep 100")).await.unwrap();
+    let mut running = sandbox.handle.exec_stream(ExecRequest::shell("echo running; exec sleep 100")).await.unwrap();
     let pid = running.pid;
+    assert!(matches!(running.output.next().await.unwrap(), Some(ExecEvent::Output { .. })));
     drop(running);
     let before = sandbox.processes();
     sandbox.handle.stop().await.unwrap();

@@ -28,5 +28,5 @@ pub use guest::PROGRAM as GUEST_PROGRAM;
 pub use harness::{Account, Availability, Prepare, Variant, World, run};
 pub use recorder::Recorder;
 pub use sandbox::Sandbox;
-pub use subject::{Crash, IdPool, Reach, Subject};
+pub use subject::{Claims, Crash, IdPool, Reach, Subject};
 pub use suite::Case;

@@ -25,6 +25,11 @@ pub(crate) const POLL: Duration = Duration::from_millis(20);
 /// What "within seconds" means.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
+/// Waits for something that must come within seconds.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> Result<T, Failure> {
+    timeout(SOON, future).await.map_err(|_| Failure::new(format!("{what} did not end within {} s", SOON.as_secs())))
+}
+
 /// A sandbox of one case, with what the cases say most often. Everything else is the handle's.
 #[derive(Clone)]
 pub struct Sandbox(Arc<Inner>);
@@ -202,11 +207,11 @@ impl Sandbox {
 
     /// The host's process of the agent, as the journal was told.
     pub(crate) fn agent_pid(&self) -> Result<u32, Failure> {
-        let agents = self.0.journal.held().into_iter().filter_map(|resource| match resource {
+        let mut agents = self.0.journal.held().into_iter().rev().filter_map(|resource| match resource {
             Process { pid, role, .. } if role == "agent" => Some(pid),
             _ => None,
         });
-        agents.last().ok_or_else(|| Failure::Ignored("the journal knows no process `agent`".to_owned()))
+        agents.next().ok_or_else(|| Failure::Ignored("the journal knows no process `agent`".to_owned()))
     }
 
     /// Waits until a resource is gone.

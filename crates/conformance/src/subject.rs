@@ -23,6 +23,8 @@ pub enum Reach {
     Workspace,
     /// The disk is that of this host and large files are no burden.
     LargeFiles,
+    /// A fork stacks a layer of its own on those of its checkpoint.
+    Layers,
     /// Restore and fork really copy a file system (xattrs, links, whiteouts).
     RealFiles,
 }
@@ -36,10 +38,14 @@ impl Reach {
             Self::OwnRoot => "it has no root file system of its own",
             Self::Workspace => "its file calls are not confined to a workspace",
             Self::LargeFiles => "large files are tested on another variant",
+            Self::Layers => "its forks are copies",
             Self::RealFiles => "needs a real file system",
         }
     }
 }
+
+/// The claims of every provider of a build.
+pub type Claims = Arc<[Claim]>;
 
 /// Ends the agent of a sandbox; `false` when there is none.
 pub type Crash = Box<dyn Fn(&SandboxId) -> bool + Send + Sync>;
@@ -51,7 +57,7 @@ pub struct Subject {
     /// The provider, wrapped in [`Checked`](sandbar_core::Checked).
     pub provider: Arc<dyn SandboxProvider>,
     /// The claims of every provider of this build.
-    pub claims: Arc<[Claim]>,
+    pub claims: Claims,
     /// What its sandboxes begin from.
     pub root: RootSource,
     /// A folder of this run: sandboxes, checkpoints and volumes are made in it.

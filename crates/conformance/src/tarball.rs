@@ -4,6 +4,9 @@ use std::io::{self, Read};
 
 use tar::{Archive, Builder, EntryType, Header};
 
+/// Bytes of a name in a plain header.
+const PLAIN: usize = 100;
+
 /// One entry of a tar stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -53,9 +56,13 @@ impl Entry {
 pub(crate) fn pack(entries: &[Entry]) -> io::Result<Vec<u8>> {
     let mut builder = Builder::new(Vec::new());
     for entry in entries {
-        if !entry.xattrs.is_empty() {
-            let records: Vec<(String, &[u8])> =
-                entry.xattrs.iter().map(|(name, value)| (format!("SCHILY.xattr.{name}"), value.as_slice())).collect();
+        let mut records: Vec<(String, &[u8])> =
+            entry.xattrs.iter().map(|(name, value)| (format!("SCHILY.xattr.{name}"), value.as_slice())).collect();
+        // What is longer than a plain header holds.
+        let long = [("path", Some(&entry.name)), ("linkpath", entry.link.as_ref())];
+        let long = long.into_iter().filter_map(|(key, text)| Some((key, text.filter(|text| text.len() > PLAIN)?)));
+        records.extend(long.map(|(key, text)| (key.to_owned(), text.as_bytes())));
+        if !records.is_empty() {
             builder.append_pax_extensions(records.iter().map(|(name, value)| (name.as_str(), *value)))?;
         }
         let mut header = Header::new_gnu();
@@ -65,9 +72,9 @@ pub(crate) fn pack(entries: &[Entry]) -> io::Result<Vec<u8>> {
         header.set_gid(entry.owner.1);
         header.set_mtime(entry.modified);
         header.set_size(entry.content.len() as u64);
-        write_raw(&mut header.as_old_mut().name, &entry.name)?;
+        write_raw(&mut header.as_old_mut().name, &entry.name);
         if let Some(link) = &entry.link {
-            write_raw(&mut header.as_old_mut().linkname, link)?;
+            write_raw(&mut header.as_old_mut().linkname, link);
         }
         header.set_cksum();
         builder.append(&header, entry.content.as_slice())?;
@@ -75,10 +82,9 @@ pub(crate) fn pack(entries: &[Entry]) -> io::Result<Vec<u8>> {
     builder.into_inner()
 }
 
-fn write_raw(field: &mut [u8; 100], text: &str) -> io::Result<()> {
-    let slot = field.get_mut(..text.len()).ok_or_else(|| io::Error::other("longer than a plain header holds"))?;
-    slot.copy_from_slice(text.as_bytes());
-    Ok(())
+fn write_raw(field: &mut [u8; PLAIN], text: &str) {
+    let length = text.len().min(PLAIN);
+    field[..length].copy_from_slice(&text.as_bytes()[..length]);
 }
 
 /// Unpacks a stream; names lose a leading `./` and a trailing `/`.

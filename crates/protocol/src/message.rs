@@ -166,7 +166,7 @@ pub mod input {
 #[derive(Clone, PartialEq, Message)]
 pub struct Event {
     /// What.
-    #[prost(oneof = "event::What", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "event::What", tags = "1, 2, 3, 4, 5")]
     pub what: Option<event::What>,
 }
 
@@ -189,6 +189,9 @@ pub mod event {
         /// The operation failed after its reply.
         #[prost(message, tag = "4")]
         Failure(Failure),
+        /// The process has closed its stdin: what is sent from now on is thrown away.
+        #[prost(message, tag = "5")]
+        InputClosed(Empty),
     }
 }
 

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use sandbar_core::{
-    CheckpointId, CheckpointKind, CheckpointOptions, Context, Error, ErrorKind, RestoreRequest, Result, SandboxId, SavedCheckpoint, check_name,
+    CheckpointId, CheckpointKind, CheckpointOptions, Context, Error, ErrorKind, RestoreRequest, Result, SandboxId, SavedCheckpoint,
+    check_name,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -251,7 +252,8 @@ impl Runtime {
         }
         let (mut root, pin) = self.resolve_again(&checkpoint.root.kind).await?;
         root.saved_layers = self.layers(checkpoint)?;
-        let memory = (checkpoint.kind == CheckpointKind::Memory).then(|| (self.home().checkpoint(&checkpoint.id), checkpoint.record.clone()));
+        let memory =
+            (checkpoint.kind == CheckpointKind::Memory).then(|| (self.home().checkpoint(&checkpoint.id), checkpoint.record.clone()));
         Ok((RestoreRequest { root, memory }, pin))
     }
 
@@ -273,7 +275,10 @@ impl Runtime {
             next = if id == checkpoint.id {
                 checkpoint.parent.clone()
             } else {
-                self.ledger().checkpoint(&id)?.ok_or_else(|| Error::new(ErrorKind::Corrupt, "restore", "a checkpoint below is missing").with("id", &id))?.parent
+                self.ledger()
+                    .checkpoint(&id)?
+                    .ok_or_else(|| Error::new(ErrorKind::Corrupt, "restore", "a checkpoint below is missing").with("id", &id))?
+                    .parent
             };
         }
         layers.reverse();

@@ -85,7 +85,8 @@ impl Runtime {
                 }
             }
         }
-        let list = if passed_over.is_empty() { "there is no provider with a wall in this build".to_owned() } else { passed_over.join("; ") };
+        let list =
+            if passed_over.is_empty() { "there is no provider with a wall in this build".to_owned() } else { passed_over.join("; ") };
         let error = Error::new(ErrorKind::Unavailable, "create", format!("no usable provider with isolation {floor} or stronger: {list}"));
         Err(match hint {
             Some(hint) => error.with_hint(hint),

@@ -11,8 +11,8 @@ use crate::{
     CreateRequest, Runtime, Sandbox,
     choice::Choice,
     clock, fault, home,
-    ledger::{Age, LedgerJournal, NewSandbox, SandboxRow},
     image::Pin,
+    ledger::{Age, LedgerJournal, NewSandbox, SandboxRow},
     lock::SandboxLock,
     root::Resolved,
     runtime::to_the_end,
@@ -156,6 +156,10 @@ impl Runtime {
 
     /// Removes a folder that a provider has filled. What this user may not remove (files of other ids, without root) its provider may.
     pub(crate) async fn remove_folder(&self, provider: &str, id: &SandboxId, folder: std::path::PathBuf) -> Result<()> {
+        // It is empty as a rule: the provider has removed what was in it.
+        if std::fs::remove_dir(&folder).is_ok() {
+            return Ok(());
+        }
         let path = folder.clone();
         let removed = tokio::task::spawn_blocking(move || home::remove(&path)).await;
         let removed = removed.unwrap_or_else(|error| Err(std::io::Error::other(error)));

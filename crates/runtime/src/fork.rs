@@ -5,14 +5,7 @@ use std::{sync::Arc, time::Duration};
 use sandbar_core::{CheckpointKind, Error, ErrorKind, Lifetime, Result, check_name};
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use crate::{
-    Runtime, Sandbox,
-    choice::Choice,
-    create::Plan,
-    fault,
-    ledger::CheckpointRow,
-    runtime::to_the_end,
-};
+use crate::{Runtime, Sandbox, choice::Choice, create::Plan, fault, ledger::CheckpointRow, runtime::to_the_end};
 
 /// What forks have that their origin has not.
 #[derive(Debug, Clone, Default)]

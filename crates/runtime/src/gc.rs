@@ -5,11 +5,7 @@ use std::{fs, path::Path};
 use sandbar_core::{CheckpointId, Result, SandboxId};
 use serde::Serialize;
 
-use crate::{
-    Runtime,
-    lock::SandboxLock,
-    recover::Recovered,
-};
+use crate::{Runtime, lock::SandboxLock, recover::Recovered};
 
 /// What [`Runtime::gc`] did. The names of the fields are those of the JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -63,7 +59,9 @@ impl Runtime {
             match self.recover(&row.id).await {
                 Ok(Recovered::Untouched) => {}
                 Ok(Recovered::Settled) => GcReport::note(&mut report.recovered, "sandbox", &row.id, "left by a process that died"),
-                Ok(Recovered::Removed) => GcReport::note(&mut report.removed, "sandbox", &row.id, "its owner died, its time passed, or it was left half made"),
+                Ok(Recovered::Removed) => {
+                    GcReport::note(&mut report.removed, "sandbox", &row.id, "its owner died, its time passed, or it was left half made")
+                }
                 Err(error) => GcReport::note(&mut report.failed, "sandbox", &row.id, error.chain()),
             }
         }

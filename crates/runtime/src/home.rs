@@ -39,11 +39,15 @@ impl Home {
         let metadata = fs::metadata(&home.path).map_err(|error| home.unusable(error))?;
         let owner = geteuid().as_raw();
         if metadata.uid() != owner || metadata.mode() & 0o022 != 0 {
-            return Err(Error::new(ErrorKind::PermissionDenied, "state folder", "the folder must belong to this user, and nobody else may write to it")
-                .with("path", home.path.display())
-                .with("owner", metadata.uid())
-                .with("mode", format!("{:o}", metadata.mode() & 0o7777))
-                .with_hint("chmod go-w it, or set SANDBAR_HOME to a folder of your own"));
+            return Err(Error::new(
+                ErrorKind::PermissionDenied,
+                "state folder",
+                "the folder must belong to this user, and nobody else may write to it",
+            )
+            .with("path", home.path.display())
+            .with("owner", metadata.uid())
+            .with("mode", format!("{:o}", metadata.mode() & 0o7777))
+            .with_hint("chmod go-w it, or set SANDBAR_HOME to a folder of your own"));
         }
         for folder in Self::FOLDERS {
             make(&home.path.join(folder)).map_err(|error| home.unusable(error))?;
@@ -58,7 +62,9 @@ impl Home {
             io::ErrorKind::PermissionDenied => "this user may not write to the state folder",
             _ => "cannot make the state folder",
         };
-        Error::io("state folder", message, error).with("path", self.path.display()).with_hint("set SANDBAR_HOME to a folder that can be written")
+        Error::io("state folder", message, error)
+            .with("path", self.path.display())
+            .with_hint("set SANDBAR_HOME to a folder that can be written")
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -124,5 +130,37 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn it_is_made_for_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::open(&folder.path().join("a/b")).unwrap();
+        for path in [home.path().to_owned(), home.locks(), home.sandboxes(), home.checkpoints(), home.keepers()] {
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o700, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn a_folder_that_others_write_to_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let error = Home::open(folder.path()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        assert!(error.hint().unwrap().contains("SANDBAR_HOME"));
+    }
+
+    #[test]
+    fn a_place_where_nothing_can_be_made_is_told_with_the_path() {
+        let error = Home::open(Path::new("/proc/sandbar")).unwrap_err();
+        assert!(error.to_string().contains("/proc/sandbar"), "{error}");
+        assert!(error.hint().is_some());
     }
 }

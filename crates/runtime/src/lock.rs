@@ -1,7 +1,7 @@
 use std::{
     fs::{self, File},
-    io::{self, Read, Seek, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    io,
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -61,7 +61,7 @@ impl SandboxLock {
     pub(crate) fn try_path(path: PathBuf, verb: &str) -> Result<Option<Self>> {
         loop {
             let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-            let mut file = file.context("lock", || format!("cannot open {}", path.display()))?;
+            let file = file.context("lock", || format!("cannot open {}", path.display()))?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => return Ok(None),
@@ -69,17 +69,10 @@ impl SandboxLock {
             }
             // Between open and lock the holder may have removed the file: then this lock is one that nobody else sees.
             if is_at(&file, &path)? {
+                // Only for messages: a full disk must not keep a sandbox from being removed. Never truncated, since ext4 writes a file that was
+                // out to the disk when it is closed (`auto_da_alloc`), which takes milliseconds.
                 let text = format!("process {}, {verb}", std::process::id());
-                let mut earlier = String::new();
-                // Only for messages: a full disk must not keep a sandbox from being removed.
-                let _ = file.read_to_string(&mut earlier).and_then(|_| {
-                    if earlier == text {
-                        return Ok(());
-                    }
-                    file.rewind()?;
-                    file.set_len(0)?;
-                    file.write_all(text.as_bytes())
-                });
+                let _ = file.write_all_at(format!("{text:40}").as_bytes(), 0);
                 return Ok(Some(Self { file, path }));
             }
         }

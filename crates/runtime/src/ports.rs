@@ -16,7 +16,10 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::{Sandbox, runtime::{Runtime, WeakRuntime, gone}};
+use crate::{
+    Sandbox,
+    runtime::{Runtime, WeakRuntime, gone},
+};
 
 /// Connections at the same time over all listeners of a process; more wait in the kernel's queue.
 const MOST_CONNECTIONS: usize = 4096;

@@ -24,8 +24,8 @@ impl ProcessIdentity {
     /// This process.
     pub(crate) fn current(boot: &str) -> Result<Self> {
         let pid = getpid().as_raw_nonzero().get().unsigned_abs();
-        let start_time =
-            start_time(pid)?.ok_or_else(|| Error::new(ErrorKind::Unavailable, "state", "/proc does not show this process").with("pid", pid))?;
+        let start_time = start_time(pid)?
+            .ok_or_else(|| Error::new(ErrorKind::Unavailable, "state", "/proc does not show this process").with("pid", pid))?;
         Ok(Self { pid, start_time, boot: boot.to_owned() })
     }
 

@@ -38,29 +38,17 @@ impl Runtime {
         Ok(Resolved { image: image.unwrap_or(HOST).to_owned(), root, pin })
     }
 
-    /// The root of a checkpoint's image as it is now, without the checkpoint's layers.
+    /// The root of a checkpoint's image, without the checkpoint's layers. The image `host` is the skeleton of then over the host's programs of
+    /// now: those lie on read-only mounts, so no layer can contradict them.
     ///
     /// # Errors
-    /// `Conflict` when the image `host` is not what it was.
+    /// `NotFound` when the image is not here, as for a checkpoint on `host` of another machine.
     pub(crate) async fn resolve_again(&self, kind: &ImageKind) -> Result<(RootSource, Option<Pin>)> {
         if *kind == ImageKind::Empty {
             return Ok((RootSource::empty(), None));
         }
         let pin = Some(self.images().pin().await?);
-        let ImageKind::Host { fingerprint } = kind else { return Ok((self.images().root_of(kind).await?, pin)) };
-        // The layers lie upon the host's own files, which are not kept anywhere: if those changed, what was saved does not fit them any more.
-        let root = self.images().resolve(None).await?;
-        if root.kind == *kind {
-            return Ok((root, pin));
-        }
-        let now = match &root.kind {
-            ImageKind::Host { fingerprint } => fingerprint.as_str(),
-            _ => "",
-        };
-        Err(Error::new(ErrorKind::Conflict, "restore", "the host's programs are not those that the checkpoint was made on")
-            .with("then", fingerprint)
-            .with("now", now)
-            .with_hint("checkpoints on an image (--image) do not depend on the host"))
+        Ok((self.images().root_of(kind).await?, pin))
     }
 
     /// Removes an image, or a name of it. What sandboxes and checkpoints need stays on the disk as long as they do.

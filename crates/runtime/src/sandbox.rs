@@ -40,7 +40,13 @@ impl Sandbox {
         Self { runtime, shared: Arc::new(Shared { id: row.id.clone(), name: row.name.clone(), handle: Mutex::default() }) }
     }
 
-    pub(crate) fn with_handle(runtime: Runtime, id: SandboxId, name: Option<String>, revision: i64, handle: Arc<dyn SandboxHandle>) -> Self {
+    pub(crate) fn with_handle(
+        runtime: Runtime,
+        id: SandboxId,
+        name: Option<String>,
+        revision: i64,
+        handle: Arc<dyn SandboxHandle>,
+    ) -> Self {
         Self { runtime, shared: Arc::new(Shared { id, name, handle: Mutex::new(Some((revision, handle))) }) }
     }
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use sandbar_core::{CheckpointId, ExposedPort, IdRange, Isolation, LimitReport, Lifetime, Result, SandboxHandle, SandboxId, SandboxSpec, State};
+use sandbar_core::{
+    CheckpointId, ExposedPort, IdRange, Isolation, Lifetime, LimitReport, Result, SandboxHandle, SandboxId, SandboxSpec, State,
+};
 use serde::Serialize;
 
 use crate::{

@@ -1,5 +1,7 @@
 //! Sandboxes of a fake provider, from their beginning to their end, in one process.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
+
 mod support;
 
 use std::time::Duration;

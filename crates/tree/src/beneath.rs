@@ -61,6 +61,8 @@ pub struct Base {
     directory: OwnedFd,
     reach: Reach,
     own_path: Option<PathBuf>,
+    /// Where relative paths start in a jail, seen from its directory.
+    working_directory: Option<PathBuf>,
 }
 
 impl Base {
@@ -70,7 +72,17 @@ impl Base {
     /// `own_path` is the absolute path under which others know the directory, if any: an absolute path that starts
     /// with it is taken relative to the base; every other absolute path is refused.
     pub fn jail(directory: impl Into<OwnedFd>, own_path: Option<PathBuf>) -> Self {
-        Self { directory: directory.into(), reach: Reach::Beneath, own_path }
+        Self { directory: directory.into(), reach: Reach::Beneath, own_path, working_directory: None }
+    }
+
+    /// The same with relative paths starting at a directory of the jail, which is given relative to it or as an absolute path beneath
+    /// `own_path`. One that lies elsewhere is left out of account.
+    #[must_use]
+    pub fn with_working_directory(mut self, path: &Path) -> Self {
+        let own = self.own_path.as_deref();
+        let relative = if path.is_relative() { Some(path) } else { own.and_then(|own| path.strip_prefix(own).ok()) };
+        self.working_directory = relative.filter(|path| !path.as_os_str().is_empty()).map(Path::to_owned);
+        self
     }
 
     /// The whole file system as this process sees it: for the agent, whose root is the sandbox's. Relative paths start
@@ -83,7 +95,7 @@ impl Base {
 
     /// As [`Base::root`], with relative paths starting at a working directory.
     pub fn root_at(working_directory: impl Into<OwnedFd>) -> Self {
-        Self { directory: working_directory.into(), reach: Reach::Anywhere, own_path: None }
+        Self { directory: working_directory.into(), reach: Reach::Anywhere, own_path: None, working_directory: None }
     }
 
     /// Opens a regular file; anything else is refused ([`ErrorKind::IsADirectory`], [`ErrorKind::Unsupported`]), and
@@ -288,8 +300,11 @@ impl Base {
             return Err(Error::new(ErrorKind::InvalidPath, operation, path, "path is empty"));
         }
         no_nul(operation, path)?;
-        if self.reach == Reach::Anywhere || path.is_relative() {
+        if self.reach == Reach::Anywhere {
             return Ok(Cow::Borrowed(path));
+        }
+        if path.is_relative() {
+            return Ok(self.working_directory.as_ref().map_or(Cow::Borrowed(path), |start| Cow::Owned(start.join(path))));
         }
         match self.own_path.as_deref().and_then(|own| path.strip_prefix(own).ok()) {
             Some(rest) if rest.as_os_str().is_empty() => Ok(Cow::Borrowed(Path::new("."))),

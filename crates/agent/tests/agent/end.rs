@@ -96,6 +96,21 @@ fn every_descendant_ends_at_shutdown() {
 }
 
 #[test]
+fn as_process_1_it_reaps_all_and_ends_all() {
+    let Some(mut host) = Host::as_init() else { return };
+    let mut session =
+        host.shell("(setsid sh -c 'trap \"\" TERM HUP; while :; do sleep 1000; done' &); (sleep 0.05 &); sleep 0.1; echo $PPID; echo end");
+    assert!(session.wait_for("end").starts_with("1\n"));
+    // Requests to end come from the host, and not as signals, which anyone inside may send.
+    assert_eq!(host.run("kill -TERM 1; kill -KILL 1; kill -STOP 1; kill -INT 1; ps -e -o stat= | grep -c Z").text(), "0\n");
+    let reply::Answer::Usage(usage) = host.ask(Operation::Usage(Usage {})).1 else { panic!() };
+    assert_eq!(usage.pids, 3, "the agent, the deaf shell and its sleep");
+    let left = shut_down(&host, 50, 100);
+    assert_eq!(left.processes.len(), 2);
+    assert!(host.agent.wait().unwrap().success());
+}
+
+#[test]
 fn term_ends_the_agent_with_its_descendants() {
     let mut host = Host::new();
     let mut session = host.shell("setsid sleep 1000 & echo $!; wait");

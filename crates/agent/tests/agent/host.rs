@@ -27,7 +27,18 @@ impl Host {
         Self::with(|_| {})
     }
 
+    /// As process 1 of a PID namespace; `None` where that is not allowed.
+    pub fn as_init() -> Option<Self> {
+        let unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
+        let works = Command::new(unshare[0]).args(&unshare[1..]).arg("true").stderr(Stdio::null()).status();
+        works.is_ok_and(|status| status.success()).then(|| Self::start(&unshare, |config| config.init = true))
+    }
+
     pub fn with(change: impl FnOnce(&mut AgentConfig)) -> Self {
+        Self::start(&[], change)
+    }
+
+    fn start(within: &[&str], change: impl FnOnce(&mut AgentConfig)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let workspace = folder.path().join("workspace").into_os_string().into_encoded_bytes();
         fs::create_dir(folder.path().join("workspace")).unwrap();
@@ -43,9 +54,12 @@ impl Host {
         let binary = std::env::var("SANDBAR_AGENT_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_sandbar-agent").to_owned());
         // The shell puts the descriptors where the agent expects them.
         let agent = Command::new("/bin/sh")
-            .args(["-c", r#"exec "$1" 3<"$2" 4<&0 0</dev/null"#, "sh", &binary])
+            .args(["-c", r#"config="$1"; shift; exec "$@" 3<"$config" 4<&0 0</dev/null"#, "sh"])
             .arg(folder.path().join("config"))
+            .args(within)
+            .arg(&binary)
             .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .stdin(Stdio::from(OwnedFd::from(listener)))
             .spawn()
             .unwrap();

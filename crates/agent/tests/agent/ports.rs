@@ -60,10 +60,16 @@ fn a_host_that_leaves_closes_the_connection_inside() {
     let host = Host::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = u32::from(listener.local_addr().unwrap().port());
-    let stream = host.done(Operation::Dial(Dial { port }));
-    let (mut server, _) = listener.accept().unwrap();
+    let mut stream = host.done(Operation::Dial(Dial { port }));
+    let (server, _) = listener.accept().unwrap();
+    let mut server = server;
+    stream.write_all(b"last words").unwrap();
     drop(stream);
-    assert_eq!(server.read(&mut [0; 1]).unwrap(), 0);
+    let mut text = String::new();
+    server.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "last words");
+    // The other half is closed as well, though this side has not ended.
+    crate::host::eventually("writing fails", || (&server).write_all(b"anybody?").is_err());
 }
 
 #[test]

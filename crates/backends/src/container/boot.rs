@@ -17,12 +17,12 @@ use super::{
     Place,
     cgroup::{Groups, Made},
     child::{Channel, Child, keep_dumpable},
-    folder,
+    devices, disk, folder,
     ids::Ids,
-    kernel, landlock, limits, offspring,
-    overlay::{RootOverlay, clone_mount, mount_volumes},
+    landlock, limits, offspring,
+    overlay::{RootOverlay, mount_volumes},
     plan::{Outline, Overlay, Plan, Root},
-    syscall::{MountAttributes, mount_setattr, reap},
+    syscall::reap,
 };
 use crate::machine::{
     config::agent_config,
@@ -33,6 +33,13 @@ use crate::machine::{
 const OPERATION: &str = "container start";
 /// When the machine runs out of memory, a sandbox's processes go before the host's, and before their own agent.
 const OOM_SCORE: i32 = 500;
+/// Bytes of `/dev/shm` where there is no memory limit. Docker has 64 MiB, at which browsers and data loaders break.
+const SHARED_MEMORY: u64 = 256 << 20;
+
+/// The names of the steps at which a boot calls [`Journal::step`], in their order. A test that kills sandbar at each of them has killed it
+/// everywhere between what the ledger is told.
+pub const STEPS: [&str; 6] =
+    ["container.grouped", "container.cloned", "container.mapped", "container.prepared", "container.intended", "container.executed"];
 
 /// A boot with everything owned, for a thread that may block.
 pub(super) struct OwnedBoot {
@@ -44,17 +51,20 @@ pub(super) struct OwnedBoot {
     pub(super) ids: Option<IdRange>,
     pub(super) lifetime: Lifetime,
     pub(super) journal: Arc<dyn Journal>,
+    /// Whether the kernel takes layers that are mounted nowhere, by descriptor.
+    pub(super) by_descriptor: bool,
     /// The agent's file; without one the plan is rehearsed: everything but the agent.
     pub(super) agent: Option<PathBuf>,
 }
 
 impl OwnedBoot {
-    /// Starts the agent, and undoes everything but the folder's content when that fails. Blocks.
+    /// Starts the agent, and undoes everything but the folder's content when that fails. Blocks. See [`RootOverlay::mount`] for
+    /// what is left.
     ///
     /// # Errors
     /// The step that failed.
-    pub(super) fn run(self) -> Result<Place> {
-        let (place, held) = self.bring_up()?;
+    pub(super) fn run(self, left: &mut Vec<OwnedFd>) -> Result<Place> {
+        let (place, held) = self.bring_up(left)?;
         offspring::add(place.process, held);
         Ok(place)
     }
@@ -66,7 +76,7 @@ impl OwnedBoot {
     pub(super) fn rehearse(mut self, patience: Duration) -> Result<()> {
         self.agent = None;
         let journal = Arc::clone(&self.journal);
-        let (place, held) = self.bring_up()?;
+        let (place, held) = self.bring_up(&mut Vec::new())?;
         let ended = wait_for_exit(&held, patience).context(OPERATION, || "cannot wait for the rehearsal".to_owned())?;
         if !ended {
             let _ = place.process.kill(patience);
@@ -76,7 +86,7 @@ impl OwnedBoot {
         if ended { Ok(()) } else { Err(Error::new(ErrorKind::TimedOut, OPERATION, "the rehearsal does not end")) }
     }
 
-    fn bring_up(mut self) -> Result<(Place, OwnedFd)> {
+    fn bring_up(mut self, left: &mut Vec<OwnedFd>) -> Result<(Place, OwnedFd)> {
         let ids = Ids::of_sandbox(self.ids)?;
         for volume in &mut self.spec.volumes {
             let found = volume.source.canonicalize();
@@ -87,18 +97,21 @@ impl OwnedBoot {
         let name = format!("sandbar-{}-g{}", self.id, self.generation);
         let made = Groups::make(&name, &self.spec.limits, u64::from(limits::DEFAULT_PIDS), &self.journal)?;
         let groups = made.groups.clone();
-        match keep_dumpable(|| self.start(&ids, made)) {
+        self.journal.step(STEPS[0]);
+        match keep_dumpable(|| self.start(&ids, made, left)) {
             Ok(started) => Ok(started),
             Err(error) => {
-                groups.release(&self.journal).unwrap_or_else(|left| {
-                    tracing::warn!(error = %left.chain(), "cannot remove the control groups of a sandbox that did not start");
+                let released = groups.release(&self.journal).and(disk::release(&self.folder, &self.journal));
+                released.unwrap_or_else(|left| {
+                    // What is left is in the ledger.
+                    tracing::warn!(error = %left.chain(), "cannot release everything of a sandbox that did not start");
                 });
                 Err(error)
             }
         }
     }
 
-    fn start(&self, ids: &Ids, made: Made) -> Result<(Place, OwnedFd)> {
+    fn start(&self, ids: &Ids, made: Made, left: &mut Vec<OwnedFd>) -> Result<(Place, OwnedFd)> {
         let volatile = self.lifetime == Lifetime::Owned;
         let mut layers: Vec<PathBuf> = self.root.layers.iter().chain(&self.root.saved_layers).cloned().collect();
         layers.reverse();
@@ -106,6 +119,7 @@ impl OwnedBoot {
             return Err(Error::new(ErrorKind::InvalidInput, OPERATION, "a container needs an image"));
         }
         let landlock = landlock::domain()?;
+        let shared_memory = self.spec.limits.memory.unwrap_or(SHARED_MEMORY);
         let channel = Channel::new()?;
         let outline = Outline {
             ids,
@@ -114,13 +128,12 @@ impl OwnedBoot {
             root: if ids.is_root() {
                 Root::Sent
             } else {
-                let by_descriptor = kernel::takes_detached_layers();
-                Root::Made(Overlay { layers: layers.clone(), folder: self.folder.clone(), by_descriptor, volatile })
+                Root::Made(Overlay { layers: layers.clone(), folder: self.folder.clone(), by_descriptor: self.by_descriptor, volatile })
             },
             agent: self.agent.as_deref().filter(|_| !ids.is_root()),
             host: self.root.host.as_ref(),
             volumes: &self.spec.volumes,
-            memory: self.spec.limits.memory,
+            shared_memory,
             groups: made.threads.len(),
             landlock: landlock.as_ref().map(|(_, domain)| *domain),
             lifetime: self.lifetime,
@@ -129,37 +142,46 @@ impl OwnedBoot {
         };
         let mut child = Child::start(Plan::new(outline)?, channel, made.unified.as_ref().map(AsFd::as_fd))?;
 
+        self.journal.step(STEPS[1]);
         // From here on the child makes its namespaces while we prepare what it waits for.
         ids.write_maps(child.pid())?;
+        self.journal.step(STEPS[2]);
         let process = HostProcess::of(child.pid()).context(OPERATION, || "the sandbox's first process ended early".to_owned())?;
-        folder::prepare(&self.folder)?;
+        let disk = match self.spec.limits.disk {
+            Some(bytes) if disk::is_available() => Some(disk::prepare(&self.folder, bytes, &self.journal)?),
+            _ => folder::prepare(&self.folder).map(|()| None)?,
+        };
         let listener = listen_in(&self.folder, AGENT_SOCKET).context(OPERATION, || "cannot make the agent's socket".to_owned())?;
         let config = self.config()?;
         let null = open("/dev/null", OFlags::RDWR)?;
-        let (mut agent, mut root, mut volumes) = (None, None, Vec::new());
+        let (mut agent, mut mounts) = (None, Vec::new());
+        let mut volumes = Vec::new();
         if let Ids::Range(range) = ids {
-            let namespace = open(&format!("/proc/{}/ns/user", child.pid()), OFlags::RDONLY)?;
-            let by_descriptor = kernel::takes_detached_layers();
+            let namespace = open(format!("/proc/{}/ns/user", child.pid()), OFlags::RDONLY)?;
             let overlay = RootOverlay {
                 layers: &layers,
                 folder: &self.folder,
-                disk: None,
+                disk,
                 user_namespace: namespace.as_fd(),
                 owner: range.first,
                 volatile,
-                by_descriptor,
+                by_descriptor: self.by_descriptor,
             };
-            root = Some(overlay.mount()?);
+            mounts = vec![overlay.mount(left)?, devices::mount(range.first, shared_memory)?];
             volumes = mount_volumes(&self.spec.volumes, namespace.as_fd())?;
-            agent = self.agent.as_deref().map(program).transpose()?;
+            // Nobody inside owns it, so nobody can write it, whatever they find by `/proc/1/exe`.
+            agent = self.agent.as_deref().map(|path| open(path, OFlags::PATH)).transpose()?;
         }
+        self.journal.step(STEPS[3]);
         let mut descriptors: Vec<BorrowedFd<'_>> = vec![null.as_fd(); 3];
         descriptors.extend([config.as_fd(), listener.as_fd(), agent.as_ref().unwrap_or(&null).as_fd()]);
         descriptors
             .extend(root.iter().chain(landlock.as_ref().map(|(ruleset, _)| ruleset)).chain(&volumes).chain(&made.threads).map(AsFd::as_fd));
         child.send(&descriptors)?;
         self.journal.intend(&process.resource("agent"))?;
+        self.journal.step(STEPS[4]);
         let released = child.release();
+        self.journal.step(STEPS[5]);
         if released.is_err() {
             self.journal.forget(&process.resource("agent"))?;
         }
@@ -186,20 +208,7 @@ impl OwnedBoot {
     }
 }
 
-/// The agent's file in a mount of its own that cannot be written through, whatever a process finds by `/proc/1/exe`.
-fn program(path: &Path) -> Result<OwnedFd> {
-    let attributes = MountAttributes {
-        set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
-        propagation: libc::MS_PRIVATE,
-        ..MountAttributes::default()
-    };
-    let mount = clone_mount(CWD, path, false).context(OPERATION, || format!("cannot open the agent {}", path.display()))?;
-    mount_setattr(mount.as_fd(), &attributes, false)
-        .map_err(io::Error::from)
-        .context(OPERATION, || "cannot protect the agent's file".to_owned())?;
-    Ok(mount)
-}
-
-fn open(path: &str, flags: OFlags) -> Result<OwnedFd> {
-    openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty()).map_err(io::Error::from).context(OPERATION, || format!("cannot open {path}"))
+fn open(path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd> {
+    let path = path.as_ref();
+    openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty()).map_err(io::Error::from).context(OPERATION, || format!("cannot open {}", path.display()))
 }

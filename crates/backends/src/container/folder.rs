@@ -10,9 +10,15 @@ use rustix::{
     fs::{CWD, Mode, OFlags, openat},
     io::Errno,
 };
-use sandbar_core::{CheckpointKind, CheckpointOptions, Context, Error, ErrorKind, Result, SandboxStats, SavedCheckpoint};
+use sandbar_core::{CheckpointKind, CheckpointOptions, Context, Error, ErrorKind, Result, SavedCheckpoint};
 use sandbar_tree::{copy_tree, measure, remove_tree};
 use serde_json::Value;
+
+use super::{
+    disk,
+    helper::as_sandbox_root,
+    ids::{Ids, is_root},
+};
 
 /// The writable layer, in a generation's folder and in a checkpoint's.
 pub(super) const LAYER: &str = "layer";
@@ -33,34 +39,63 @@ pub(super) fn prepare(folder: &Path) -> Result<()> {
     make(LAYER, 0o755)?;
     if !make(WORK, 0o700)? {
         // What a kernel that went down in the middle left there would be refused.
-        remove_tree(open(folder)?, WORK).map_err(|error| tree_error(error, "cannot empty the work folder"))?;
+        remove(&folder.join(WORK))?;
         make(WORK, 0o700)?;
     }
     Ok(())
 }
 
-/// Copies a writable layer into a checkpoint's folder.
+/// Copies the writable layer of a generation into a checkpoint's folder. `is_running` says that its disk, if it has one, is mounted.
 ///
 /// # Errors
 /// `ResourceExhausted` when the disk is full.
-pub(super) fn save(layer: &Path, options: &CheckpointOptions) -> Result<SavedCheckpoint> {
+pub(super) fn save(folder: &Path, is_running: bool, options: &CheckpointOptions) -> Result<SavedCheckpoint> {
     if options.kind != CheckpointKind::Disk {
         return Err(Error::new(ErrorKind::Unsupported, "checkpoint", "a container saves its disk only"));
     }
     let into = options.into.join(LAYER);
     fs::DirBuilder::new().mode(0o700).create(&into).context("checkpoint", || format!("cannot make {}", into.display()))?;
-    let copied =
-        copy_tree(open(layer)?, open(&into)?).map_err(|error| tree_error(error, "cannot copy the writable layer").during("checkpoint"))?;
-    Ok(SavedCheckpoint { kind: CheckpointKind::Disk, bytes: copied.bytes, files: copied.entries, record: Value::Null })
+    let image = disk::image(folder);
+    let (bytes, files) = if let Some(image) = &image {
+        copy(disk::layer(image)?, &into).context("checkpoint", || CANNOT_COPY.to_owned())?
+    } else {
+        let layer = folder.join(LAYER);
+        let copied = move || copy(open(&layer).map_err(io::Error::other)?, &into);
+        // Files of the sandbox's other users can be read, and copied with their owners, in its user namespace only.
+        if is_root() {
+            copied().context("checkpoint", || CANNOT_COPY.to_owned())?
+        } else {
+            as_sandbox_root(&Ids::of_sandbox(None)?, copied)?
+        }
+    };
+    if let Some(image) = image.filter(|_| !is_running) {
+        disk::detach(&image)?;
+    }
+    Ok(SavedCheckpoint { kind: CheckpointKind::Disk, bytes, files, record: Value::Null })
+}
+
+const CANNOT_COPY: &str = "cannot copy the writable layer";
+
+fn copy(from: OwnedFd, into: &Path) -> io::Result<(u64, u64)> {
+    let copied = copy_tree(from, open(into).map_err(io::Error::other)?)?;
+    Ok((copied.bytes, copied.entries))
 }
 
 /// Bytes of the writable layer on disk.
 ///
 /// # Errors
 /// Of the file system.
-pub(super) fn occupied(layer: &Path, mut stats: SandboxStats) -> Result<SandboxStats> {
-    stats.disk_bytes = Some(measure(open(layer)?).map_err(|error| tree_error(error, "cannot weigh the writable layer"))?.allocated);
-    Ok(stats)
+pub(super) fn occupied(folder: &Path) -> Result<u64> {
+    let cannot = || "cannot weigh the writable layer".to_owned();
+    if let Some(image) = disk::image(folder) {
+        return disk::occupied(&image).context(OPERATION, cannot);
+    }
+    let layer = folder.join(LAYER);
+    let weigh = move || Ok(measure(open(&layer).map_err(io::Error::other)?)?.allocated);
+    match weigh() {
+        Err(error) if may_need_ids(&error) => as_sandbox_root(&Ids::of_sandbox(None)?, weigh),
+        weighed => weighed.context(OPERATION, cannot),
+    }
 }
 
 /// Removes a folder with everything in it. One that is gone is no error.
@@ -71,22 +106,27 @@ pub(super) fn remove(folder: &Path) -> Result<()> {
     let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) else {
         return Err(Error::new(ErrorKind::Internal, OPERATION, "a folder without a parent").with("path", folder.display()));
     };
-    let parent = match open(parent) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        opened => opened?,
+    let remove = || match open(parent) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(io::Error::other(error)),
+        Ok(parent) => match remove_tree(parent, name) {
+            Err(error) if error.kind() == sandbar_tree::ErrorKind::NotFound => Ok(()),
+            removed => Ok(removed?),
+        },
     };
-    match remove_tree(parent, name) {
-        Err(error) if error.kind() == sandbar_tree::ErrorKind::NotFound => Ok(()),
-        removed => removed.map_err(|error| tree_error(error, "cannot remove the folder")),
+    match remove() {
+        Err(error) if may_need_ids(&error) => as_sandbox_root(&Ids::of_sandbox(None)?, remove),
+        removed => removed.context(OPERATION, || format!("cannot remove {}", folder.display())),
     }
+}
+
+/// Whether a plain user failed at files of the sandbox's other users.
+fn may_need_ids(error: &io::Error) -> bool {
+    !is_root() && error.kind() == io::ErrorKind::PermissionDenied
 }
 
 pub(super) fn open(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(CWD, path, flags, Mode::empty())
         .map_err(|errno: Errno| Error::io(OPERATION, format!("cannot open {}", path.display()), errno.into()))
-}
-
-fn tree_error(error: sandbar_tree::Error, message: &'static str) -> Error {
-    Error::io(OPERATION, message, error.into())
 }

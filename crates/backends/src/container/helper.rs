@@ -3,10 +3,7 @@
 
 use std::{
     io::{self, Read, Write},
-    os::{
-        fd::AsRawFd,
-        unix::net::UnixStream,
-    },
+    os::{fd::AsRawFd, unix::net::UnixStream},
     panic::{AssertUnwindSafe, catch_unwind},
 };
 

@@ -4,6 +4,7 @@ use sandbar_core::{Claim, Feature, FeatureSet, Isolation, ProviderInfo};
 
 use super::{
     cgroup::{Controller, Hierarchies},
+    disk,
     ids::{Ids, is_root},
     kernel, landlock,
 };
@@ -12,12 +13,15 @@ use super::{
 pub(super) const NAME: &str = "container";
 
 /// Features that it has on every machine where it works at all.
-const ALWAYS: [Feature; 12] = [
+const ALWAYS: [Feature; 15] = [
     Feature::Pty,
     Feature::User,
     Feature::Watch,
     Feature::ExposePort,
     Feature::StopStart,
+    Feature::DiskCheckpoint,
+    Feature::Restore,
+    Feature::Fork,
     Feature::Stats,
     Feature::HostImage,
     Feature::LayeredImage,
@@ -26,13 +30,10 @@ const ALWAYS: [Feature; 12] = [
     Feature::LimitOpenFiles,
     Feature::NetworkNone,
 ];
-/// Features that need a group that can be frozen.
-const WITH_FREEZER: [Feature; 4] = [Feature::Pause, Feature::DiskCheckpoint, Feature::Restore, Feature::Fork];
-
 /// The provider's claim at its best.
 pub fn claim() -> Claim {
-    let limits = [Feature::LimitMemory, Feature::LimitCpu, Feature::LimitPids, Feature::LimitDisk];
-    Claim { provider: NAME, features: ALWAYS.into_iter().chain(WITH_FREEZER).chain(limits).collect() }
+    let at_best = [Feature::Pause, Feature::LimitMemory, Feature::LimitCpu, Feature::LimitPids, Feature::LimitDisk];
+    Claim { provider: NAME, features: ALWAYS.into_iter().chain(at_best).collect() }
 }
 
 /// What it can do here.
@@ -41,12 +42,15 @@ pub(super) fn info() -> ProviderInfo {
     let held = |controller: Controller, feature: Feature| groups.holder(controller).map(|_| feature);
     let mut features: Vec<Feature> = ALWAYS.to_vec();
     if groups.can_freeze() {
-        features.extend(WITH_FREEZER);
+        features.push(Feature::Pause);
     }
     features.extend(held(Controller::Memory, Feature::LimitMemory));
     features.extend(held(Controller::Cpu, Feature::LimitCpu));
     if groups.holder(Controller::Pids).is_some() || kernel::counts_processes_by_namespace() {
         features.push(Feature::LimitPids);
+    }
+    if disk::is_available() {
+        features.push(Feature::LimitDisk);
     }
     ProviderInfo {
         name: NAME.to_owned(),

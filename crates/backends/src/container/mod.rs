@@ -5,11 +5,12 @@
 //! | `boot` | bringing up a sandbox: everything around the child |
 //! | `plan`, `step` | what the child does from `clone3` to the agent: the order, and each step |
 //! | `child`, `syscall` | the child: cloned, spoken to, heard; system calls without the C library |
-//! | `overlay` | as root: the root file system and volumes with the sandbox's ids |
+//! | `overlay`, `devices` | as root: the root file system, volumes and `/dev` with the sandbox's ids |
 //! | `ids` | which host ids a sandbox has |
 //! | `capabilities`, `seccomp`, `landlock` | what it may ask of the kernel |
 //! | `cgroup`, `limits`, `disk` | what it may use |
-//! | `folder` | the writable layer: prepared, saved, weighed, removed |
+//! | `folder`, `helper` | the writable layer: prepared, saved, weighed, removed; by a plain user in a process with the sandbox's ids |
+//! | `stopper` | stopping everything by signals, where no group can be frozen |
 //! | `offspring` | first processes that this process has to reap |
 //! | `worker` | threads that live as long as the process |
 //! | `kernel`, `info`, `probe` | what this host can do |
@@ -22,8 +23,10 @@ mod boot;
 mod capabilities;
 mod cgroup;
 mod child;
+mod devices;
 mod disk;
 mod folder;
+mod helper;
 mod ids;
 mod info;
 mod kernel;
@@ -35,9 +38,11 @@ mod plan;
 mod probe;
 mod seccomp;
 mod step;
+mod stopper;
 mod syscall;
 mod wall;
 mod worker;
 
+pub use boot::STEPS;
 pub use info::claim;
 pub use wall::{Container, ContainerProvider, Place};

@@ -28,10 +28,10 @@ const HARMLESS: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
 pub(super) struct RootOverlay<'a> {
     /// The highest first.
     pub(super) layers: &'a [PathBuf],
-    /// The folder with `layer` and `work`, or the mount that has them.
+    /// The folder with `layer` and `work`.
     pub(super) folder: &'a Path,
-    /// A file system made for `layer` and `work`, in place of the folder.
-    pub(super) disk: Option<BorrowedFd<'a>>,
+    /// A mount of a file system with `layer` and `work`, in place of the folder.
+    pub(super) disk: Option<OwnedFd>,
     /// The sandbox's user namespace: its maps say how ids translate.
     pub(super) user_namespace: BorrowedFd<'a>,
     /// The sandbox's root, as the host sees it.
@@ -43,13 +43,14 @@ pub(super) struct RootOverlay<'a> {
 }
 
 impl RootOverlay<'_> {
-    /// Mounts it, and attaches it nowhere.
+    /// Mounts it, and attaches it nowhere. What is put into `left` may be closed at any time, but not where somebody waits: the kernel takes a
+    /// grace period for each mount that is mounted nowhere.
     ///
     /// # Errors
     /// `Unavailable` where the file system of the state folder cannot translate ids.
-    pub(super) fn mount(&self) -> Result<OwnedFd> {
-        let own = match self.disk {
-            Some(disk) => clone_mount(disk, Path::new(""), false).map_err(|error| cannot_translate(error, self.folder))?,
+    pub(super) fn mount(mut self, left: &mut Vec<OwnedFd>) -> Result<OwnedFd> {
+        let own = match self.disk.take() {
+            Some(disk) => disk,
             None => clone_mount(CWD, self.folder, false).context(OPERATION, || format!("cannot open {}", self.folder.display()))?,
         };
         let translate = MountAttributes {
@@ -67,11 +68,14 @@ impl RootOverlay<'_> {
             mount_setattr(mount.as_fd(), &translate, false).map_err(|error| cannot_translate(error.into(), layer))?;
             layers.push(mount);
         }
-        let mounted = if self.by_descriptor { self.by_descriptor(&layers, &upper, &work) } else { self.by_scratch(&own, &layers, &upper, &work) };
+        let mounted =
+            if self.by_descriptor { self.by_descriptor(&layers, &upper, &work) } else { self.by_scratch(&own, &layers, &upper, &work) };
         let mounted = mounted.and_then(|mount| {
             let read_only = fstatvfs(&mount)?.f_flag.contains(StatVfsMountFlags::RDONLY);
             if read_only { Err(io::Error::other("the kernel cannot use the work folder")) } else { Ok(mount) }
         });
+        left.push(own);
+        left.extend(layers);
         mounted.context(OPERATION, || "cannot mount the overlay".to_owned())
     }
 

@@ -1,8 +1,8 @@
 //! The order of things: which steps make a sandbox, from `clone3` to the agent.
 
 use std::{
-    ffi::{CString, OsStr},
-    os::unix::ffi::OsStrExt,
+    ffi::{CString, OsStr, OsString},
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Component, Path, PathBuf},
     sync::OnceLock,
 };
@@ -10,7 +10,7 @@ use std::{
 use sandbar_core::{Error, ErrorKind, HostImage, Lifetime, Result, Volume};
 
 use super::{
-    capabilities,
+    capabilities, devices,
     folder::{LAYER, WORK},
     ids::Ids,
     seccomp,
@@ -23,9 +23,8 @@ const INERT: u64 = HARMLESS | libc::MOUNT_ATTR_NOEXEC;
 const MOUNT_HARMLESS: u64 = libc::MS_NOSUID | libc::MS_NODEV;
 const MOUNT_INERT: u64 = MOUNT_HARMLESS | libc::MS_NOEXEC;
 
-/// The devices of a sandbox, and no others.
-const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
-/// What of /proc and /sys tells about the host and not about the sandbox, or acts on it (as Docker masks it).
+/// What of /proc and /sys tells about the host and not about the sandbox (as Docker masks it). What Docker masks or makes read-only beside
+/// these, the host's root alone may read or write: it owns them, and no id inside is the host's root.
 const MASKED: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
@@ -40,15 +39,13 @@ const MASKED: [&str; 12] = [
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
 ];
-/// What of /proc may be looked at only.
-const SEALED: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-/// Bytes of `/dev/shm` where there is no memory limit. Docker has 64 MiB, at which browsers and data loaders break.
-const SHARED_MEMORY: u64 = 256 << 20;
+/// An empty folder that nobody can write into, for masks: a mount point of every sysfs.
+const EMPTY: &str = "/sys/fs/cgroup";
 
 /// What the child does about its root file system.
 #[derive(Debug)]
 pub(super) enum Root {
-    /// The parent, which is root, sends it as a mount.
+    /// The parent, which is root, sends it as a mount, and /dev as another.
     Sent,
     /// The child mounts the overlay itself.
     Made(Overlay),
@@ -86,7 +83,8 @@ pub(super) struct Outline<'a> {
     pub(super) agent: Option<&'a Path>,
     pub(super) host: Option<&'a HostImage>,
     pub(super) volumes: &'a [Volume],
-    pub(super) memory: Option<u64>,
+    /// Bytes of /dev/shm.
+    pub(super) shared_memory: u64,
     /// v1 control groups to join.
     pub(super) groups: usize,
     pub(super) landlock: Option<Domain>,
@@ -96,8 +94,8 @@ pub(super) struct Outline<'a> {
     pub(super) rehearsal: bool,
 }
 
-/// The steps, and how many descriptors the parent has to send: 0 to 2, configuration, listener, agent, then the root if [`Root::Sent`], the Landlock
-/// ruleset if any, the volumes if the parent is root, the groups.
+/// The steps, and how many descriptors the parent has to send: 0 to 2, configuration, listener, agent, then the root and /dev if
+/// [`Root::Sent`], the Landlock ruleset if any, the volumes if the parent is root, the groups.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) steps: Vec<Planned>,
@@ -135,7 +133,7 @@ impl Plan {
     pub(super) fn new(outline: Outline<'_>) -> Result<Self> {
         let mut plan = Builder { steps: Vec::with_capacity(160), next: CHANNEL };
         let agent = plan.number();
-        let sent_root = matches!(outline.root, Root::Sent).then(|| plan.number());
+        let sent_root = matches!(outline.root, Root::Sent).then(|| (plan.number(), plan.number()));
         let ruleset = outline.landlock.map(|domain| (plan.number(), domain));
         let volumes = plan.numbers(if outline.ids.is_root() { outline.volumes.len() } else { 0 });
         let groups = plan.numbers(outline.groups);
@@ -168,14 +166,17 @@ impl Plan {
         }
         match (outline.root, sent_root) {
             (Root::Made(overlay), _) => plan.add_overlay(overlay)?,
-            (Root::Sent, root) => plan.add(Step::ChangeRoot { root: root.unwrap_or(-1), attached: false }),
-        }
-        for folder in outline.host.map_or(&[][..], |host| &host.folders) {
-            plan.add(Step::MakeFolder { path: path_string(folder)?, mode: 0o755 });
-            plan.add(bind_old(old, folder, folder, READ_ONLY | HARMLESS)?);
+            (Root::Sent, sent) => plan.add(Step::ChangeRoot { root: sent.map_or(-1, |(root, _)| root), attached: false }),
         }
         plan.add_proc(outline.ids.count());
-        plan.add_dev(old, outline.ids.count(), outline.memory.unwrap_or(SHARED_MEMORY));
+        for folder in outline.host.map_or(&[][..], |host| &host.folders) {
+            plan.add_host_folder(old, folder)?;
+        }
+        match sent_root {
+            Some((_, dev)) => plan.add(Step::Attach { mount: dev, target: known("/dev") }),
+            None => plan.add_dev(old, outline.shared_memory),
+        }
+        plan.add_terminals(outline.ids.count());
         plan.add_masks();
         plan.add(Step::MakeFolder { path: c"/tmp".to_owned(), mode: 0o1777 });
         for (index, volume) in outline.volumes.iter().enumerate() {
@@ -269,50 +270,57 @@ impl Builder {
         }
     }
 
-    fn add_dev(&mut self, old: i32, ids: u32, shared_memory: u64) {
-        self.mount("tmpfs", "/dev", libc::MS_NOSUID | libc::MS_NOEXEC, "mode=755,size=64k,nr_inodes=128", Failure::Fatal);
-        for device in DEVICES {
-            // In a user namespace device nodes cannot be made, and those on its own file systems do not work: the host's are mounted.
-            let (path, source) = (known(&format!("/dev/{device}")), format!("/proc/self/fd/{old}/dev/{device}"));
-            self.add(Step::MakeFile(path));
-            self.add(mount(&source, "", &format!("/dev/{device}"), libc::MS_BIND, ""));
+    /// The host's own folder, with everything mounted beneath it.
+    fn add_host_folder(&mut self, old: i32, folder: &Path) -> Result<()> {
+        let target = path_string(folder)?;
+        let mut source = OsString::from(format!("/proc/self/fd/{old}"));
+        source.push(folder);
+        self.add(Step::MakeFolder { path: target.clone(), mode: 0o755 });
+        let (kind, options) = (CString::default(), CString::default());
+        self.add(Step::Mount { source: c_string(source)?, target: target.clone(), kind, flags: libc::MS_BIND | libc::MS_REC, options });
+        self.add(Step::Seal { path: target, attributes: READ_ONLY | HARMLESS });
+        Ok(())
+    }
+
+    fn add_dev(&mut self, old: i32, shared_memory: u64) {
+        let options: Vec<String> = devices::options(shared_memory).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+        self.mount("tmpfs", "/dev", libc::MS_NOSUID | libc::MS_NOEXEC, &options.join(","), Failure::Fatal);
+        for (device, ..) in devices::DEVICES {
+            let (path, source) = (format!("/dev/{device}"), format!("/proc/self/fd/{old}/dev/{device}"));
+            self.add(Step::MakeFile(known(&path)));
+            self.add(mount(&source, "", &path, libc::MS_BIND, ""));
         }
-        let links = [
-            ("/proc/self/fd", "/dev/fd"),
-            ("/proc/self/fd/0", "/dev/stdin"),
-            ("/proc/self/fd/1", "/dev/stdout"),
-            ("/proc/self/fd/2", "/dev/stderr"),
-            ("pts/ptmx", "/dev/ptmx"),
-        ];
-        for (target, path) in links {
-            self.add(Step::Symlink { target: known(target), path: known(path) });
+        for (name, target) in devices::LINKS {
+            self.add(Step::Symlink { target: known(target), path: known(&format!("/dev/{name}")) });
         }
-        for folder in ["/dev/pts", "/dev/shm", "/dev/mqueue"] {
-            self.add(Step::MakeFolder { path: known(folder), mode: 0o755 });
+        for (name, mode) in devices::FOLDERS {
+            self.add(Step::MakeFolder { path: known(&format!("/dev/{name}")), mode });
         }
+    }
+
+    fn add_terminals(&mut self, ids: u32) {
         // The group `tty` of every distribution, where there is one.
         let group = if ids > 5 { ",gid=5" } else { "" };
         let options = format!("newinstance,ptmxmode=0666,mode=0620{group}");
         self.mount("devpts", "/dev/pts", libc::MS_NOSUID | libc::MS_NOEXEC, &options, Failure::Fatal);
-        self.mount("tmpfs", "/dev/shm", MOUNT_INERT, &format!("mode=1777,size={shared_memory}"), Failure::Fatal);
-        self.mount("mqueue", "/dev/mqueue", MOUNT_INERT, "", Failure::Ignored);
     }
 
     fn add_masks(&mut self) {
         for (path, is_folder) in masked() {
-            self.add_or(
-                if *is_folder {
-                    mount("tmpfs", "tmpfs", path, MOUNT_INERT | libc::MS_RDONLY, "size=0,mode=555")
-                } else {
-                    mount("/dev/null", "", path, libc::MS_BIND, "")
-                },
-                Failure::MayBeMissing,
-            );
+            let (source, failure) = if *is_folder {
+                // Where /sys is empty, there is no such folder.
+                let empty = mount("tmpfs", "tmpfs", path, MOUNT_INERT | libc::MS_RDONLY, "size=0,mode=555");
+                (EMPTY, Failure::Instead(Box::new(empty)))
+            } else {
+                ("/dev/null", Failure::Fatal)
+            };
+            // With /sys itself empty, so is everything in it.
+            let failure = if path.starts_with("/sys/") { Failure::Ignored } else { failure };
+            self.add_or(mount(source, "", path, libc::MS_BIND, ""), failure);
         }
-        for path in sealed() {
-            self.add_or(mount(path, "", path, libc::MS_BIND | libc::MS_REC, ""), Failure::MayBeMissing);
-            self.add_or(Step::Seal { path: known(path), attributes: READ_ONLY | INERT }, Failure::MayBeMissing);
-        }
+        // Parts of it belong to the owner of the namespaces, who is inside.
+        self.add(mount("/proc/sys", "", "/proc/sys", libc::MS_BIND | libc::MS_REC, ""));
+        self.add(Step::Seal { path: known("/proc/sys"), attributes: READ_ONLY | INERT });
     }
 
     /// What a volume is mounted on: made if missing, with the folders above it.
@@ -367,13 +375,11 @@ fn known(text: &str) -> CString {
     CString::new(text).unwrap_or_default()
 }
 
-/// Those of [`MASKED`] that this kernel has, and whether they are folders. Looked for once.
+/// Those of [`MASKED`] that this kernel has and that everybody may read, and whether they are folders. Looked for once.
 fn masked() -> &'static [(&'static str, bool)] {
     static FOUND: OnceLock<Vec<(&'static str, bool)>> = OnceLock::new();
-    FOUND.get_or_init(|| MASKED.into_iter().filter_map(|path| Some((path, std::fs::metadata(path).ok()?.is_dir()))).collect())
-}
-
-fn sealed() -> &'static [&'static str] {
-    static FOUND: OnceLock<Vec<&'static str>> = OnceLock::new();
-    FOUND.get_or_init(|| SEALED.into_iter().filter(|path| Path::new(path).exists()).collect())
+    FOUND.get_or_init(|| {
+        let readable = |path| std::fs::metadata(path).ok().filter(|found| found.mode() & 0o004 != 0);
+        MASKED.into_iter().filter_map(|path| Some((path, readable(path)?.is_dir()))).collect()
+    })
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, os::unix::fs::DirBuilderExt, path::Path, sy
 
 use sandbar_core::{Context, Error, IdRange, ImageKind, Lifetime, NoJournal, Probe, Result, RootSource, SandboxId, SandboxSpec};
 
-use super::{boot::OwnedBoot, folder, ids::is_root, info};
+use super::{boot::OwnedBoot, folder, ids::is_root, info, kernel};
 
 /// A rehearsal takes a few milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -13,13 +13,13 @@ const IDS: IdRange = IdRange { first: 1_879_048_192, count: 65_536 };
 
 /// Makes a container up to the agent's execution, and says how that went.
 pub(super) fn probe(home: &Path) -> Probe {
-    match rehearse(home) {
+    match rehearse(home, kernel::takes_detached_layers()) {
         Ok(()) => Probe { usable: true, verdict: info::info().notes.join("; "), hint: None },
         Err(error) => Probe { usable: false, verdict: error.chain(), hint: error.hint().map(str::to_owned) },
     }
 }
 
-fn rehearse(home: &Path) -> Result<()> {
+fn rehearse(home: &Path, by_descriptor: bool) -> Result<()> {
     let mut random = [0; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
         .map_err(std::io::Error::from)
@@ -50,10 +50,49 @@ fn rehearse(home: &Path) -> Result<()> {
             ids: is_root().then_some(IDS),
             lifetime: Lifetime::Owned,
             journal: Arc::new(NoJournal),
+            by_descriptor,
             agent: None,
         };
         boot.rehearse(PATIENCE)
     });
     let _ = folder::remove(&stage);
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn older_kernels_ways_of_mounting_work_too() {
+        let parent = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
+        let home = tempfile::Builder::new().prefix("sandbar-probe-").tempdir_in(parent).unwrap();
+        for by_descriptor in [kernel::takes_detached_layers(), false] {
+            // On a thread of its own, which may end up with mounts of its own.
+            let path = home.path().to_owned();
+            std::thread::spawn(move || rehearse(&path, by_descriptor)).join().unwrap().unwrap_or_else(|error| panic!("{}", error.chain()));
+        }
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+        if is_root() {
+            // Once more as a plain user, whose child mounts its root itself.
+            let nobody = rustix::fs::Uid::from_raw(64_321);
+            rustix::fs::chown(home.path(), Some(nobody), None).unwrap();
+            let mut again = Command::new("setpriv");
+            again.args(["--reuid=64321", "--regid=64321", "--clear-groups"]).arg(std::env::current_exe().unwrap());
+            let output = again
+                .args(["--exact", "container::probe::tests::older_kernels_ways_of_mounting_work_too"])
+                .env("TMPDIR", home.path())
+                .output();
+            let output = output.unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        }
+    }
+
+    #[test]
+    fn a_state_folder_that_cannot_be_written_is_told() {
+        let probe = probe(Path::new("/proc/nowhere"));
+        assert!(!probe.usable && probe.verdict.contains("/proc/nowhere"), "{probe:?}");
+    }
 }

@@ -358,12 +358,8 @@ const CREATE: usize = 6;
 
 fn overlay(layers: &[CString], folder: &CStr, options: &[(CString, CString)], to: i32) -> Result<(), Errno> {
     let context = call(libc::SYS_fsopen, [text(c"overlay"), 1])?;
-    let give = |key: &CStr, layer: Result<usize, Errno>| {
-        let layer = layer?;
-        let given = call(libc::SYS_fsconfig, [context, SET_FD, text(key), 0, layer]);
-        close(layer);
-        given.map(drop)
-    };
+    // These stay open, since a mount that is mounted nowhere goes with its descriptor. Execution closes them.
+    let give = |key: &CStr, layer: Result<usize, Errno>| call(libc::SYS_fsconfig, [context, SET_FD, text(key), 0, layer?]).map(drop);
     // Each from a mount of its own, so that the list of mounts inside does not tell where they are on the host.
     for layer in layers {
         give(c"lowerdir+", call(libc::SYS_open_tree, [HERE, text(layer), OPEN_TREE]))?;
@@ -372,7 +368,6 @@ fn overlay(layers: &[CString], folder: &CStr, options: &[(CString, CString)], to
     for (key, name) in [(c"upperdir", c"layer"), (c"workdir", c"work")] {
         give(key, call(libc::SYS_openat, [own, text(name), (libc::O_PATH | libc::O_CLOEXEC) as usize, 0]))?;
     }
-    close(own);
     for (key, value) in options {
         // An option without a value is a flag, command 0.
         let (command, value) = if value.is_empty() { (0, 0) } else { (SET_STRING, text(value)) };
@@ -380,7 +375,6 @@ fn overlay(layers: &[CString], folder: &CStr, options: &[(CString, CString)], to
     }
     call(libc::SYS_fsconfig, [context, CREATE, 0, 0, 0])?;
     let mount = call(libc::SYS_fsmount, [context, 1, (libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID) as usize])?;
-    close(context);
     renumber(mount, to)
 }
 

@@ -61,7 +61,9 @@ pub(super) fn go_on(first: HostProcess) -> io::Result<()> {
     let ours = stopped().remove(&first);
     let processes = match ours {
         Some(processes) => processes,
-        None if ProcessStat::read(first.pid).is_ok_and(|stat| stat.state == 'T') => family(first)?.into_iter().map(|(process, _)| process).collect(),
+        None if ProcessStat::read(first.pid).is_ok_and(|stat| stat.state == 'T') => {
+            family(first)?.into_iter().map(|(process, _)| process).collect()
+        }
         None => return Ok(()),
     };
     processes.iter().try_for_each(|process| process.signal(Signal::CONT))

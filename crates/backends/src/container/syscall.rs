@@ -187,3 +187,69 @@ pub(super) fn reap_child(pid: u32) {
     // SAFETY: the pointers may be null.
     while unsafe { syscall(libc::SYS_wait4, [pid as usize, 0, 0, 0]) } == Err(Errno::INTR) {}
 }
+
+/// Loop devices.
+pub(super) mod loop_device {
+    use std::os::fd::{AsRawFd, BorrowedFd};
+
+    use rustix::io::Errno;
+
+    use super::{fd, syscall};
+
+    const LOOP_CLR_FD: usize = 0x4c01;
+    const LOOP_CONFIGURE: usize = 0x4c0a;
+    const LOOP_CTL_GET_FREE: usize = 0x4c82;
+    /// `LO_FLAGS_AUTOCLEAR`: detached when its last user is gone.
+    const AUTOCLEAR: u32 = 4;
+
+    /// `struct loop_config`, with `struct loop_info64` in it.
+    #[repr(C)]
+    struct LoopConfig {
+        file: u32,
+        block_size: u32,
+        device: u64,
+        inode: u64,
+        rdevice: u64,
+        offset: u64,
+        size_limit: u64,
+        number: u32,
+        encryption: [u32; 2],
+        flags: u32,
+        names: [u8; 64 + 64 + 32],
+        init: [u64; 2],
+        reserved: [u64; 8],
+    }
+
+    /// The number of a device that has no file behind it (which another may take meanwhile).
+    pub(in crate::container) fn free(control: BorrowedFd<'_>) -> Result<usize, Errno> {
+        // SAFETY: takes no argument.
+        unsafe { syscall(libc::SYS_ioctl, [fd(control), LOOP_CTL_GET_FREE, 0]) }
+    }
+
+    /// Puts a file behind a device.
+    pub(in crate::container) fn attach(device: BorrowedFd<'_>, file: i32) -> Result<(), Errno> {
+        let config = LoopConfig {
+            file: file.cast_unsigned(),
+            block_size: 4096,
+            device: 0,
+            inode: 0,
+            rdevice: 0,
+            offset: 0,
+            size_limit: 0,
+            number: 0,
+            encryption: [0; 2],
+            flags: AUTOCLEAR,
+            names: [0; 160],
+            init: [0; 2],
+            reserved: [0; 8],
+        };
+        // SAFETY: the argument is a whole `struct loop_config`.
+        unsafe { syscall(libc::SYS_ioctl, [device.as_raw_fd() as usize, LOOP_CONFIGURE, &raw const config as usize]) }.map(drop)
+    }
+
+    /// Takes the file away as soon as nobody uses the device. A device without a file is no error.
+    pub(in crate::container) fn detach(device: BorrowedFd<'_>) {
+        // SAFETY: takes no argument.
+        let _ = unsafe { syscall(libc::SYS_ioctl, [fd(device), LOOP_CLR_FD, 0]) };
+    }
+}

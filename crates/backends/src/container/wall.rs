@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 use super::{
     boot::OwnedBoot,
     cgroup::{self, Groups},
-    folder, info, limits, offspring, probe,
+    disk, folder, info, kernel, limits, offspring, probe, stopper,
     syscall::Ended,
     worker,
 };
@@ -72,9 +72,14 @@ impl Place {
             return Facts::Gone(self.why(Some(ended)));
         }
         if !self.process.is_alive() {
-            return Facts::Gone(self.why(None));
+            // It may have ended since it was asked how.
+            return Facts::Gone(self.why(offspring::how_ended(&self.process)));
         }
-        if cgroup::is_frozen(&self.groups) { Facts::Frozen } else { Facts::Alive }
+        if cgroup::is_frozen(&self.groups) || (!self.groups.can_freeze() && stopper::is_stopped(&self.process)) {
+            Facts::Frozen
+        } else {
+            Facts::Alive
+        }
     }
 
     fn why(&self, ended: Option<Ended>) -> String {
@@ -92,18 +97,19 @@ impl Place {
         end_process(&self.process)?;
         journal.forget(&self.process.resource("agent"))?;
         self.groups.release(journal)?;
+        disk::release(&self.folder, journal)?;
         let _ = std::fs::remove_file(self.folder.join(AGENT_SOCKET));
         Ok(())
     }
 
-    fn stats(&self, specified: SandboxStats) -> SandboxStats {
+    fn stats(&self, disk: u64) -> SandboxStats {
         SandboxStats {
             memory_bytes: self.groups.memory(),
             cpu_micros: self.groups.cpu_micros(),
             pids: self.groups.pids(),
             memory_limit_bytes: self.limit("memory"),
+            disk_bytes: Some(disk),
             disk_limit_bytes: self.limit("disk"),
-            ..specified
         }
     }
 
@@ -125,6 +131,7 @@ fn reclaim(resource: &Resource) -> Result<()> {
         Resource::Cgroup { path } => {
             cgroup::empty_and_remove(path).context("reclaim", || format!("cannot remove the control group {}", path.display()))
         }
+        Resource::Loop { backing } => disk::detach(backing),
         Resource::Folder { path } => folder::remove(path),
         other => Err(Error::new(ErrorKind::Internal, "reclaim", format!("container makes no such resource: {other:?}"))),
     }
@@ -159,11 +166,17 @@ impl Backend for Container {
             ids,
             lifetime,
             journal: Arc::clone(journal),
+            by_descriptor: kernel::takes_detached_layers(),
             agent: None,
         };
-        worker::run(move || {
-            boot.agent = Some(host.agent.path()?.to_owned());
-            boot.run()
+        worker::run_and_drop(move || {
+            let mut left = Vec::new();
+            let path = host.agent.path().map(Path::to_owned);
+            let place = path.and_then(|path| {
+                boot.agent = Some(path);
+                boot.run(&mut left)
+            });
+            (place, left)
         })
         .await?
     }
@@ -180,17 +193,19 @@ impl Backend for Container {
     }
 
     async fn freeze(&self, place: &Place) -> Result<()> {
-        let groups = place.groups.clone();
-        worker::run(move || cgroup::freeze(&groups)).await?.context("freeze", || "cannot freeze the sandbox".to_owned())
+        let place = place.clone();
+        let freeze = move || if place.groups.can_freeze() { cgroup::freeze(&place.groups) } else { stopper::stop(place.process) };
+        worker::run(freeze).await?.context("freeze", || "cannot freeze the sandbox".to_owned())
     }
 
     async fn thaw(&self, place: &Place) -> Result<()> {
-        cgroup::thaw(&place.groups).context("thaw", || "cannot thaw the sandbox".to_owned())
+        let thawed = if place.groups.can_freeze() { cgroup::thaw(&place.groups) } else { stopper::go_on(place.process) };
+        thawed.context("thaw", || "cannot thaw the sandbox".to_owned())
     }
 
-    async fn save(&self, _: Option<&Place>, folder: &Path, options: &CheckpointOptions) -> Result<SavedCheckpoint> {
-        let (layer, options) = (folder.join(folder::LAYER), options.clone());
-        blocking(move || folder::save(&layer, &options)).await
+    async fn save(&self, place: Option<&Place>, folder: &Path, options: &CheckpointOptions) -> Result<SavedCheckpoint> {
+        let (folder, is_running, options) = (folder.to_owned(), place.is_some(), options.clone());
+        blocking(move || folder::save(&folder, is_running, &options)).await
     }
 
     async fn halt(&self, place: &Place, _: &Path, journal: &Arc<dyn Journal>) -> Result<()> {
@@ -208,8 +223,8 @@ impl Backend for Container {
     }
 
     async fn usage(&self, place: &Place, folder: &Path) -> Result<SandboxStats> {
-        let (stats, layer) = (place.stats(SandboxStats::default()), folder.join(folder::LAYER));
-        blocking(move || folder::occupied(&layer, stats)).await
+        let (place, folder) = (place.clone(), folder.to_owned());
+        blocking(move || Ok(place.stats(folder::occupied(&folder)?))).await
     }
 
     fn limits(&self, place: Option<&Place>, spec: &SandboxSpec) -> Vec<LimitReport> {

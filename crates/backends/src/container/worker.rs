@@ -33,8 +33,20 @@ struct State {
 /// # Errors
 /// `ResourceExhausted` when there is no thread and none can be started; `Internal` when the work panics.
 pub(super) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    run_and_drop(move || (work(), ())).await
+}
+
+/// The same for work that leaves something behind whose end takes time, which nobody needs to wait for.
+///
+/// # Errors
+/// As [`run`].
+pub(super) async fn run_and_drop<T: Send + 'static, L: 'static>(work: impl FnOnce() -> (T, L) + Send + 'static) -> Result<T> {
     let (answer, answered) = tokio::sync::oneshot::channel();
-    POOL.give(Box::new(move || drop(answer.send(work()))))?;
+    POOL.give(Box::new(move || {
+        let (result, left) = work();
+        let _ = answer.send(result);
+        drop(left);
+    }))?;
     answered.await.map_err(|_| Error::new(ErrorKind::Internal, "container", "a worker thread's task panicked"))
 }
 

@@ -16,6 +16,8 @@ use crate::machine::process::{HostProcess, ProcessStat};
 
 /// How long a storm of new processes may keep us from stopping all of them.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks at all processes.
+const PAUSE: Duration = Duration::from_micros(200);
 
 /// Stops the agent and everything below it; the answer is what was not stopped before.
 pub(super) fn stop(agent: HostProcess) -> Result<Vec<HostProcess>> {
@@ -23,23 +25,27 @@ pub(super) fn stop(agent: HostProcess) -> Result<Vec<HostProcess>> {
     let mut seen = HashSet::new();
     let mut stopped = Vec::new();
     loop {
-        let mut found_new = false;
+        // A signal takes a moment to stop a process, in which it may still start another.
+        let mut settled = true;
         for (process, state) in with_descendants(agent).map_err(cannot("look for processes"))? {
-            if !seen.insert(process) {
-                continue;
-            }
-            found_new = true;
-            if !matches!(state, 'T' | 't' | 'Z') {
+            let runs = !matches!(state, 'T' | 't' | 'Z' | 'X');
+            settled &= !runs;
+            if seen.insert(process) && runs {
                 process.signal(Signal::STOP).map_err(cannot("stop a process"))?;
                 stopped.push(process);
             }
         }
-        if !found_new {
+        if settled {
             return Ok(stopped);
         }
         if Instant::now() > deadline {
-            return Err(Error::new(ErrorKind::TimedOut, "freeze", "processes appear faster than they can be stopped"));
+            return Err(Error::new(
+                ErrorKind::TimedOut,
+                "freeze",
+                "processes appear faster than they can be stopped, or wait for a device",
+            ));
         }
+        std::thread::sleep(PAUSE);
     }
 }
 

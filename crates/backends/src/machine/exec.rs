@@ -1,4 +1,10 @@
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -65,8 +71,9 @@ impl<B: Backend> Call<B> {
     fn stream(self, (link, answer): (Link, Answer), stdin: bool, pty: bool) -> Result<ExecStream> {
         let Answer::Started(Started { pid, offset, .. }) = answer else { return Err(self.unexpected()) };
         let pid = answer::pid(self.verb, pid)?;
-        let input = Box::new(LiveInput { call: self.clone(), writer: link.writer, stdin, pty });
-        Ok(ExecStream { pid, input, output: Box::new(LiveOutput { call: self, reader: link.reader, offset, ended: false }) })
+        let closed = Arc::new(AtomicBool::new(false));
+        let input = Box::new(LiveInput { call: self.clone(), writer: link.writer, stdin, pty, closed: Arc::clone(&closed) });
+        Ok(ExecStream { pid, input, output: Box::new(LiveOutput { call: self, reader: link.reader, offset, ended: false, input_closed: closed }) })
     }
 }
 
@@ -101,6 +108,8 @@ struct LiveInput<B: Backend> {
     writer: Writer,
     stdin: bool,
     pty: bool,
+    /// The other half has heard that the process closed its stdin.
+    closed: Arc<AtomicBool>,
 }
 
 impl<B: Backend> LiveInput<B> {
@@ -126,6 +135,9 @@ impl<B: Backend> ExecInput for LiveInput<B> {
     async fn write(&mut self, data: Bytes) -> Result<()> {
         if !self.stdin {
             return Err(Error::new(ErrorKind::InvalidInput, self.call.verb, "stdin is closed, or was not asked for"));
+        }
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::Unavailable, self.call.verb, "the process does not take input any more"));
         }
         let sent = self.writer.bytes(FrameKind::Bytes, &data).await;
         self.sent(sent).await
@@ -157,6 +169,8 @@ struct LiveOutput<B: Backend> {
     reader: Reader,
     offset: u64,
     ended: bool,
+    /// For the writing half.
+    input_closed: Arc<AtomicBool>,
 }
 
 impl<B: Backend> LiveOutput<B> {
@@ -185,6 +199,10 @@ impl<B: Backend> LiveOutput<B> {
                         answer::status(verb, exited.status).map(|status| Some(ExecEvent::Exited(status)))
                     }
                     Some(event::What::Failure(failure)) => Err(answer::failure(verb, &failure)),
+                    Some(event::What::InputClosed(_)) => {
+                        self.input_closed.store(true, Ordering::Relaxed);
+                        Ok(None)
+                    }
                     // Something that a later agent says, or that has no place here.
                     Some(event::What::Watch(_)) | None => Ok(None),
                 };

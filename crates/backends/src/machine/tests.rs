@@ -8,8 +8,8 @@ use sandbar_core::{
     RestoreRequest, RootSource, SandboxHandle, SandboxProvider, State,
 };
 use sandbar_protocol::{
-    Chunk, DirEntries, Entry, Event, Failure, FrameKind, KindOfFile, Lost, Process, ProcessList, Status, encode_message, event,
-    reply::Answer, request::Operation,
+    Chunk, DirEntries, Entry, Event, Failure, FrameKind, KindOfFile, Lost, Process, ProcessList, Status, encode_frame, encode_message,
+    event, reply::Answer, request::Operation,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -240,7 +240,37 @@ async fn a_download_that_is_cut_or_fails_in_the_middle_is_an_error() {
         let (_, mut content) = sandbox.get_file("x", 0).await.unwrap();
         let error = content.read_to_string(&mut String::new()).await.unwrap_err();
         assert_eq!(error.to_string().contains("the disk broke"), fails, "{error}");
+        assert!(content.read(&mut [0]).await.is_err(), "an error is not followed by an end");
     }
+}
+
+#[tokio::test]
+async fn a_download_may_come_in_pieces_of_any_size() {
+    let bench = Bench::new();
+    let sandbox = bench.sandbox().await;
+    let whole: Vec<u8> = (0..200_000_u32).map(|number| number as u8).collect();
+    let sent = whole.clone();
+    bench.fake.answer(move |_, _, writer| {
+        let mut bytes = BytesMut::from(sandbar_protocol::VERSION.encode().as_slice());
+        let entry = Entry { kind: KindOfFile::File.into(), ..Entry::default() };
+        encode_message(&mut bytes, &reply(Answer::Entry(entry))).unwrap();
+        for (index, piece) in sent.chunks(70_001).enumerate() {
+            encode_frame(&mut bytes, FrameKind::Bytes, &[]).unwrap();
+            encode_frame(&mut bytes, FrameKind::Bytes, &piece[..index + 1]).unwrap();
+            encode_frame(&mut bytes, FrameKind::Bytes, &piece[index + 1..]).unwrap();
+        }
+        encode_frame(&mut bytes, FrameKind::End, &[]).unwrap();
+        async move {
+            let mut stream = writer.into_inner();
+            for piece in bytes.chunks(3) {
+                stream.write_all(piece).await.unwrap();
+            }
+        }
+    });
+    let (_, mut content) = sandbox.get_file("x", 0).await.unwrap();
+    let mut back = Vec::new();
+    content.read_to_end(&mut back).await.unwrap();
+    assert!(back == whole);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sandbar_runtime::image::{Progress, ProgressCallback, Stage};
 
 use super::{bytes, note};
@@ -53,7 +53,7 @@ impl Shared {
         let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
         let known = layers.get(&name).map(|layer| layer.stage);
         let layer = layers.entry(name.clone()).or_insert_with(|| {
-            let bar = self.bars.as_ref().map(|bars| bars.add(bar(progress.total)));
+            let bar = self.bars.as_ref().map(|bars| bars.add(bar(&name, progress)));
             Layer { stage: progress.stage, bar }
         });
         layer.stage = progress.stage;
@@ -61,7 +61,7 @@ impl Shared {
             Some(bar) => {
                 bar.set_length(progress.total);
                 bar.set_position(if matches!(progress.stage, Stage::Done | Stage::Exists) { progress.total } else { progress.done });
-                bar.set_message(format!("{name} {:<9}", word(progress.stage)));
+                bar.set_message(message(&name, progress.stage));
             }
             None if known != Some(progress.stage) => note(&format!("{name}: {} ({})", word(progress.stage), bytes(progress.total))),
             None => {}
@@ -69,11 +69,17 @@ impl Shared {
     }
 }
 
-fn bar(total: u64) -> ProgressBar {
+fn bar(name: &str, progress: &Progress) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg} [{bar:30}] {bytes:>10} / {total_bytes:<10} {bytes_per_sec}");
     // The template is a constant; if it were wrong, the default style would do.
     let style = style.map(|style| style.progress_chars("=> ")).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(total).with_style(style)
+    ProgressBar::with_draw_target(Some(progress.total), ProgressDrawTarget::hidden())
+        .with_style(style)
+        .with_message(message(name, progress.stage))
+}
+
+fn message(name: &str, stage: Stage) -> String {
+    format!("{name} {:<9}", word(stage))
 }
 
 fn word(stage: Stage) -> &'static str {

@@ -30,7 +30,7 @@ fn folder(home: &Home) {
     let id = home.ok(&["image", "import", root.to_str().unwrap(), "tiny"]);
     assert!(id.starts_with("sha256:"), "{id}");
     let listed = home.json(&["image", "ls", "--json"]);
-    assert_eq!((listed[0]["id"].as_str(), listed[0]["names"][0].as_str()), (Some(id.as_str()), Some("tiny")));
+    assert_eq!((listed[0]["id"].as_str(), listed[0]["names"][0].as_str()), (Some(id.as_str()), Some("tiny:latest")));
     let table = home.ok(&["image", "ls"]);
     let short = table.lines().nth(1).unwrap().split_whitespace().next().unwrap();
     for reference in ["tiny", short, id.as_str()] {

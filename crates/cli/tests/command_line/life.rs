@@ -7,7 +7,7 @@ const WALLS: &[&str] = &["container", "container-rootless"];
 pub const CASES: &[Case] = &[
     Case::new("life::rm_refuses_what_runs", rm),
     Case::new("life::stop_keeps_files_and_logs_and_start_runs_on", stop),
-    Case::new("life::paused_sandboxes_are_refused_and_go_on", pause).on(WALLS),
+    Case::new("life::paused_sandboxes_are_refused_and_go_on", pause),
     Case::new("life::checkpoints_are_restored_and_forked", checkpoint).on(WALLS),
     Case::new("life::a_sandbox_is_forked_as_it_is", fork).on(WALLS),
     Case::new("life::volumes_are_there_and_read_only_ones_refuse", volumes).on(WALLS),
@@ -43,7 +43,9 @@ fn stop(home: &Home) {
 
 fn pause(home: &Home) {
     let id = home.create(&[]);
-    home.ok(&["pause", &id]);
+    if home.lacks("pause", &["pause", &id]) {
+        return assert_eq!(home.shell(&id, "echo on"), "on");
+    }
     assert_eq!(home.json(&["ls", "--json"])[0]["state"], "paused");
     let refused = home.sandbar(&["exec", &id, "--", "true"]);
     assert_eq!(refused.code, 125, "{refused}");

@@ -23,7 +23,7 @@ fn interrupt(home: &Home) {
     let client = start(home, "trap 'exit 5' INT; echo ready; while :; do sleep 0.1; done");
     client.signal(Signal::INT);
     assert_eq!(client.finish().code, 5);
-    let client = start(home, "echo ready; sleep 1000");
+    let client = start(home, "echo ready; exec sleep 1000");
     client.signal(Signal::INT);
     assert_eq!(client.finish().code, 130);
     assert!(home.ids().is_empty());

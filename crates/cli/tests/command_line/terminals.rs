@@ -34,7 +34,7 @@ fn resize(home: &Home) {
 }
 
 fn ctrl_c(home: &Home) {
-    let mut terminal = Terminal::start(home, &home.run_args(&["-it"], &["sh", "-c", "echo ready; sleep 1000"]), 24, 80);
+    let mut terminal = Terminal::start(home, &home.run_args(&["-it"], &["sh", "-c", "echo ready; exec sleep 1000"]), 24, 80);
     terminal.expect("ready");
     assert!(terminal.is_raw());
     terminal.type_in("\x03");

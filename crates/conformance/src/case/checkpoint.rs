@@ -4,7 +4,7 @@ use sandbar_core::{CheckpointKind, CheckpointOptions, Feature::{DiskCheckpoint, 
 
 use crate::{
     Context, Failure,
-    Reach::Shell,
+    Reach::{Layers, Shell},
     failure::{ensure, ensure_eq},
     sandbox::{SOON, noise},
     stream::hears,
@@ -19,7 +19,7 @@ cases! { "checkpoint";
     later_changes_are_not_in_it [.needs(&[DiskCheckpoint, Fork])],
     a_stopped_sandbox_can_be_saved [.needs(&[DiskCheckpoint, StopStart, Fork])],
     the_state_does_not_change [.needs(&[DiskCheckpoint])],
-    it_costs_what_changed [.needs(&[DiskCheckpoint, Fork]).reach(&[Shell])],
+    it_costs_what_changed [.needs(&[DiskCheckpoint, Fork]).reach(&[Layers])],
 }
 
 async fn it_is_told_how_large_it_is(context: &Context) -> Result<(), Failure> {

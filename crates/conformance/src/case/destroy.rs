@@ -5,7 +5,7 @@ use crate::{
     Context, Failure,
     Reach::Shell,
     failure::{ensure, ensure_eq, refused},
-    sandbox::SOON,
+    sandbox::{SOON, soon},
     stream::{read_all, read_until},
     suite::cases,
 };
@@ -56,8 +56,8 @@ async fn calls_afterwards_fail_within_seconds(context: &Context) -> Result<(), F
     let sandbox = context.sandbox().await?;
     context.destroy(&sandbox).await?;
     let kinds = [ErrorKind::Unavailable, ErrorKind::NotFound, ErrorKind::Conflict];
-    refused("exec", timeout(SOON, sandbox.exec(ExecRequest::argv(["true"]))).await?, &kinds)?;
-    refused("put", timeout(SOON, sandbox.put("file", "x")).await?, &kinds)?;
+    refused("exec", soon("exec", sandbox.exec(ExecRequest::argv(["true"]))).await?, &kinds)?;
+    refused("put", soon("put", sandbox.put("file", "x")).await?, &kinds)?;
     Ok(())
 }
 

@@ -42,7 +42,7 @@ cases! { "file";
     paths_are_checked,
     many_files_at_once,
     a_file_that_is_removed_while_it_is_read_is_read_to_its_end [.reach(&[Shell])],
-    writing_stops_when_the_reader_of_the_content_is_gone,
+    a_reader_that_goes_away_leaves_nothing_behind,
 }
 
 async fn what_is_put_is_got(context: &Context) -> Result<(), Failure> {
@@ -126,12 +126,14 @@ async fn missing_parents_are_made_only_when_asked(context: &Context) -> Result<(
 async fn no_replace_is_kept(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     let careful = PutOptions { no_replace: true, ..PutOptions::default() };
-    sandbox.put_with("file", careful.clone(), "first").await?;
-    refused("the second", sandbox.put_with("file", careful.clone(), "second").await, &[ErrorKind::AlreadyExists])?;
-    ensure_eq!(sandbox.get("file").await?, b"first", "content");
-    sandbox.symlink("nowhere", "link").await?;
-    refused("over a dangling link", sandbox.put_with("link", careful, "x").await, &[ErrorKind::AlreadyExists])?;
-    ensure_eq!(sandbox.read_dir(".").await?.len(), 2, "entries");
+    sandbox.make_dir("box", false, None).await?;
+    sandbox.put_with("box/file", careful.clone(), "first").await?;
+    refused("the second", sandbox.put_with("box/file", careful.clone(), "second").await, &[ErrorKind::AlreadyExists])?;
+    ensure_eq!(sandbox.get("box/file").await?, b"first", "content");
+    sandbox.symlink("nowhere", "box/link").await?;
+    refused("over a dangling link", sandbox.put_with("box/link", careful, "x").await, &[ErrorKind::AlreadyExists])?;
+    let names: Vec<String> = sandbox.read_dir("box").await?.into_iter().map(|entry| entry.name).collect();
+    ensure_eq!(names, ["file", "link"], "entries");
     Ok(())
 }
 
@@ -168,17 +170,18 @@ impl AsyncRead for Breaks {
 
 async fn a_put_that_fails_replaces_nothing_and_leaves_nothing(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    sandbox.put("file", "old").await?;
-    for path in ["file", "fresh"] {
+    sandbox.make_dir("box", false, None).await?;
+    sandbox.put("box/file", "old").await?;
+    for path in ["box/file", "box/fresh"] {
         for length in [0, 10, 500_000] {
             let outcome = sandbox.put_file(path, PutOptions::default(), &mut Breaks(length)).await;
             ensure!(outcome.is_err(), "a put of a source that broke after {length} bytes succeeded");
         }
     }
-    ensure_eq!(sandbox.get("file").await?, b"old", "content");
+    ensure_eq!(sandbox.get("box/file").await?, b"old", "content");
     let quiet = async {
         loop {
-            let names: Vec<String> = sandbox.read_dir(".").await?.into_iter().map(|entry| entry.name).collect();
+            let names: Vec<String> = sandbox.read_dir("box").await?.into_iter().map(|entry| entry.name).collect();
             if names == ["file"] {
                 return Ok::<_, Failure>(());
             }
@@ -333,7 +336,7 @@ async fn a_file_that_is_removed_while_it_is_read_is_read_to_its_end(context: &Co
     Ok(())
 }
 
-async fn writing_stops_when_the_reader_of_the_content_is_gone(context: &Context) -> Result<(), Failure> {
+async fn a_reader_that_goes_away_leaves_nothing_behind(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     sandbox.put("file", noise(16 << 20, 9)).await?;
     for _ in 0..20 {

@@ -20,6 +20,7 @@ mod pty;
 mod reattach;
 mod refusal;
 mod restore;
+mod scratch;
 mod signal;
 mod stats;
 mod status;
@@ -71,6 +72,7 @@ pub fn all() -> &'static [Case] {
             status::CASES,
             destroy::CASES,
             load::CASES,
+            scratch::CASES,
         ];
         let mut all: Vec<Case> = tables.into_iter().flatten().copied().collect();
         all.sort_by_key(|case| case.alone);

@@ -2,12 +2,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sandbar_core::{ErrorKind, ExecRequest, Feature::Pause, State};
-use tokio::time::timeout;
 
 use crate::{
     Context, Failure,
     failure::{ensure, ensure_eq, refused},
-    sandbox::SOON,
+    sandbox::{SOON, soon},
     stream::{drain, hears, read_all, read_until},
     suite::cases,
 };
@@ -56,9 +55,9 @@ async fn calls_meanwhile_fail_within_seconds(context: &Context) -> Result<(), Fa
     let sandbox = context.sandbox().await?;
     sandbox.pause().await?;
     let kinds = [ErrorKind::Conflict, ErrorKind::Unavailable];
-    refused("exec", timeout(SOON, sandbox.exec(ExecRequest::argv(["true"]))).await?, &kinds)?;
-    refused("put", timeout(SOON, sandbox.put("file", "x")).await?, &kinds)?;
-    refused("list", timeout(SOON, sandbox.processes()).await?, &kinds)?;
+    refused("exec", soon("exec", sandbox.exec(ExecRequest::argv(["true"]))).await?, &kinds)?;
+    refused("put", soon("put", sandbox.put("file", "x")).await?, &kinds)?;
+    refused("list", soon("list", sandbox.processes()).await?, &kinds)?;
     sandbox.resume().await?;
     ensure_eq!(sandbox.text("echo here").await?, "here", "afterwards");
     Ok(())
@@ -67,7 +66,7 @@ async fn calls_meanwhile_fail_within_seconds(context: &Context) -> Result<(), Fa
 async fn the_state_is_told_and_committed(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     sandbox.pause().await?;
-    ensure_eq!(timeout(SOON, sandbox.status()).await?.state, State::Paused, "told while it is paused");
+    ensure_eq!(soon("status", sandbox.status()).await?.state, State::Paused, "told while it is paused");
     ensure_eq!(sandbox.journal().states().last(), Some(&State::Paused), "committed");
     sandbox.resume().await?;
     ensure_eq!(sandbox.status().await.state, State::Running, "told afterwards");

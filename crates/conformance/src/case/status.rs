@@ -8,7 +8,7 @@ use crate::{
     Sandbox,
     failure::{ensure, ensure_eq, refused},
     host,
-    sandbox::{POLL, SOON},
+    sandbox::{POLL, SOON, soon},
     stream::read_until,
     suite::cases,
 };
@@ -43,7 +43,7 @@ async fn crash(context: &Context, sandbox: &Sandbox) -> Result<(), Failure> {
 
 async fn a_running_one_is_running(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    let status = timeout(SOON, sandbox.status()).await?;
+    let status = soon("status", sandbox.status()).await?;
     ensure_eq!((status.state, status.reason), (State::Running, None), "the status");
     ensure_eq!(sandbox.journal().states().last(), Some(&State::Running), "what was committed");
     Ok(())
@@ -52,7 +52,7 @@ async fn a_running_one_is_running(context: &Context) -> Result<(), Failure> {
 async fn an_agent_that_was_killed_is_a_crash_with_a_reason(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     crash(context, &sandbox).await?;
-    let status = timeout(SOON, sandbox.status()).await?;
+    let status = soon("status", sandbox.status()).await?;
     ensure_eq!(status.state, State::Crashed, "the state");
     ensure!(status.reason.as_deref().is_some_and(|reason| !reason.is_empty()), "no reason is told");
     Ok(())
@@ -62,11 +62,11 @@ async fn calls_on_a_crashed_one_fail_within_seconds(context: &Context) -> Result
     let sandbox = context.sandbox().await?;
     crash(context, &sandbox).await?;
     let gone = [ErrorKind::Unavailable];
-    refused("exec", timeout(SOON, sandbox.exec(ExecRequest::argv(["true"]))).await?, &gone)?;
-    refused("list", timeout(SOON, sandbox.processes()).await?, &gone)?;
-    refused("put", timeout(SOON, sandbox.put("file", "x")).await?, &gone)?;
-    refused("get", timeout(SOON, sandbox.get("file")).await?, &gone)?;
-    refused("connect", timeout(SOON, sandbox.connect_port(18480)).await?.map(drop), &gone)?;
+    refused("exec", soon("exec", sandbox.exec(ExecRequest::argv(["true"]))).await?, &gone)?;
+    refused("list", soon("list", sandbox.processes()).await?, &gone)?;
+    refused("put", soon("put", sandbox.put("file", "x")).await?, &gone)?;
+    refused("get", soon("get", sandbox.get("file")).await?, &gone)?;
+    refused("connect", soon("connect", sandbox.connect_port(18480)).await?.map(drop), &gone)?;
     Ok(())
 }
 
@@ -118,7 +118,7 @@ async fn a_second_handle_sees_the_crash(context: &Context) -> Result<(), Failure
     let sandbox = context.sandbox().await?;
     crash(context, &sandbox).await?;
     let other = context.subject().provider.attach(sandbox.attach_request()?).await?;
-    let status = timeout(SOON, other.status()).await?;
+    let status = soon("status", other.status()).await?;
     ensure_eq!(status.state, State::Crashed, "the state");
     Ok(())
 }

@@ -6,7 +6,7 @@ use crate::{
     Reach::{HostProcesses, Shell},
     failure::{ensure, ensure_eq, refused},
     host,
-    sandbox::SOON,
+    sandbox::{SOON, soon},
     stream::{read_all, read_until},
     suite::cases,
 };
@@ -78,17 +78,11 @@ async fn processes_and_output_are_told_after_a_stop(context: &Context) -> Result
     let mut running = sandbox.start_shell("echo running; sleep 100").await?;
     read_until(&mut running, "running\n").await?;
     sandbox.stop().await?;
-    for started in [false, true] {
-        if started {
-            sandbox.start().await?;
-        }
-        ensure_eq!(sandbox.process(ended.pid).await?.status, Some(ExitStatus::exited(5)), "the one that ended (started: {started})");
-        let told = read_all(&mut sandbox.reattach(ended.pid, None).await?).await?;
-        ensure_eq!((told.stdout.as_slice(), told.stderr.as_slice()), (&b"ended\n"[..], &b"aside\n"[..]), "its output (started: {started})");
-        let told = read_all(&mut sandbox.reattach(running.pid, None).await?).await?;
-        ensure_eq!(told.stdout, b"running\n", "output of the one that was ended (started: {started})");
-        ensure_eq!(told.status, Some(ExitStatus::signaled(15)), "its status (started: {started})");
-    }
+    ensure_eq!(sandbox.process(ended.pid).await?.status, Some(ExitStatus::exited(5)), "the one that ended");
+    let told = read_all(&mut sandbox.reattach(ended.pid, None).await?).await?;
+    ensure_eq!((told.stdout.as_slice(), told.stderr.as_slice()), (&b"ended\n"[..], &b"aside\n"[..]), "its output");
+    let told = read_all(&mut sandbox.reattach(running.pid, None).await?).await?;
+    ensure_eq!((told.stdout.as_slice(), told.status), (&b"running\n"[..], Some(ExitStatus::signaled(15))), "the one that was ended");
     Ok(())
 }
 
@@ -107,16 +101,16 @@ async fn calls_on_a_stopped_one_fail_within_seconds(context: &Context) -> Result
     let sandbox = context.sandbox().await?;
     sandbox.stop().await?;
     let kinds = [ErrorKind::Conflict, ErrorKind::Unavailable];
-    refused("exec", timeout(SOON, sandbox.exec(ExecRequest::argv(["true"]))).await?, &kinds)?;
-    refused("put", timeout(SOON, sandbox.put("file", "x")).await?, &kinds)?;
-    refused("connect", timeout(SOON, sandbox.connect_port(18280)).await?.map(drop), &kinds)?;
+    refused("exec", soon("exec", sandbox.exec(ExecRequest::argv(["true"]))).await?, &kinds)?;
+    refused("put", soon("put", sandbox.put("file", "x")).await?, &kinds)?;
+    refused("connect", soon("connect", sandbox.connect_port(18280)).await?.map(drop), &kinds)?;
     Ok(())
 }
 
 async fn the_state_is_told_and_committed(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     sandbox.stop().await?;
-    ensure_eq!(timeout(SOON, sandbox.status()).await?.state, State::Stopped, "told while it is stopped");
+    ensure_eq!(soon("status", sandbox.status()).await?.state, State::Stopped, "told while it is stopped");
     ensure_eq!(sandbox.journal().states().last(), Some(&State::Stopped), "committed");
     sandbox.start().await?;
     ensure_eq!(sandbox.status().await.state, State::Running, "told afterwards");

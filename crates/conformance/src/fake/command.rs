@@ -71,7 +71,7 @@ impl Interpreter {
     }
 
     async fn command(&mut self, command: &Simple) -> Done {
-        let words: Vec<&str> = command.words.iter().map(String::as_str).collect();
+        let words: Vec<&str> = command.words.iter().map(String::as_str).skip_while(|word| *word == "exec").collect();
         let target = &command.target;
         match words.as_slice() {
             ["exit"] => return Done(0, true),

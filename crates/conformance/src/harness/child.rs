@@ -24,7 +24,7 @@ use super::{
 use crate::Case;
 
 /// Tells a process that it is a child, and for which variant.
-const CHILD: &str = "SANDBAR_CONFORMANCE_CHILD";
+pub(super) const CHILD: &str = "SANDBAR_CONFORMANCE_CHILD";
 /// Threads of a child.
 const THREADS: usize = 4;
 /// What a child's PATH is: it gets no environment of its parent's.

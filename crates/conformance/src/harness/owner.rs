@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Variant, World,
+    child::CHILD,
     program::{availability, refuse},
     runner,
     variant::Availability,
@@ -52,8 +53,9 @@ pub(crate) fn start(subject: &Subject, id: SandboxId, folder: &Path, world: &Pat
         marker: marker.to_owned(),
     };
     let order = serde_json::to_string(&order).map_err(|error| Failure::new(error.to_string()))?;
-    let mut process =
-        Command::new(env::current_exe()?).env(OWNER, order).env(FOLDER, world).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let mut command = Command::new(env::current_exe()?);
+    command.env_remove(CHILD).env(OWNER, order).env(FOLDER, world).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut process = command.spawn()?;
     let mut line = String::new();
     if let Some(output) = process.stdout.take() {
         BufReader::new(output).read_line(&mut line)?;

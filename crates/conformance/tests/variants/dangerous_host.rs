@@ -1,36 +1,29 @@
-use sandbar_backends::{ProviderOptions, Registry};
-use sandbar_conformance::{Availability, Reach, Subject, Variant, World};
+use sandbar_conformance::{Account, Availability, Reach, Subject, Variant, World};
 use sandbar_core::RootSource;
 
-/// No wall.
-pub const DANGEROUS_HOST: Variant = Variant { name: "dangerous-host", prepare };
+use super::{Found, Preparing, is_root};
 
-fn prepare(world: &World) -> super::Preparing<'_> {
-    Box::pin(look(world))
+/// No wall, as whoever runs the tests.
+pub const DANGEROUS_HOST: Variant = Variant { name: "dangerous-host", prepare };
+/// No wall, as a user without any rights.
+pub const DANGEROUS_HOST_PLAIN: Variant = Variant { name: "dangerous-host-plain", prepare: prepare_plain };
+
+fn prepare(world: &World) -> Preparing<'_> {
+    Box::pin(look(world, DANGEROUS_HOST.name))
 }
 
-async fn look(world: &World) -> Availability {
-    let (folder, home) = match (world.folder("dangerous-host"), world.folder("dangerous-host/home")) {
-        (Ok(folder), Ok(home)) => (folder, home),
-        (Err(error), _) | (_, Err(error)) => return Availability::Unavailable(format!("no folder: {error}")),
-    };
-    let registry = Registry::new(&ProviderOptions { home });
-    let Ok(provider) = registry.get("dangerous-host") else {
-        return Availability::Unavailable("this build has no dangerous-host".to_owned());
-    };
-    let probe = provider.probe().await;
-    if !probe.usable {
-        return Availability::Unavailable(probe.verdict);
+fn prepare_plain(world: &World) -> Preparing<'_> {
+    Box::pin(async {
+        if is_root() { Availability::As(Account::nobody()) } else { look(world, DANGEROUS_HOST_PLAIN.name).await }
+    })
+}
+
+async fn look(world: &World, variant: &str) -> Availability {
+    match Found::find(world, variant, "dangerous-host").await {
+        Err(reason) => Availability::Unavailable(reason),
+        Ok(found) => Availability::Here(Box::new(Subject {
+            reach: vec![Reach::Shell, Reach::HostProcesses, Reach::Crash, Reach::Workspace, Reach::RealFiles],
+            ..found.subject(variant, RootSource::empty())
+        })),
     }
-    Availability::Here(Box::new(Subject {
-        name: DANGEROUS_HOST.name.to_owned(),
-        provider: provider.clone(),
-        claims: registry.claims().clone(),
-        root: RootSource::empty(),
-        folder,
-        ids: None,
-        reach: vec![Reach::Shell, Reach::HostProcesses, Reach::Crash, Reach::Workspace, Reach::RealFiles],
-        crash: None,
-        threads: None,
-    }))
 }

@@ -1,38 +1,58 @@
 //! The providers as this machine can test them.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};
 
-use sandbar_conformance::{Availability, FakeProvider, Reach, Subject, Variant, World};
-use sandbar_core::{Checked, RootSource};
+use sandbar_backends::{ProviderOptions, Registry};
+use sandbar_conformance::{Availability, Claims, IdPool, Subject, World};
+use sandbar_core::{RootSource, SandboxProvider};
 
+mod container;
 mod dangerous_host;
+mod fake;
 
-pub use dangerous_host::DANGEROUS_HOST;
+pub use container::{CONTAINER_ROOT, CONTAINER_ROOTLESS, CONTAINER_ROOTLESS_RANGES};
+pub use dangerous_host::{DANGEROUS_HOST, DANGEROUS_HOST_PLAIN};
+pub use fake::FAKE;
 
 type Preparing<'a> = Pin<Box<dyn Future<Output = Availability> + Send + 'a>>;
 
-/// The simulation.
-pub const FAKE: Variant = Variant { name: "fake", prepare: fake };
-
-fn fake(world: &World) -> Preparing<'_> {
-    Box::pin(async { fake_subject(world) })
+/// A provider of the registry that works here, and where its variant keeps things.
+struct Found {
+    provider: Arc<dyn SandboxProvider>,
+    claims: Claims,
+    folder: PathBuf,
+    home: PathBuf,
 }
 
-fn fake_subject(world: &World) -> Availability {
-    let folder = match world.folder("fake") {
-        Ok(folder) => folder,
-        Err(error) => return Availability::Unavailable(format!("no folder: {error}")),
-    };
-    let (provider, claims): (_, Arc<[_]>) = (FakeProvider::new(), Arc::from([FakeProvider::claim()]));
-    Availability::Here(Box::new(Subject {
-        name: FAKE.name.to_owned(),
-        provider: Arc::new(Checked::new(provider.clone(), Arc::clone(&claims))),
-        claims,
-        root: RootSource::empty(),
-        folder,
-        ids: None,
-        reach: vec![Reach::OwnRoot, Reach::Crash],
-        crash: Some(Box::new(move |id| provider.crash(id))),
-        threads: None,
-    }))
+impl Found {
+    /// Looks a provider up and probes it; the reason when it cannot be used.
+    async fn find(world: &World, variant: &str, provider: &str) -> Result<Self, String> {
+        let folder = |name: &str| world.folder(name).map_err(|error| format!("no folder: {error}"));
+        let (folder, home) = (folder(variant)?, folder(&format!("{variant}/state"))?);
+        let registry = Registry::new(&ProviderOptions { home: home.clone() });
+        let provider = registry.get(provider).map_err(|error| error.chain())?.clone();
+        let probe = provider.probe().await;
+        if !probe.usable {
+            return Err(format!("{}{}", probe.verdict, probe.hint.map(|hint| format!(" ({hint})")).unwrap_or_default()));
+        }
+        Ok(Self { provider, claims: registry.claims().clone(), folder, home })
+    }
+
+    fn subject(self, variant: &str, root: RootSource) -> Subject {
+        Subject {
+            name: variant.to_owned(),
+            provider: self.provider,
+            claims: self.claims,
+            root,
+            folder: self.folder,
+            ids: is_root().then(IdPool::new),
+            reach: Vec::new(),
+            crash: None,
+            threads: None,
+        }
+    }
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
 }

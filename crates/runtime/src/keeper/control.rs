@@ -40,7 +40,7 @@ pub(super) fn short_path(home: &Home, id: &SandboxId) -> io::Result<ShortPath> {
 pub(super) fn listen(home: &Home, id: &SandboxId) -> io::Result<UnixListener> {
     let short = short_path(home, id)?;
     match std::fs::remove_file(&short.path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => UnixListener::bind(&short.path),
     }
 }

@@ -66,8 +66,7 @@ pub(crate) struct CheckpointRow {
     pub(crate) created_ms: u64,
 }
 
-const COLUMNS: &str =
-    "id, name, sandbox, provider, kind, image, root, spec, parent, bytes, files, record, state, implicit, created_ms";
+const COLUMNS: &str = "id, name, sandbox, provider, kind, image, root, spec, parent, bytes, files, record, state, implicit, created_ms";
 
 /// What builds on a checkpoint `?1`.
 const REFERENCES: &str = "
@@ -81,7 +80,11 @@ impl CheckpointRow {
             name: row.get(1)?,
             sandbox: text(row, 2)?,
             provider: row.get(3)?,
-            kind: if row.get_ref(4)?.as_str()? == kind_name(CheckpointKind::Memory) { CheckpointKind::Memory } else { CheckpointKind::Disk },
+            kind: if row.get_ref(4)?.as_str()? == kind_name(CheckpointKind::Memory) {
+                CheckpointKind::Memory
+            } else {
+                CheckpointKind::Disk
+            },
             image: row.get(5)?,
             root: json(row, 6)?,
             spec: json(row, 7)?,
@@ -176,7 +179,8 @@ impl Ledger {
     /// The checkpoints that are there, the oldest first.
     pub(crate) fn checkpoints(&self, of: Option<&SandboxId>) -> Result<Vec<CheckpointRow>> {
         self.read(|connection| {
-            let sql = format!("SELECT {COLUMNS} FROM checkpoints WHERE state = 'ready' AND (?1 IS NULL OR sandbox = ?1) ORDER BY created_ms, id");
+            let sql =
+                format!("SELECT {COLUMNS} FROM checkpoints WHERE state = 'ready' AND (?1 IS NULL OR sandbox = ?1) ORDER BY created_ms, id");
             connection.prepare_cached(&sql)?.query_map([of.map(SandboxId::as_str)], CheckpointRow::read)?.collect()
         })
     }

@@ -3,6 +3,7 @@
 //! | module | noun |
 //! |---|---|
 //! | `store` | [`Ledger`]: the connection, transactions, errors |
+//! | `log` | keeping SQLite's log short |
 //! | `schema` | the tables and their migrations |
 //! | `sandbox_row` | [`SandboxRow`] and what is read of it |
 //! | `operation` | [`Operation`]: what somebody is doing to a sandbox; how it begins and ends |
@@ -17,6 +18,7 @@
 mod checkpoint_row;
 mod journal;
 mod keeper_row;
+mod log;
 mod operation;
 mod port_row;
 mod probe_row;

@@ -49,8 +49,11 @@ impl Ledger {
             if transaction.prepare_cached(sql)?.execute(values)? == 1 {
                 return Ok(());
             }
-            let exists: bool =
-                transaction.query_row("SELECT EXISTS (SELECT 1 FROM ports WHERE sandbox = ?1 AND port = ?2)", params![id.as_str(), port], |row| row.get(0))?;
+            let exists: bool = transaction.query_row(
+                "SELECT EXISTS (SELECT 1 FROM ports WHERE sandbox = ?1 AND port = ?2)",
+                params![id.as_str(), port],
+                |row| row.get(0),
+            )?;
             Err(if exists {
                 Error::new(ErrorKind::AlreadyExists, "expose", "the port is exposed already").with("port", port).into()
             } else {
@@ -80,7 +83,8 @@ impl Ledger {
     /// The ports of a sandbox, by number.
     pub(crate) fn ports(&self, id: &SandboxId) -> Result<Vec<PortRow>> {
         self.read(|connection| {
-            let sql = "SELECT port, wanted, actual, failure, holder_pid, holder_start, holder_boot FROM ports WHERE sandbox = ?1 ORDER BY port";
+            let sql =
+                "SELECT port, wanted, actual, failure, holder_pid, holder_start, holder_boot FROM ports WHERE sandbox = ?1 ORDER BY port";
             connection.prepare_cached(sql)?.query_map([id.as_str()], PortRow::read)?.collect()
         })
     }

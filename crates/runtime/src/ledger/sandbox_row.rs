@@ -250,7 +250,10 @@ impl SandboxRow {
 }
 
 fn refuse_taken(connection: &Connection, name: &str) -> Result<(), Refusal> {
-    let holder = connection.prepare_cached("SELECT id FROM sandboxes WHERE name = ?1")?.query_row([name], |row| row.get::<_, String>(0)).optional()?;
+    let holder = connection
+        .prepare_cached("SELECT id FROM sandboxes WHERE name = ?1")?
+        .query_row([name], |row| row.get::<_, String>(0))
+        .optional()?;
     match holder {
         Some(id) => Err(Error::new(ErrorKind::AlreadyExists, "create", "the name is taken").with("name", name).with("by", id).into()),
         None => Ok(()),
@@ -314,7 +317,8 @@ pub(super) fn json<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlite
 
 /// The text of a column of JSON.
 pub(super) fn to_json(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string(value).map_err(|error| Error::new(ErrorKind::Internal, "ledger", "a value cannot be written as JSON").with_source(error))
+    serde_json::to_string(value)
+        .map_err(|error| Error::new(ErrorKind::Internal, "ledger", "a value cannot be written as JSON").with_source(error))
 }
 
 /// Three columns: process id, start time, boot.

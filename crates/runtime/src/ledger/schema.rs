@@ -111,7 +111,9 @@ pub(super) const CURRENT: usize = MIGRATIONS.len();
 
 /// The version of a database.
 pub(super) fn version(connection: &Connection) -> rusqlite::Result<usize> {
-    connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0)).map(|version| usize::try_from(version).unwrap_or(usize::MAX))
+    connection
+        .pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))
+        .map(|version| usize::try_from(version).unwrap_or(usize::MAX))
 }
 
 /// Leads a database to [`CURRENT`], inside the caller's transaction.

@@ -23,10 +23,6 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// How long a writer waits for the others. Each holds the lock for tens of microseconds; a stopped process holds it for ever.
     const WAIT: Duration = Duration::from_secs(15);
-    /// Pages of the log after which a commit copies them into the database. The first process after a pause reads the whole log, so a
-    /// small one is quick to open: 200 pages are 0.8 MB.
-    const LOG_PAGES: u32 = 200;
-
     /// Opens, makes or migrates the ledger at `path`. `boot` is the present boot's id.
     ///
     /// # Errors
@@ -50,8 +46,8 @@ impl Ledger {
         if version < schema::CURRENT {
             Self::initialize(&mut connection, path)?;
         }
-        let pragmas = format!("PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON; PRAGMA wal_autocheckpoint = {}", Self::LOG_PAGES);
-        connection.execute_batch(&pragmas).map_err(fail)?;
+        connection.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON").map_err(fail)?;
+        super::log::bound(&mut connection, path).map_err(fail)?;
         Ok(Self { connection: Mutex::new(connection), path: path.to_owned(), boot: boot.to_owned() })
     }
 
@@ -143,7 +139,9 @@ fn busy(wait: Duration) -> impl FnMut(i32) -> bool + Send + 'static {
 pub(super) fn failure(path: &Path, error: rusqlite::Error) -> Error {
     use ffi::ErrorCode;
     let (kind, message, hint) = match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => (ErrorKind::ResourceExhausted, "the state folder's file system is full", Some("free some space, or set SANDBAR_HOME")),
+        Some(ErrorCode::DiskFull) => {
+            (ErrorKind::ResourceExhausted, "the state folder's file system is full", Some("free some space, or set SANDBAR_HOME"))
+        }
         Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
             (ErrorKind::PermissionDenied, "the ledger cannot be written", Some("set SANDBAR_HOME to a folder that can be written"))
         }
@@ -152,7 +150,9 @@ pub(super) fn failure(path: &Path, error: rusqlite::Error) -> Error {
         }
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => (ErrorKind::Corrupt, "the ledger is damaged", None),
         Some(ErrorCode::SystemIoFailure) => (ErrorKind::Unavailable, "the ledger cannot be read or written", None),
-        _ if matches!(error, rusqlite::Error::FromSqlConversionFailure(..)) => (ErrorKind::Corrupt, "a row of the ledger cannot be understood", None),
+        _ if matches!(error, rusqlite::Error::FromSqlConversionFailure(..)) => {
+            (ErrorKind::Corrupt, "a row of the ledger cannot be understood", None)
+        }
         _ => (ErrorKind::Internal, "the ledger refused", None),
     };
     let error = Error::new(kind, "ledger", message).with("path", path.display()).with_source(error);
@@ -173,6 +173,21 @@ mod tests {
         std::fs::write(&path, "this is not a database, and it is long enough for a header of SQLite to be read from it ….").unwrap();
         let error = Ledger::open(&path, "b").err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.chain());
+    }
+
+    #[test]
+    fn a_full_disk_is_told_and_what_was_written_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(&folder.path().join("ledger.db"), "b").unwrap();
+        ledger.set_probe("first", 0, "1", "usable").unwrap();
+        // SQLite's own limit fails as a full file system does.
+        let pages: i64 = ledger.read(|connection| connection.pragma_query_value(None, "page_count", |row| row.get(0))).unwrap();
+        ledger.read(|connection| connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))).unwrap();
+        let full = (0..).find_map(|number| ledger.set_probe(&format!("provider {number}"), 0, "1", &"x".repeat(1000)).err()).unwrap();
+        assert_eq!(full.kind(), ErrorKind::ResourceExhausted, "{}", full.chain());
+        assert!(full.hint().is_some());
+        assert!(ledger.usable_probe("first", 0, "1").unwrap().is_some());
+        ledger.delete_probe("first").unwrap();
     }
 
     #[test]

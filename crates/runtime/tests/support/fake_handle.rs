@@ -2,15 +2,18 @@ use std::{
     fs,
     net::SocketAddr,
     path::PathBuf,
-    sync::{Mutex, atomic::{AtomicU64, Ordering}},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use sandbar_core::{
-    CheckpointOptions, Connection, Context, DirEntry, Error, ErrorKind, ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecStream, ExitStatus,
-    ExposedPort, FileStat, LimitReport, OutputKind, ProcessInfo, Program, ProvisionRequest, PtySize, PutOptions, RemoveOptions, RestoreRequest,
-    Result, SandboxHandle, SandboxId, SandboxStats, SandboxStatus, SavedCheckpoint, Signal, State, WatchStream,
+    CheckpointOptions, Connection, Context, DirEntry, Error, ErrorKind, ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecStream,
+    ExitStatus, ExposedPort, FileStat, LimitReport, OutputKind, ProcessInfo, Program, ProvisionRequest, PtySize, PutOptions, RemoveOptions,
+    RestoreRequest, Result, SandboxHandle, SandboxId, SandboxStats, SandboxStatus, SavedCheckpoint, Signal, State, WatchStream,
 };
 use serde_json::json;
 use tokio::{io::AsyncRead, net::TcpStream};

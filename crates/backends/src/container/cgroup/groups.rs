@@ -77,6 +77,11 @@ impl Groups {
         self.v1.iter().find(|(found, _)| *found == controller).map(|(_, path)| path.as_path())
     }
 
+    /// Whether what is in them can be frozen.
+    pub(in crate::container) fn can_freeze(&self) -> bool {
+        self.unified.is_some() || self.v1(Controller::Freezer).is_some()
+    }
+
     /// Bytes of memory in use.
     pub(in crate::container) fn memory(&self) -> Option<u64> {
         self.number("memory.current", Controller::Memory, "memory.usage_in_bytes")

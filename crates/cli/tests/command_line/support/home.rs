@@ -98,6 +98,15 @@ impl Home {
         self.ok(&["ls", "-q"]).lines().map(ToOwned::to_owned).collect()
     }
 
+    /// Whether a command line is refused because the wall does not claim a feature; the refusal says so, and names one that does.
+    pub fn lacks(&self, feature: &str, args: &[&str]) -> bool {
+        let tried = self.sandbar(args);
+        let lacks = tried.code == 125 && tried.stderr.contains(&format!("does not have {feature}"));
+        assert!(lacks || tried.code == 0, "{tried}");
+        assert!(!lacks || tried.stderr.contains("hint: "), "{tried}");
+        lacks
+    }
+
     /// Ends what the test made, and shows that nothing is left of it.
     pub fn close(self) {
         self.clear();

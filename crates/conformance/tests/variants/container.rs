@@ -1,0 +1,77 @@
+use std::path::Path;
+
+use sandbar_conformance::{Account, Availability, Reach, Subject, Variant, World};
+use sandbar_runtime::image::ImageStore;
+
+use super::{Found, Preparing, is_root};
+
+/// Each sandbox with host ids of its own.
+pub const CONTAINER_ROOT: Variant = Variant { name: "container-root", prepare: prepare_root };
+/// A plain user without subordinate ids.
+pub const CONTAINER_ROOTLESS: Variant = Variant { name: "container-rootless", prepare: prepare_rootless };
+/// A plain user with subordinate ids.
+pub const CONTAINER_ROOTLESS_RANGES: Variant = Variant { name: "container-rootless-ranges", prepare: prepare_ranges };
+
+/// The user that `cargo xtask setup` makes.
+const TEST_USER: &str = "sandbar-test";
+
+fn prepare_root(world: &World) -> Preparing<'_> {
+    Box::pin(async {
+        if !is_root() {
+            return Availability::Unavailable("these tests do not run as root".to_owned());
+        }
+        look(world, CONTAINER_ROOT.name, &[Reach::LargeFiles]).await
+    })
+}
+
+fn prepare_rootless(world: &World) -> Preparing<'_> {
+    Box::pin(async {
+        if is_root() {
+            return Availability::As(Account::nobody());
+        }
+        if can_map(&Account::current()) {
+            return Availability::Unavailable("this user has subordinate ids: see container-rootless-ranges".to_owned());
+        }
+        look(world, CONTAINER_ROOTLESS.name, &[]).await
+    })
+}
+
+fn prepare_ranges(world: &World) -> Preparing<'_> {
+    Box::pin(async {
+        let account = if is_root() { Account::named(TEST_USER) } else { Some(Account::current()) };
+        let Some(account) = account else {
+            return Availability::Unavailable(format!("there is no user {TEST_USER}: run `cargo xtask setup` as root"));
+        };
+        if !can_map(&account) {
+            let reason = format!("{} has no ranges in /etc/subuid and /etc/subgid, or there is no newuidmap", account.name);
+            return Availability::Unavailable(reason);
+        }
+        if is_root() { Availability::As(account) } else { look(world, CONTAINER_ROOTLESS_RANGES.name, &[]).await }
+    })
+}
+
+fn can_map(account: &Account) -> bool {
+    account.has_ranges() && ["/usr/bin/newuidmap", "/bin/newuidmap"].iter().any(|program| Path::new(program).exists())
+}
+
+async fn look(world: &World, variant: &str, more: &[Reach]) -> Availability {
+    let found = match Found::find(world, variant, "container").await {
+        Ok(found) => found,
+        Err(reason) => return Availability::Unavailable(reason),
+    };
+    let store = ImageStore::open(&found.home);
+    let root = match store {
+        Ok(store) => store.resolve(None).await,
+        Err(error) => Err(error),
+    };
+    let root = match root {
+        Ok(root) => root,
+        Err(error) => return Availability::Unavailable(format!("there is no image `host`: {}", error.chain())),
+    };
+    let common = [Reach::Shell, Reach::HostProcesses, Reach::Crash, Reach::OwnRoot, Reach::RealFiles, Reach::Layers];
+    Availability::Here(Box::new(Subject {
+        reach: common.into_iter().chain(more.iter().copied()).collect(),
+        threads: Some(2),
+        ..found.subject(variant, root)
+    }))
+}
