@@ -187,12 +187,13 @@ fn batch(process: &Process, cursor: &Cursor, last: u64, out: &mut BytesMut) -> R
 ///
 /// `closed` is set once, when the process does not take what the client sends.
 async fn listen(process: &Process, reader: &mut FrameReader<ReadHalf<'_>>, closed: &Cell<bool>) -> Result<(), FrameError> {
-    let mut line_begun = false;
+    let (mut line_begun, mut told) = (false, false);
     while let Some(frame) = reader.next().await? {
         match frame.kind {
             FrameKind::Bytes => {
                 line_begun = frame.payload.last().map_or(line_begun, |last| *last != b'\n');
-                if !feed(process, frame.payload).await {
+                if !feed(process, frame.payload).await && !told {
+                    told = true;
                     closed.set(true);
                     process.news.notify_waiters();
                 }

@@ -20,7 +20,12 @@ pub(crate) fn open(size: PtySize, owner: u32) -> Result<(OwnedFd, OwnedFd)> {
     };
     let terminal = rustix::pty::openpt(flags).map_err(missing)?;
     rustix::pty::unlockpt(&terminal).map_err(missing)?;
-    let peer = rustix::pty::ioctl_tiocgptpeer(&terminal, flags).map_err(missing)?;
+    // By the terminal itself, where the kernel can: the name may be another file by now.
+    let by_name = || {
+        let name = rustix::pty::ptsname(&terminal, Vec::new())?;
+        rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
+    };
+    let peer = rustix::pty::ioctl_tiocgptpeer(&terminal, flags).or_else(|_| by_name()).map_err(missing)?;
     rustix::fs::fcntl_setfl(&terminal, OFlags::RDWR | OFlags::NONBLOCK).map_err(missing)?;
     resize(&terminal, size)?;
     // So that the user can open its terminal by name. Where that is not allowed, the descriptors still work.

@@ -69,7 +69,15 @@ impl RuntimeConfig {
     /// # Errors
     /// `InvalidInput` for a file that cannot be understood, `NotFound` when there is no home directory or the named file is missing.
     pub fn from_env() -> Result<Self> {
-        let mut config = Self::new(home_from_env()?);
+        Self::at(home_from_env()?)
+    }
+
+    /// As [`from_env`](Self::from_env), with a state folder that was named otherwise (`--home`).
+    ///
+    /// # Errors
+    /// As [`from_env`](Self::from_env).
+    pub fn at(home: impl Into<PathBuf>) -> Result<Self> {
+        let mut config = Self::new(home);
         config.boot_id = env::var("SANDBAR_BOOT_ID").ok().filter(|id| !id.is_empty());
         match env::var_os("SANDBAR_CONFIG") {
             Some(path) => config.read(Path::new(&path), true)?,

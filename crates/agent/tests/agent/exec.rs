@@ -146,13 +146,14 @@ fn random_bytes_come_back_through_stdin() {
 }
 
 #[test]
-fn stdin_that_nobody_reads_is_thrown_away() {
+fn stdin_that_nobody_reads_is_thrown_away_and_that_is_told_once() {
     let host = Host::new();
-    let mut session = host.exec(Exec { stdin: true, ..shell("exec <&-; echo closed; sleep 0.05; exit 3") });
+    let mut session = host.exec(Exec { stdin: true, ..shell("exec <&-; echo closed; sleep 0.3; exit 3") });
     session.wait_for("closed");
     session.write(&vec![7; 1 << 20]);
     session.end();
-    assert_eq!(session.collect().status, exited(3));
+    let output = session.collect();
+    assert_eq!((output.status, output.input_closed), (exited(3), 1));
 }
 
 #[test]

@@ -182,6 +182,7 @@ pub struct Output {
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
     pub lost: u64,
+    pub input_closed: u32,
     pub status: Status,
 }
 
@@ -235,6 +236,7 @@ impl Session {
                         assert!(read_frame(&mut self.stream).unwrap().is_none(), "nothing comes after the end");
                         return output;
                     }
+                    event::What::InputClosed(_) => output.input_closed += 1,
                     other => panic!("{other:?}"),
                 },
             }

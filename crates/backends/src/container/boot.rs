@@ -175,8 +175,9 @@ impl OwnedBoot {
         self.journal.step(STEPS[3]);
         let mut descriptors: Vec<BorrowedFd<'_>> = vec![null.as_fd(); 3];
         descriptors.extend([config.as_fd(), listener.as_fd(), agent.as_ref().unwrap_or(&null).as_fd()]);
-        descriptors
-            .extend(root.iter().chain(landlock.as_ref().map(|(ruleset, _)| ruleset)).chain(&volumes).chain(&made.threads).map(AsFd::as_fd));
+        descriptors.extend(
+            mounts.iter().chain(landlock.as_ref().map(|(ruleset, _)| ruleset)).chain(&volumes).chain(&made.threads).map(AsFd::as_fd),
+        );
         child.send(&descriptors)?;
         self.journal.intend(&process.resource("agent"))?;
         self.journal.step(STEPS[4]);
@@ -210,5 +211,7 @@ impl OwnedBoot {
 
 fn open(path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd> {
     let path = path.as_ref();
-    openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty()).map_err(io::Error::from).context(OPERATION, || format!("cannot open {}", path.display()))
+    openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty())
+        .map_err(io::Error::from)
+        .context(OPERATION, || format!("cannot open {}", path.display()))
 }

@@ -43,7 +43,8 @@ pub(super) fn mount(owner: u32, shared_memory: u64) -> Result<OwnedFd> {
             fsconfig_set_string(&context, key, value)?;
         }
         fsconfig_create(&context)?;
-        let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
+        let mount =
+            fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
         for (name, major, minor) in DEVICES {
             mknodat(&mount, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor))?;
             // The mode asked for is subject to this program's umask.

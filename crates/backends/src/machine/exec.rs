@@ -73,7 +73,11 @@ impl<B: Backend> Call<B> {
         let pid = answer::pid(self.verb, pid)?;
         let closed = Arc::new(AtomicBool::new(false));
         let input = Box::new(LiveInput { call: self.clone(), writer: link.writer, stdin, pty, closed: Arc::clone(&closed) });
-        Ok(ExecStream { pid, input, output: Box::new(LiveOutput { call: self, reader: link.reader, offset, ended: false, input_closed: closed }) })
+        Ok(ExecStream {
+            pid,
+            input,
+            output: Box::new(LiveOutput { call: self, reader: link.reader, offset, ended: false, input_closed: closed }),
+        })
     }
 }
 

@@ -85,11 +85,9 @@ async fn answers_of_another_kind_oversized_frames_and_noise_are_corrupt() {
     });
     assert_eq!(sandbox.stat("x", true).await.unwrap_err().kind(), ErrorKind::Corrupt);
     bench.fake.answer(|_, _, writer| async move {
-        let mut stream = writer.into_inner();
         let mut bytes = BytesMut::from(sandbar_protocol::VERSION.encode().as_slice());
         bytes.extend_from_slice(&[0xff, 0xff, 0xff, 0xff, 0]);
-        let _ = stream.write_all(&bytes).await;
-        let _ = stream.read_exact_never().await;
+        let _ = writer.into_inner().write_all(&bytes).await;
     });
     assert_eq!(sandbox.stat("x", true).await.unwrap_err().kind(), ErrorKind::Corrupt);
     bench.fake.answer(|_, _, writer| async move {
@@ -107,15 +105,22 @@ async fn answers_of_another_kind_oversized_frames_and_noise_are_corrupt() {
     assert_eq!(sandbox.exec(ExecRequest::argv(["x"])).await.unwrap_err().kind(), ErrorKind::Corrupt);
 }
 
-/// Keeps a half open until the other side goes away.
-trait ReadExactNever {
-    async fn read_exact_never(&mut self);
-}
-
-impl<W: AsyncWriteExt + Unpin> ReadExactNever for W {
-    async fn read_exact_never(&mut self) {
-        while self.write_all(&[0; 1024]).await.is_ok() {}
-    }
+#[tokio::test]
+async fn a_process_that_closed_its_stdin_refuses_more_of_it() {
+    let bench = Bench::new();
+    let sandbox = bench.sandbox().await;
+    bench.fake.answer(|_, mut reader, mut writer| async move {
+        writer.message(&started(1)).await.unwrap();
+        writer.message(&Event { what: Some(event::What::InputClosed(sandbar_protocol::Empty {})) }).await.unwrap();
+        writer.bytes(FrameKind::Stdout, b"still here").await.unwrap();
+        while let Ok(Some(_)) = reader.next().await {}
+    });
+    let mut stream = sandbox.exec_stream(ExecRequest::argv(["x"]).with_stdin()).await.unwrap();
+    stream.input.write("taken".into()).await.unwrap();
+    assert!(matches!(stream.output.next().await.unwrap(), Some(ExecEvent::Output { .. })));
+    assert_eq!(stream.input.write("refused".into()).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    stream.input.close().await.unwrap();
+    assert_eq!(stream.input.write("closed".into()).await.unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
 #[tokio::test]

@@ -148,10 +148,12 @@ impl Command {
 }
 
 async fn open(home: Option<PathBuf>) -> Result<Runtime> {
-    let mut config = RuntimeConfig::from_env()?;
-    if let Some(home) = home {
-        config.home = std::path::absolute(&home).context("state folder", || format!("{} is not a path", home.display()))?;
-    }
+    let config = match home {
+        Some(home) => {
+            RuntimeConfig::at(std::path::absolute(&home).context("state folder", || format!("{} is not a path", home.display()))?)
+        }
+        None => RuntimeConfig::from_env(),
+    }?;
     let program = std::env::current_exe().context("keeper", || "cannot find sandbar's own program".to_owned())?;
     Runtime::open(config.with_keeper(program)).await
 }
