@@ -99,8 +99,11 @@ fn contents(path: &str) -> Vec<u8> {
     let read = || -> std::io::Result<Vec<u8>> {
         let flags = (OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY).bits().cast_signed();
         let file = File::options().read(true).custom_flags(flags).open(path)?;
+        let metadata = file.metadata()?;
         let mut bytes = Vec::new();
-        if file.metadata()?.is_file() {
+        if metadata.is_file() {
+            // One byte more, so that the end is seen without another buffer.
+            bytes.reserve_exact(usize::try_from(metadata.len().min(LIMIT)).unwrap_or(0) + 64);
             let mut limited: Take<File> = file.take(LIMIT);
             limited.read_to_end(&mut bytes)?;
         }

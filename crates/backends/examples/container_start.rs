@@ -46,13 +46,32 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         println!("{name:8} p10 {:?} p50 {:?} p90 {:?}", at(10), at(50), at(90));
     }
     steps.print();
+    if let Ok(program) = std::env::var("BESIDE") {
+        beside(&program, runs)?;
+    }
     fs::remove_dir_all(&home)?;
+    Ok(())
+}
+
+/// What another command line takes, started from here in the same way.
+fn beside(line: &str, runs: u64) -> std::io::Result<()> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let mut times = Vec::new();
+    for _ in 0..runs {
+        let begun = Instant::now();
+        std::process::Command::new(words[0]).args(&words[1..]).status()?;
+        times.push(begun.elapsed());
+    }
+    times.sort_unstable();
+    println!("beside   p10 {:?} p50 {:?} p90 {:?}", times[times.len() / 10], times[times.len() / 2], times[times.len() * 9 / 10]);
     Ok(())
 }
 
 /// When each step of a journal was reached, after the beginning.
 #[derive(Default)]
-struct Steps(Mutex<(Option<Instant>, Vec<(&'static str, Vec<Duration>)>)>);
+struct Steps(Mutex<(Option<Instant>, Reached)>);
+
+type Reached = Vec<(&'static str, Vec<Duration>)>;
 
 impl Steps {
     fn begin(&self) {

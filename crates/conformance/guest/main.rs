@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         ["deep", levels] => nest::deep(number(levels)),
         ["xattr", path, name] => nest::xattr(path, name),
         ["size"] => terminal::size(),
+        ["env", name] => env::var(name).map(|value| say(&value)).map_err(std::io::Error::other),
         ["attack", name, rest @ ..] => return attack::run(name, rest),
         _ => Err(std::io::Error::other(format!("unknown command {words:?}"))),
     };

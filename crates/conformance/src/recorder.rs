@@ -118,3 +118,45 @@ impl Journal for Recorder {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_too_late_or_never_forgotten_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let recorder = Recorder::new(folder.path().to_owned());
+        let made = folder.path().join("made");
+        std::fs::create_dir(&made).unwrap();
+        recorder.intend(&Resource::Folder { path: made.clone() }).unwrap();
+        recorder.forget(&Resource::Folder { path: made.clone() }).unwrap();
+        recorder.intend(&Resource::Cgroup { path: folder.path().join("group") }).unwrap();
+        let complaints = recorder.complaints().join("\n");
+        for part in ["made before it was told", "forgotten before it was gone", "never forgotten", "still there"] {
+            assert!(complaints.contains(part), "{part} is not in {complaints}");
+        }
+    }
+
+    #[test]
+    fn a_resource_that_came_and_went_in_order_is_no_complaint() {
+        let folder = tempfile::tempdir().unwrap();
+        let recorder = Recorder::new(folder.path().to_owned());
+        let resource = Resource::Folder { path: folder.path().join("made") };
+        recorder.intend(&resource).unwrap();
+        std::fs::create_dir(folder.path().join("made")).unwrap();
+        std::fs::remove_dir(folder.path().join("made")).unwrap();
+        recorder.forget(&resource).unwrap();
+        assert_eq!(recorder.complaints(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn it_refuses_from_the_intent_it_was_told() {
+        let recorder = Recorder::new(PathBuf::from("/nonexistent"));
+        let resource = Resource::Folder { path: "/nonexistent/x".into() };
+        recorder.refuse_from(2);
+        assert!(recorder.intend(&resource).is_ok());
+        assert!(recorder.intend(&resource).is_err());
+        assert!(recorder.intend(&resource).is_err());
+    }
+}

@@ -10,8 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use sandbar_core::{
-    AttachRequest, ErrorKind, ExecRequest, ExecResult, ExecStream, ProcessInfo, ProvisionRequest, PutOptions, Resource, Result, Resource::Process,
-    SandboxHandle, Signal,
+    AttachRequest, ErrorKind, ExecRequest, ExecResult, ExecStream, ProcessInfo, ProvisionRequest, PutOptions, Resource, Resource::Process,
+    Result, SandboxHandle, Signal,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -94,9 +94,7 @@ impl Sandbox {
 
     /// Starts a line of shell.
     pub async fn start_shell(&self, line: &str) -> Result<ExecStream, Failure> {
-        self.exec_stream(ExecRequest::shell(line).with_stdin())
-            .await
-            .map_err(|error| Failure::from(error).during(format!("`{line}`")))
+        self.exec_stream(ExecRequest::shell(line).with_stdin()).await.map_err(|error| Failure::from(error).during(format!("`{line}`")))
     }
 
     /// Writes a file.

@@ -116,3 +116,22 @@ pub(crate) fn unpack(bytes: &[u8]) -> io::Result<Vec<Entry>> {
     }
     Ok(entries)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_packed_is_unpacked() {
+        let mut marked = Entry::file("marked", b"content").mode(0o750);
+        marked.xattrs = vec![("user.colour".to_owned(), b"green".to_vec())];
+        let entries = [
+            Entry::folder("a"),
+            marked,
+            Entry::link("link", "../anywhere"),
+            Entry::hard_link("hard", "marked"),
+            Entry::file(&"n".repeat(150), b""),
+        ];
+        assert_eq!(unpack(&pack(&entries).unwrap()).unwrap(), entries);
+    }
+}

@@ -6,7 +6,9 @@ use sandbar_conformance::{Variant, escape, run};
 
 mod variants;
 
-const VARIANTS: &[Variant] = &[variants::CONTAINER_ROOT, variants::CONTAINER_ROOTLESS, variants::CONTAINER_ROOTLESS_RANGES];
+use variants::container;
+
+const VARIANTS: &[Variant] = &[container::ROOT, container::ROOTLESS, container::ROOTLESS_RANGES];
 
 fn main() -> ExitCode {
     run(VARIANTS, escape::all())

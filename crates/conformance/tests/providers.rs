@@ -4,16 +4,14 @@ use std::process::ExitCode;
 
 use sandbar_conformance::{Variant, case, run};
 
+mod unwalled;
 mod variants;
 
-const VARIANTS: &[Variant] = &[
-    variants::FAKE,
-    variants::DANGEROUS_HOST,
-    variants::DANGEROUS_HOST_PLAIN,
-    variants::CONTAINER_ROOT,
-    variants::CONTAINER_ROOTLESS,
-    variants::CONTAINER_ROOTLESS_RANGES,
-];
+use unwalled::{dangerous_host, fake};
+use variants::container;
+
+const VARIANTS: &[Variant] =
+    &[fake::FAKE, dangerous_host::ORDINARY, dangerous_host::PLAIN_USER, container::ROOT, container::ROOTLESS, container::ROOTLESS_RANGES];
 
 fn main() -> ExitCode {
     run(VARIANTS, case::all())

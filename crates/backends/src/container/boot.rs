@@ -1,10 +1,13 @@
-//! Bringing up a sandbox: everything around the child's plan.
+#![expect(unsafe_code, clippy::all)]
+macro_rules! mark { ($n:expr) => { MARKS.with(|m| m.borrow_mut().push(($n, super::step::now()))) } }
+thread_local!(static MARKS: std::cell::RefCell<Vec<(&'static str,u64)>> = const { std::cell::RefCell::new(Vec::new()) });
 
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
+    thread::available_parallelism,
     time::Duration,
 };
 
@@ -118,7 +121,8 @@ impl OwnedBoot {
         if layers.is_empty() {
             return Err(Error::new(ErrorKind::InvalidInput, OPERATION, "a container needs an image"));
         }
-        let landlock = landlock::domain()?;
+        MARKS.with(|m| m.borrow_mut().clear()); mark!("start");
+        let landlock = landlock::domain()?; mark!("landlock");
         let shared_memory = self.spec.limits.memory.unwrap_or(SHARED_MEMORY);
         let channel = Channel::new()?;
         let outline = Outline {
@@ -138,54 +142,60 @@ impl OwnedBoot {
             landlock: landlock.as_ref().map(|(_, domain)| *domain),
             lifetime: self.lifetime,
             open_files: limits::most_open_files(),
+            network_beside: available_parallelism().is_ok_and(|processors| processors.get() > 1),
             rehearsal: self.agent.is_none(),
         };
-        let mut child = Child::start(Plan::new(outline)?, channel, made.unified.as_ref().map(AsFd::as_fd))?;
+        let plan = Plan::new(outline)?; mark!("plan");
+        let mut child = Child::start(plan, channel, made.unified.as_ref().map(AsFd::as_fd))?;
 
-        self.journal.step(STEPS[1]);
+        mark!("cloned");
         // From here on the child makes its namespaces while we prepare what it waits for.
         ids.write_maps(child.pid())?;
-        self.journal.step(STEPS[2]);
-        let process = HostProcess::of(child.pid()).context(OPERATION, || "the sandbox's first process ended early".to_owned())?;
+        mark!("maps");
         let disk = match self.spec.limits.disk {
             Some(bytes) if disk::is_available() => Some(disk::prepare(&self.folder, bytes, &self.journal)?),
             _ => folder::prepare(&self.folder).map(|()| None)?,
         };
-        let listener = listen_in(&self.folder, AGENT_SOCKET).context(OPERATION, || "cannot make the agent's socket".to_owned())?;
-        let config = self.config()?;
+        mark!("folder");
         let null = open("/dev/null", OFlags::RDWR)?;
-        let (mut agent, mut mounts) = (None, Vec::new());
-        let mut volumes = Vec::new();
-        if let Ids::Range(range) = ids {
-            let namespace = open(format!("/proc/{}/ns/user", child.pid()), OFlags::RDONLY)?;
-            let overlay = RootOverlay {
-                layers: &layers,
-                folder: &self.folder,
-                disk,
-                user_namespace: namespace.as_fd(),
-                owner: range.first,
-                volatile,
-                by_descriptor: self.by_descriptor,
-            };
-            mounts = vec![overlay.mount(left)?, devices::mount(range.first, shared_memory)?];
-            volumes = mount_volumes(&self.spec.volumes, namespace.as_fd())?;
-            // Nobody inside owns it, so nobody can write it, whatever they find by `/proc/1/exe`.
-            agent = self.agent.as_deref().map(|path| open(path, OFlags::PATH)).transpose()?;
+        let as_root = match ids {
+            Ids::Range(range) => Some((range.first, open(format!("/proc/{}/ns/user", child.pid()), OFlags::RDONLY)?)),
+            _ => None,
+        };
+        let root = as_root.as_ref().map(|(owner, namespace)| {
+            let (owner, user_namespace, by_descriptor) = (*owner, namespace.as_fd(), self.by_descriptor);
+            RootOverlay { layers: &layers, folder: &self.folder, disk, user_namespace, owner, volatile, by_descriptor }.mount(left)
+        });
+        let root = root.transpose()?; mark!("overlay");
+        let first: Vec<BorrowedFd<'_>> = [null.as_fd(); 5].into_iter().chain(root.as_ref().map(AsFd::as_fd)).collect();
+        child.send(&first)?;
+        mark!("sent1");
+
+        let listener = listen_in(&self.folder, AGENT_SOCKET).context(OPERATION, || "cannot make the agent's socket".to_owned())?;
+        mark!("listener");        let config = self.config()?; mark!("config");
+        // As root: nobody inside owns it, so nobody can write it, whatever they find by `/proc/1/exe`.
+        let agent = self.agent.as_deref().map(|path| open(path, OFlags::PATH)).transpose()?;
+        let mut second = vec![config.as_fd(), listener.as_fd(), agent.as_ref().unwrap_or(&null).as_fd()];
+        let mut mounts = Vec::new();
+        if let Some((owner, namespace)) = &as_root {
+            mounts.push(devices::mount(*owner, shared_memory)?);
+            mounts.extend(mount_volumes(&self.spec.volumes, namespace.as_fd())?);
         }
-        self.journal.step(STEPS[3]);
-        let mut descriptors: Vec<BorrowedFd<'_>> = vec![null.as_fd(); 3];
-        descriptors.extend([config.as_fd(), listener.as_fd(), agent.as_ref().unwrap_or(&null).as_fd()]);
-        descriptors.extend(
-            mounts.iter().chain(landlock.as_ref().map(|(ruleset, _)| ruleset)).chain(&volumes).chain(&made.threads).map(AsFd::as_fd),
-        );
-        child.send(&descriptors)?;
+        mark!("dev"); second.extend(mounts.first().map(AsFd::as_fd));
+        second.extend(landlock.as_ref().map(|(ruleset, _)| ruleset.as_fd()));
+        second.extend(mounts.iter().skip(1).chain(&made.threads).map(AsFd::as_fd));
+        child.send(&second)?;
+        mark!("sent2"); let process = HostProcess::of(child.pid()).context(OPERATION, || "the sandbox's first process ended early".to_owned())?;
         self.journal.intend(&process.resource("agent"))?;
         self.journal.step(STEPS[4]);
-        let released = child.release();
+        mark!("process"); let names: Vec<String> = child.names(); mark!("names");
+        let released = child.release(); mark!("released");
+        if std::env::var_os("TRACE").is_some() { let t = unsafe { (&raw const super::step::TIMES).read() }; let mut all: Vec<(u64,String)> = MARKS.with(|m| m.borrow().iter().map(|(n,t)| (*t, format!("PARENT {n}"))).collect()); for (i, n) in names.iter().enumerate() { if !n.contains("capab") { all.push((t[i], format!("    {n}"))); } } all.sort(); let b = all[0].0; for (t,n) in all { eprintln!("{:6} {n}", (t-b)/2596); } }
         self.journal.step(STEPS[5]);
         if released.is_err() {
             self.journal.forget(&process.resource("agent"))?;
         }
+        left.extend(mounts.into_iter().chain(root));
         let limits = limits::reports(&self.spec.limits);
         Ok((Place { process, folder: self.folder.clone(), groups: made.groups, limits }, released?))
     }

@@ -101,20 +101,17 @@ impl Child {
         Ok(Self { pid, process, channel: channel.ours, used: Some(used) })
     }
 
+    pub(super) fn names(&self) -> Vec<String> { self.used.as_ref().unwrap_or_else(|| unreachable!()).plan.steps.iter().map(|s| format!("{}", s.step)).collect() }
     /// Its process id, of this PID namespace. It stays its own as long as this lives.
     pub(super) const fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Sends the descriptors that the plan waits for.
+    /// Sends the descriptors that a step of the plan waits for.
     ///
     /// # Errors
     /// What the child has to say, if it has failed.
     pub(super) fn send(&mut self, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
-        let wanted = self.used.as_ref().map_or(0, |used| used.plan.descriptors);
-        if descriptors.len() != wanted {
-            return Err(Error::new(ErrorKind::Internal, OPERATION, "the plan waits for another number of descriptors"));
-        }
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(descriptors));

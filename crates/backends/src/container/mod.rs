@@ -5,6 +5,7 @@
 //! | `boot` | bringing up a sandbox: everything around the child |
 //! | `plan`, `step` | what the child does from `clone3` to the agent: the order, and each step |
 //! | `child`, `syscall` | the child: cloned, spoken to, heard; system calls without the C library |
+//! | `network` | its network namespace, made by a process beside it |
 //! | `overlay`, `devices` | as root: the root file system, volumes and `/dev` with the sandbox's ids |
 //! | `ids` | which host ids a sandbox has |
 //! | `capabilities`, `seccomp`, `landlock` | what it may ask of the kernel |
@@ -32,6 +33,7 @@ mod info;
 mod kernel;
 mod landlock;
 mod limits;
+mod network;
 mod offspring;
 mod overlay;
 mod plan;

@@ -8,11 +8,13 @@ use std::{
 };
 
 use sandbar_core::{Error, ErrorKind, HostImage, Lifetime, Result, Volume};
+use sandbar_protocol::{CONFIG_FD, LISTEN_FD};
 
 use super::{
     capabilities, devices,
     folder::{LAYER, WORK},
     ids::Ids,
+    network::Network,
     seccomp,
     step::{CHANNEL, Failure, MOST_DESCRIPTORS, Planned, Step},
 };
@@ -90,16 +92,18 @@ pub(super) struct Outline<'a> {
     pub(super) landlock: Option<Domain>,
     pub(super) lifetime: Lifetime,
     pub(super) open_files: u64,
+    /// Whether another process makes the network namespace meanwhile: with one processor that gains nothing.
+    pub(super) network_beside: bool,
     /// Ends with success instead of executing the agent.
     pub(super) rehearsal: bool,
 }
 
-/// The steps, and how many descriptors the parent has to send: 0 to 2, configuration, listener, agent, then the root and /dev if
-/// [`Root::Sent`], the Landlock ruleset if any, the volumes if the parent is root, the groups.
+/// The steps. The parent has to send two messages: with the first, /dev/null five times and the root if it is [`Root::Sent`]; with the second
+/// the agent's configuration, its listener and its program, /dev if the root was sent, the Landlock ruleset if any, the volumes if the parent is
+/// root, the groups.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) steps: Vec<Planned>,
-    pub(super) descriptors: usize,
 }
 
 /// Builds a [`Plan`].
@@ -131,52 +135,74 @@ impl Plan {
     /// # Errors
     /// `InvalidInput` for a name with a NUL, a volume at `/`, or too many volumes.
     pub(super) fn new(outline: Outline<'_>) -> Result<Self> {
-        let mut plan = Builder { steps: Vec::with_capacity(160), next: CHANNEL };
-        let agent = plan.number();
-        let sent_root = matches!(outline.root, Root::Sent).then(|| (plan.number(), plan.number()));
+        let mut plan = Builder { steps: Vec::with_capacity(128), next: CHANNEL };
+        let sent_root = matches!(outline.root, Root::Sent).then(|| plan.number());
+        let first: Vec<i32> = (0..CHANNEL).chain(sent_root).collect();
+        let (config, listener, agent) = (plan.number(), plan.number(), plan.number());
+        let dev = sent_root.map(|_| plan.number());
         let ruleset = outline.landlock.map(|domain| (plan.number(), domain));
         let volumes = plan.numbers(if outline.ids.is_root() { outline.volumes.len() } else { 0 });
         let groups = plan.numbers(outline.groups);
-        let sent: Vec<i32> = (0..CHANNEL).chain(agent..=plan.next).collect();
-        let descriptors = sent.len();
-        if descriptors > MOST_DESCRIPTORS {
+        let second: Vec<i32> = (config..=plan.next).collect();
+        if second.len() > MOST_DESCRIPTORS {
             return Err(invalid("too many volumes").with("most", MOST_DESCRIPTORS - 16));
         }
+        // Above all that is received, since the kernel gives the lowest number that is free.
         let old = plan.number();
+        let network = outline.network_beside.then(|| (plan.number(), plan.number()));
 
-        // What needs no ids yet, while the parent writes the maps and prepares the root. The network namespace alone is half of all the work.
+        // What needs no ids yet, while the parent writes the maps and prepares the root.
         plan.add(Step::KeepOnly(outline.channel));
         plan.add(Step::NewSession);
-        plan.add(Step::Unshare(libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS));
+        let namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        if let Some((channel, process)) = network {
+            plan.add(Step::BeginNetwork(Network::new(channel, process)));
+            plan.add(Step::Unshare(namespaces));
+        } else {
+            plan.add(Step::Unshare(namespaces | libc::CLONE_NEWNET));
+            plan.add(Step::LoopbackUp);
+        }
         plan.add(Step::HostName(c_string(&outline.hostname[..outline.hostname.floor_char_boundary(63)])?));
         plan.add(Step::DomainName(c"(none)".to_owned()));
-        plan.add(Step::LoopbackUp);
         plan.add_or(Step::NewKeyring, Failure::Ignored);
-        plan.add(Step::Receive(sent));
 
+        // The root, while the parent prepares the rest.
+        plan.add(Step::Receive(first));
         plan.add(Step::BecomeRoot { groups: outline.ids.groups_may_change() });
+        plan.add(Step::ClearUmask);
+        plan.add(Step::OpenPath { path: c"/".to_owned(), to: old });
+        let mut receive_second = Some(Step::Receive(second));
+        match (outline.root, sent_root) {
+            (Root::Made(overlay), _) => {
+                // Before the overlay, which leaves descriptors open.
+                receive_second.take().into_iter().for_each(|step| plan.add(step));
+                if let Some(path) = outline.agent {
+                    plan.add(Step::OpenProgram { path: path_string(path)?, to: agent });
+                }
+                plan.add_overlay(overlay)?;
+            }
+            (Root::Sent, root) => plan.add(Step::ChangeRoot { root: root.unwrap_or(-1), attached: false }),
+        }
+        plan.add_proc();
+        for folder in outline.host.map_or(&[][..], |host| &host.folders) {
+            plan.add_host_folder(old, folder)?;
+        }
+        receive_second.into_iter().for_each(|step| plan.add(step));
+        plan.add(Step::Inherit { from: config, to: CONFIG_FD });
+        plan.add(Step::Inherit { from: listener, to: LISTEN_FD });
         for group in groups {
             plan.add(Step::JoinGroup(group));
         }
         plan.add(Step::Unshare(libc::CLONE_NEWCGROUP));
-        plan.add(Step::ClearUmask);
-        plan.add(Step::OpenPath { path: c"/".to_owned(), to: old });
-        if let Some(path) = outline.agent {
-            plan.add(Step::OpenProgram { path: path_string(path)?, to: agent });
-        }
-        match (outline.root, sent_root) {
-            (Root::Made(overlay), _) => plan.add_overlay(overlay)?,
-            (Root::Sent, sent) => plan.add(Step::ChangeRoot { root: sent.map_or(-1, |(root, _)| root), attached: false }),
-        }
-        plan.add_proc(outline.ids.count());
-        for folder in outline.host.map_or(&[][..], |host| &host.folders) {
-            plan.add_host_folder(old, folder)?;
-        }
-        match sent_root {
-            Some((_, dev)) => plan.add(Step::Attach { mount: dev, target: known("/dev") }),
+        match dev {
+            Some(mount) => plan.add(Step::Attach { mount, target: known("/dev") }),
             None => plan.add_dev(old, outline.shared_memory),
         }
         plan.add_terminals(outline.ids.count());
+        if let Some((channel, _)) = network {
+            plan.add(Step::JoinNetwork(channel));
+        }
+        plan.add_sys(outline.ids.count());
         plan.add_masks();
         plan.add(Step::MakeFolder { path: c"/tmp".to_owned(), mode: 0o1777 });
         for (index, volume) in outline.volumes.iter().enumerate() {
@@ -208,12 +234,16 @@ impl Plan {
             }
             plan.add(Step::LandlockEnforce(ruleset));
         }
-        plan.add(Step::Filter(seccomp::filter()));
+        if let Some((_, process)) = network {
+            plan.add(Step::EndNetwork(process));
+        }
+        let writes_to_the_host = outline.volumes.iter().any(|volume| !volume.read_only);
+        plan.add(Step::Filter(if writes_to_the_host { seccomp::filter_without_special_bits() } else { seccomp::filter() }));
         // Until here nothing of the sandbox's has run. Only when the ledger knows the process does it go on.
         plan.add(Step::Wait);
         plan.add(Step::UnblockSignals);
         plan.add(if outline.rehearsal { Step::Exit } else { Step::Execute { program: agent, name: c"sandbar-agent".to_owned() } });
-        Ok(Self { steps: plan.steps, descriptors })
+        Ok(Self { steps: plan.steps })
     }
 }
 
@@ -255,11 +285,14 @@ impl Builder {
         self.add_or(mount(kind, kind, target, flags, options), failure);
     }
 
-    fn add_proc(&mut self, ids: u32) {
+    fn add_proc(&mut self) {
         for folder in ["/proc", "/sys", "/dev"] {
             self.add(Step::MakeFolder { path: known(folder), mode: 0o755 });
         }
         self.mount("proc", "/proc", MOUNT_INERT, "", Failure::Fatal);
+    }
+
+    fn add_sys(&mut self, ids: u32) {
         // Where the host's own /sys is not wholly visible, ours may not be either.
         let empty = mount("tmpfs", "tmpfs", "/sys", MOUNT_INERT | libc::MS_RDONLY, "size=0,mode=555");
         self.mount("sysfs", "/sys", MOUNT_INERT | libc::MS_RDONLY, "", Failure::Instead(Box::new(empty)));

@@ -8,7 +8,10 @@ use std::{
 
 use rustix::io::Errno;
 
-use super::syscall::{MountAttributes, syscall};
+use super::{
+    network,
+    syscall::{MountAttributes, syscall},
+};
 
 /// The child's descriptor of the channel to its parent. Below it are what the agent inherits: 0 to 2, its configuration, its listener.
 pub(super) const CHANNEL: i32 = 5;
@@ -32,6 +35,14 @@ pub(super) enum Step {
     DomainName(CString),
     /// Sets the loopback device up.
     LoopbackUp,
+    /// Makes the network namespace, with its loopback device up, in another process meanwhile. See `network`.
+    BeginNetwork(network::Network),
+    /// Enters the namespace that comes on this channel.
+    JoinNetwork(i32),
+    /// Waits for the end of that process, which shares our parent's memory and must not see the agent.
+    EndNetwork(i32),
+    /// Gives an open descriptor the number under which the agent inherits it.
+    Inherit { from: i32, to: i32 },
     /// Waits for a message and takes the descriptors that come with it; they must become these numbers.
     Receive(Vec<i32>),
     /// Waits for a message.
@@ -107,8 +118,6 @@ pub(super) struct Planned {
 pub(super) enum Failure {
     /// The sandbox cannot be made.
     Fatal,
-    /// Nothing, if the thing is not there.
-    MayBeMissing,
     /// Nothing.
     Ignored,
     /// This is done in its place.
@@ -125,11 +134,14 @@ pub(super) enum Stopped {
 }
 
 /// Follows the plan. Comes back only when it cannot be followed.
+pub(super) static mut TIMES: [u64; 256] = [0; 256];
+pub(super) fn now() -> u64 { unsafe { core::arch::x86_64::_rdtsc() } }
 pub(super) fn follow(plan: &[Planned]) -> Stopped {
     let mut index = 0;
     for planned in plan {
+        unsafe { TIMES[index as usize] = now(); }
         let result = match (take(&planned.step), &planned.failure) {
-            (Err(_), Failure::Ignored) | (Err(Errno::NOENT), Failure::MayBeMissing) => Ok(Taken::Done),
+            (Err(_), Failure::Ignored) => Ok(Taken::Done),
             (Err(_), Failure::Instead(other)) => take(other),
             (result, _) => result,
         };
@@ -152,7 +164,7 @@ pub(super) fn end(stopped: Stopped) -> ! {
     exit(1)
 }
 
-fn exit(code: usize) -> ! {
+pub(super) fn exit(code: usize) -> ! {
     loop {
         let _ = call(libc::SYS_exit_group, [code]);
     }
@@ -164,16 +176,16 @@ enum Taken {
 }
 
 /// A system call whose arguments are numbers, C strings of the plan, or structures on this stack that outlive it.
-fn call<const N: usize>(number: c_long, arguments: [usize; N]) -> Result<usize, Errno> {
+pub(super) fn call<const N: usize>(number: c_long, arguments: [usize; N]) -> Result<usize, Errno> {
     // SAFETY: every pointer given here comes from a live reference; none of these calls keeps one or frees memory.
     unsafe { syscall(number, arguments) }
 }
 
-fn text(string: &CStr) -> usize {
+pub(super) fn text(string: &CStr) -> usize {
     string.as_ptr() as usize
 }
 
-const HERE: usize = libc::AT_FDCWD as usize;
+pub(super) const HERE: usize = libc::AT_FDCWD as usize;
 const EMPTY: &CStr = c"";
 
 fn take(step: &Step) -> Result<Taken, Errno> {
@@ -192,7 +204,11 @@ fn take(step: &Step) -> Result<Taken, Errno> {
         Step::Unshare(flags) => drop(call(libc::SYS_unshare, [*flags as usize])?),
         Step::HostName(name) => drop(call(libc::SYS_sethostname, [text(name), name.count_bytes()])?),
         Step::DomainName(name) => drop(call(libc::SYS_setdomainname, [text(name), name.count_bytes()])?),
-        Step::LoopbackUp => loopback_up()?,
+        Step::BeginNetwork(network) => network::begin(network)?,
+        Step::LoopbackUp => network::loopback_up()?,
+        Step::JoinNetwork(channel) => network::join(*channel)?,
+        Step::EndNetwork(process) => network::end(*process)?,
+        Step::Inherit { from, to } => drop(call(libc::SYS_dup3, [*from as usize, *to as usize, 0])?),
         Step::Receive(wanted) => return receive(wanted),
         Step::Wait => return receive(&[]),
         Step::BecomeRoot { groups } => {
@@ -291,12 +307,12 @@ fn ignore_existing(result: Result<usize, Errno>) -> Result<(), Errno> {
     }
 }
 
-fn close(descriptor: usize) {
+pub(super) fn close(descriptor: usize) {
     let _ = call(libc::SYS_close, [descriptor]);
 }
 
 /// Gives an open descriptor another number.
-fn renumber(from: usize, to: i32) -> Result<(), Errno> {
+pub(super) fn renumber(from: usize, to: i32) -> Result<(), Errno> {
     if from != to as usize {
         call(libc::SYS_dup3, [from, to as usize, libc::O_CLOEXEC as usize])?;
         close(from);
@@ -308,47 +324,66 @@ fn open_as(path: &CStr, to: i32) -> Result<(), Errno> {
     renumber(call(libc::SYS_openat, [HERE, text(path), (libc::O_PATH | libc::O_CLOEXEC) as usize, 0])?, to)
 }
 
-fn loopback_up() -> Result<(), Errno> {
-    let socket = call(libc::SYS_socket, [libc::AF_INET as usize, (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as usize, 0])?;
-    // `struct ifreq`: a name of 16 bytes, then a union of 24 of which the flags are the first two.
-    let mut request = [0_u8; 40];
-    (request[0], request[1]) = (b'l', b'o');
-    #[expect(clippy::cast_possible_truncation, reason = "both flags are below 256")]
-    let flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
-    [request[16], request[17]] = flags.to_ne_bytes();
-    let result = call(libc::SYS_ioctl, [socket, libc::SIOCSIFFLAGS as usize, request.as_ptr() as usize]);
-    close(socket);
-    result.map(drop)
-}
-
-/// One byte and the descriptors with it.
+/// Waits for a message; its descriptors must have become these numbers.
 fn receive(wanted: &[i32]) -> Result<Taken, Errno> {
-    // `struct cmsghdr` and room for the most that a message can carry.
-    const HEADER: usize = size_of::<libc::cmsghdr>();
-    let mut control = [0_u64; (HEADER + MOST_DESCRIPTORS * 4).div_ceil(8)];
-    let mut byte = 0_u8;
-    let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
-    let got = loop {
-        // SAFETY: all zeroes is a valid `msghdr`.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
-        (message.msg_control, message.msg_controllen) = (control.as_mut_ptr().cast(), size_of_val(&control));
-        match call(libc::SYS_recvmsg, [CHANNEL as usize, &raw mut message as usize, 0]) {
-            Err(Errno::INTR) => {}
-            Err(Errno::CONNRESET) | Ok(0) => return Ok(Taken::Abandoned),
-            Err(errno) => return Err(errno),
-            Ok(_) => break message.msg_controllen,
-        }
-    };
+    let mut message = Message::default();
+    if message.read(CHANNEL)?.is_none() {
+        return Ok(Taken::Abandoned);
+    }
     for (index, number) in wanted.iter().enumerate() {
-        let at = HEADER + 4 * index;
-        // SAFETY: `at` is within `control`, since no message carries more than its room.
-        let received = unsafe { control.as_ptr().cast::<u8>().add(at).cast::<i32>().read_unaligned() };
-        if at + 4 > got || received != *number {
+        if message.descriptor(index) != Some(*number) {
             return Err(Errno::BADF);
         }
     }
     Ok(Taken::Done)
+}
+
+const CONTROL_HEADER: usize = size_of::<libc::cmsghdr>();
+
+/// One byte and the descriptors that came with it.
+pub(super) struct Message {
+    /// `struct cmsghdr` and room for the most that a message can carry.
+    control: [u64; (CONTROL_HEADER + MOST_DESCRIPTORS * 4).div_ceil(8)],
+    length: usize,
+}
+
+impl Default for Message {
+    fn default() -> Self {
+        Self { control: [0; _], length: 0 }
+    }
+}
+
+impl Message {
+    /// Waits for it; `None` when the other side is gone.
+    pub(super) fn read(&mut self, channel: i32) -> Result<Option<u8>, Errno> {
+        let mut byte = 0_u8;
+        loop {
+            let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+            // SAFETY: all zeroes is a valid `msghdr`.
+            let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+            (header.msg_iov, header.msg_iovlen) = (&raw mut part, 1);
+            (header.msg_control, header.msg_controllen) = (self.control.as_mut_ptr().cast(), size_of_val(&self.control));
+            match call(libc::SYS_recvmsg, [channel as usize, &raw mut header as usize, 0]) {
+                Err(Errno::INTR) => {}
+                Err(Errno::CONNRESET) | Ok(0) => return Ok(None),
+                Err(errno) => return Err(errno),
+                Ok(_) => {
+                    self.length = header.msg_controllen;
+                    return Ok(Some(byte));
+                }
+            }
+        }
+    }
+
+    /// The number that a descriptor of it has here.
+    pub(super) fn descriptor(&self, index: usize) -> Option<i32> {
+        let at = CONTROL_HEADER + 4 * index;
+        if at + 4 > self.length || at + 4 > size_of_val(&self.control) {
+            return None;
+        }
+        // SAFETY: within `control`, as was just seen.
+        Some(unsafe { self.control.as_ptr().cast::<u8>().add(at).cast::<i32>().read_unaligned() })
+    }
 }
 
 /// `fsconfig` commands.
@@ -427,7 +462,10 @@ impl fmt::Display for Step {
             Self::NewKeyring => f.write_str("make a session keyring"),
             Self::Unshare(_) => f.write_str("make namespaces"),
             Self::HostName(_) | Self::DomainName(_) => f.write_str("set the host name"),
-            Self::LoopbackUp => f.write_str("set the loopback device up"),
+            Self::LoopbackUp | Self::BeginNetwork(_) | Self::JoinNetwork(_) | Self::EndNetwork(_) => {
+                f.write_str("make the network namespace")
+            }
+            Self::Inherit { .. } => f.write_str("number a descriptor"),
             Self::Receive(_) | Self::Wait => f.write_str("hear from sandbar"),
             Self::BecomeRoot { .. } => f.write_str("take on the sandbox's user id"),
             Self::JoinGroup(_) => f.write_str("join the control group"),

@@ -44,7 +44,11 @@ pub(super) fn remove(folder: &Path) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         _ => {}
     }
-    sandbar_tree::remove_tree(open(parent)?, name).map_err(|error| failed("remove", error).with("folder", folder.display()))
+    match sandbar_tree::remove_tree(open(parent)?, name) {
+        // Somebody else was quicker.
+        Err(error) if error.kind() == sandbar_tree::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(|error| failed("remove", error).with("folder", folder.display())),
+    }
 }
 
 fn open(folder: &Path) -> Result<OwnedFd> {

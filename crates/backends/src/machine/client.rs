@@ -119,8 +119,8 @@ impl<B: Backend> Call<B> {
             let late = begun.elapsed() >= QUICK;
             match self.shared.facts(&self.running) {
                 Facts::Gone(reason) => return Err(self.gone(&reason)),
-                // A checkpoint freezes for a moment; whoever asks meanwhile waits.
-                Facts::Frozen if late => return Err(self.frozen()),
+                // A checkpoint freezes for a moment; whoever asks meanwhile waits. A pause may last for ever.
+                Facts::Frozen if late || self.running.current().is_paused() => return Err(self.frozen()),
                 Facts::Frozen => {}
                 Facts::Alive if !late => {}
                 Facts::Alive if patience == Patience::Long => self.ping(NEXT_LOOK).await?,

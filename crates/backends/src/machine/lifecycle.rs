@@ -25,6 +25,7 @@ pub(super) async fn pause<B: Backend>(shared: Arc<Shared<B>>) -> Result<()> {
     let _change = shared.change.lock().await;
     let running = shared.running("pause")?;
     shared.backend.freeze(running.place()).await?;
+    running.current().set_paused(true);
     commit(&shared, &running.current().record, State::Paused)
 }
 
@@ -32,6 +33,7 @@ pub(super) async fn resume<B: Backend>(shared: Arc<Shared<B>>) -> Result<()> {
     let _change = shared.change.lock().await;
     let running = shared.running("resume")?;
     shared.backend.thaw(running.place()).await?;
+    running.current().set_paused(false);
     commit(&shared, &running.current().record, State::Running)
 }
 

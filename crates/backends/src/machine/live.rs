@@ -1,6 +1,9 @@
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    sync::{
+        Arc, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -26,6 +29,8 @@ pub(super) struct Current<P> {
     pub(super) record: Record<P>,
     pub(super) holdings: Arc<Holdings>,
     fate: OnceLock<Fate>,
+    /// Frozen because somebody asked for it, not for the moment of a checkpoint.
+    paused: AtomicBool,
 }
 
 /// Why a place that was there is not there any more, as far as this process did it.
@@ -48,7 +53,17 @@ impl Fate {
 
 impl<P> Current<P> {
     pub(super) fn new(record: Record<P>, holdings: Arc<Holdings>) -> Self {
-        Self { record, holdings, fate: OnceLock::new() }
+        Self { record, holdings, fate: OnceLock::new(), paused: AtomicBool::new(false) }
+    }
+
+    /// Remembers whether it is frozen until somebody thaws it.
+    pub(super) fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
+    }
+
+    /// Whether it is frozen until somebody thaws it, as far as this process knows.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
     }
 
     /// Says why this place is about to end, to those who are cut off by it.

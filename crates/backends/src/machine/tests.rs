@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
     STEPS,
-    fake::{Bench, exited, reply, started},
+    fake::{Bench, broken_reader, exited, poll_once, reply, started},
 };
 
 fn failure(kind: &str, message: &str) -> Failure {
@@ -300,25 +300,10 @@ async fn an_upload_that_is_refused_early_stops_and_a_broken_source_sends_no_end(
             let _ = tell.unwrap().send(kinds);
         }
     });
-    let mut broken = AsyncReadExt::chain(&b"abc"[..], tokio_test_broken());
+    let mut broken = AsyncReadExt::chain(&b"abc"[..], broken_reader());
     let error = sandbox.put_file("x", PutOptions::default(), &mut broken).await.unwrap_err();
     assert!(error.chain().contains("the source broke"), "{}", error.chain());
     assert!(!heard.await.unwrap().contains(&FrameKind::End));
-}
-
-/// A reader that fails.
-fn tokio_test_broken() -> impl tokio::io::AsyncRead + Unpin {
-    struct Broken;
-    impl tokio::io::AsyncRead for Broken {
-        fn poll_read(
-            self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
-            _: &mut tokio::io::ReadBuf<'_>,
-        ) -> std::task::Poll<std::io::Result<()>> {
-            std::task::Poll::Ready(Err(std::io::Error::other("the source broke")))
-        }
-    }
-    Broken
 }
 
 #[tokio::test]
@@ -399,22 +384,12 @@ async fn a_provision_that_fails_leaves_nothing_and_one_that_nobody_awaits_is_und
         let provision = bench.provider.provision(bench.request.clone());
         tokio::pin!(provision);
         // One poll starts the work, then the caller goes away.
-        let _ = futures_poll_once(provision.as_mut()).await;
+        let _ = poll_once(provision.as_mut()).await;
     }
     while bench.book.commits.lock().unwrap().is_empty() || !bench.names().is_empty() {
         tokio::task::yield_now().await;
     }
     assert!(bench.fake.alive.lock().unwrap().is_empty());
-}
-
-async fn futures_poll_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
-    std::future::poll_fn(|context| {
-        std::task::Poll::Ready(match std::pin::Pin::new(&mut future).poll(context) {
-            std::task::Poll::Ready(output) => Some(output),
-            std::task::Poll::Pending => None,
-        })
-    })
-    .await
 }
 
 #[tokio::test]
@@ -430,7 +405,7 @@ async fn a_checkpoint_thaws_whatever_fails_and_when_nobody_waits() {
     {
         let checkpoint = sandbox.checkpoint(save_to(into.path()));
         tokio::pin!(checkpoint);
-        let _ = futures_poll_once(checkpoint.as_mut()).await;
+        let _ = poll_once(checkpoint.as_mut()).await;
     }
     let thawed = || bench.book.steps.lock().unwrap().iter().filter(|step| **step == "checkpoint.thawed").count();
     while thawed() < 4 {

@@ -7,8 +7,9 @@ use super::Log;
 
 /// The agent's descriptors, memory and program.
 pub(super) fn attack(log: &mut Log) {
-    log.refused("list the agent's descriptors", fs::read_dir("/proc/1/fd").map(Iterator::count));
+    // The kernel tells root of a user namespace the numbers, and nothing else of them.
     for fd in 0..32 {
+        log.refused(format!("follow the agent's descriptor {fd}"), fs::read_link(format!("/proc/1/fd/{fd}")));
         log.refused(format!("reopen the agent's descriptor {fd}"), OpenOptions::new().read(true).open(format!("/proc/1/fd/{fd}")));
         log.refused(format!("connect to the agent's descriptor {fd}"), UnixStream::connect(format!("/proc/1/fd/{fd}")));
     }
@@ -29,7 +30,9 @@ pub(super) fn attack(log: &mut Log) {
             log.refused("open the agent's program again for writing", again);
         }
     }
-    log.refused("the agent's mapped files", fs::read_dir("/proc/1/map_files").map(Iterator::count));
+    let mapped = fs::read_dir("/proc/1/map_files").into_iter().flatten().flatten().count();
+    log.holds(format!("{mapped} mapped files of the agent are told"), mapped == 0);
+    log.refused("the agent's descriptors by their information", fs::read("/proc/1/fdinfo/4"));
     log.refused("the agent's system call", fs::read("/proc/1/syscall"));
     log.refused("the agent's stack", fs::read("/proc/1/stack"));
     for entry in fs::read_dir("/proc/1/task").into_iter().flatten().flatten() {

@@ -40,7 +40,10 @@ pub(super) fn attack(log: &mut Log, disks: &[&str]) {
     }
     for entry in fs::read_dir("/dev").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let known = ["fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero", "console"];
+        let known = [
+            "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero",
+            "console",
+        ];
         log.holds(format!("/dev/{name} is harmless"), known.contains(&name.as_str()));
     }
 }

@@ -7,7 +7,7 @@ use std::{
 use super::Log;
 
 /// Files that must not be opened for writing. Nothing is ever written.
-const WRITES: [&str; 22] = [
+const WRITES: [&str; 19] = [
     "/proc/sysrq-trigger",
     "/proc/sys/kernel/core_pattern",
     "/proc/sys/kernel/hostname",
@@ -25,9 +25,6 @@ const WRITES: [&str; 22] = [
     "/proc/scsi/scsi",
     "/proc/mtrr",
     "/proc/1/mem",
-    "/proc/1/oom_score_adj",
-    "/proc/1/uid_map",
-    "/proc/1/setgroups",
     "/sys/kernel/uevent_helper",
     "/sys/kernel/mm/transparent_hugepage/enabled",
 ];
@@ -65,9 +62,11 @@ pub(super) fn attack(log: &mut Log) {
         log.holds(format!("{tried} files of {folder} were tried"), true);
     }
     lower_oom_score(log);
-    for path in ["/proc/self/uid_map", "/proc/self/gid_map"] {
+    for path in ["/proc/self/uid_map", "/proc/self/gid_map", "/proc/1/uid_map", "/proc/1/gid_map"] {
         log.refused(format!("write {path}"), fs::write(path, "0 0 4294967295\n"));
     }
+    // Its own agent it may give away to the kernel's memory killer; it may not save it at the host's cost.
+    log.refused("lower the agent's oom score", fs::write("/proc/1/oom_score_adj", "-1000"));
 }
 
 fn read_some(path: &str) -> io::Result<usize> {

@@ -4,8 +4,8 @@
 mod agent;
 mod devices;
 mod files;
-mod keyring;
 mod kernel_files;
+mod keyring;
 mod mounts;
 mod namespaces;
 mod network;

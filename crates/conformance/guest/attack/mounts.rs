@@ -24,7 +24,22 @@ fn mount(source: &str, target: &str, kind: &str, flags: usize, data: &str) -> st
 pub(super) fn attack(log: &mut Log) {
     let before = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let _ = fs::create_dir_all("/tmp/at");
-    for kind in ["tmpfs", "proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "overlay", "mqueue", "bpf", "fuse"] {
+    for kind in [
+        "tmpfs",
+        "proc",
+        "sysfs",
+        "devtmpfs",
+        "devpts",
+        "cgroup",
+        "cgroup2",
+        "debugfs",
+        "tracefs",
+        "securityfs",
+        "overlay",
+        "mqueue",
+        "bpf",
+        "fuse",
+    ] {
         log.refused(format!("mount {kind}"), mount("none", "/tmp/at", kind, 0, ""));
     }
     log.refused("mount cgroup with a release agent", mount("none", "/tmp/at", "cgroup", 0, "memory,release_agent=/tmp/agent"));

@@ -33,7 +33,9 @@ pub(super) fn attack(log: &mut Log) {
         if let Ok(namespace) = File::open(format!("/proc/1/ns/{name}")) {
             log.refused(format!("setns to the agent's {name}"), raw(SETNS, [namespace.as_raw_fd() as usize, flag, 0, 0, 0, 0]));
         }
-        if name != "user" && let Ok(own) = File::open(format!("/proc/self/ns/{name}")) {
+        if name != "user"
+            && let Ok(own) = File::open(format!("/proc/self/ns/{name}"))
+        {
             log.refused(format!("setns to its own {name}"), raw(SETNS, [own.as_raw_fd() as usize, flag, 0, 0, 0, 0]));
         }
     }

@@ -13,7 +13,7 @@ use super::Log;
 use crate::{number::SOCKET, sys::raw};
 
 /// sys/socket.h and linux/netlink.h: families and kinds, and why nobody inside needs them.
-const SOCKETS: [(&str, usize, usize, usize); 14] = [
+const SOCKETS: [(&str, usize, usize, usize); 13] = [
     ("a raw IPv4 socket", 2, 3, 1),
     ("a raw IPv6 socket", 10, 3, 58),
     ("a packet socket", 17, 3, 0x0300),
@@ -27,7 +27,6 @@ const SOCKETS: [(&str, usize, usize, usize); 14] = [
     ("a TIPC socket", 30, 5, 0),
     ("an RDS socket", 21, 5, 0),
     ("an AX.25 socket", 3, 5, 0),
-    ("a netlink socket of the audit system", 16, 3, 9),
 ];
 
 /// `abstract NAME`, `unix PATH` or `tcp ADDRESS`, each a listener of the host.

@@ -1,8 +1,4 @@
-use std::{
-    env, fs, io,
-    os::unix::fs::PermissionsExt,
-    process::Command,
-};
+use std::{env, fs, io, os::unix::fs::PermissionsExt, process::Command};
 
 use super::Log;
 use crate::{
@@ -26,7 +22,8 @@ pub(super) fn attack(log: &mut Log) {
     log.refused("unset no_new_privs", process_control(SET_NO_NEW_PRIVS, 0, 0));
     // Version 3, this thread; effective, permitted and inheritable, low and high.
     let header = [0x2008_0522u32, 0];
-    for (name, sets) in [("all capabilities", [u32::MAX; 6]), ("CAP_SYS_ADMIN", [1 << SYS_ADMIN, 1 << SYS_ADMIN, 1 << SYS_ADMIN, 0, 0, 0])] {
+    for (name, sets) in [("all capabilities", [u32::MAX; 6]), ("CAP_SYS_ADMIN", [1 << SYS_ADMIN, 1 << SYS_ADMIN, 1 << SYS_ADMIN, 0, 0, 0])]
+    {
         log.refused(format!("take {name}"), raw(CAPSET, [header.as_ptr() as usize, sets.as_ptr() as usize, 0, 0, 0, 0]));
     }
     log.refused("raise an ambient capability", process_control(CAP_AMBIENT, AMBIENT_RAISE, SYS_ADMIN));

@@ -35,7 +35,8 @@ pub(super) fn attack(log: &mut Log, host: &str) {
 
 /// Signals everybody. Everything that dies must be inside.
 pub(super) fn kill_all(log: &mut Log) {
-    let seen = fs::read_dir("/proc").into_iter().flatten().flatten().filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok());
+    let seen =
+        fs::read_dir("/proc").into_iter().flatten().flatten().filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok());
     let count = seen.count();
     // Where the host's processes are seen, they would die: that is finding enough.
     if count > 60 {

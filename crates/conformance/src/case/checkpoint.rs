@@ -1,6 +1,10 @@
 use std::time::{Duration, Instant};
 
-use sandbar_core::{CheckpointKind, CheckpointOptions, Feature::{DiskCheckpoint, Fork, StopStart}, SandboxSpec, State};
+use sandbar_core::{
+    CheckpointKind, CheckpointOptions,
+    Feature::{DiskCheckpoint, Fork, StopStart},
+    SandboxSpec, State,
+};
 
 use crate::{
     Context, Failure,

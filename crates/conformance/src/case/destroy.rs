@@ -67,7 +67,10 @@ async fn an_open_stream_is_told(context: &Context) -> Result<(), Failure> {
     read_until(&mut stream, "ready\n").await?;
     context.destroy(&sandbox).await?;
     let told = timeout(SOON, read_all(&mut stream)).await.map_err(|_| Failure::new("an open stream hangs"))?;
-    ensure!(told.is_err() || told.is_ok_and(|told| told.status.is_some_and(|status| !status.success())), "the stream says that all was well");
+    ensure!(
+        told.is_err() || told.is_ok_and(|told| told.status.is_some_and(|status| !status.success())),
+        "the stream says that all was well"
+    );
     Ok(())
 }
 

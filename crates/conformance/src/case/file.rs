@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     Context, Failure,
-    Reach::Shell,
+    Reach::{OwnRoot, Shell},
     failure::{ensure, ensure_eq, refused},
     sandbox::{SOON, noise},
     suite::cases,
@@ -36,6 +36,7 @@ cases! { "file";
     a_missing_file_is_not_found,
     a_directory_is_no_file,
     a_fifo_or_device_is_no_file_and_does_not_hang [.reach(&[Shell])],
+    a_file_that_cannot_be_read_is_told [.reach(&[Shell, OwnRoot])],
     a_file_in_the_way_of_a_path_is_told,
     stat_tells_what_is_there,
     stat_follows_a_link_only_when_asked,
@@ -100,7 +101,8 @@ async fn replacing_keeps_the_mode_unless_asked(context: &Context) -> Result<(), 
 
 async fn odd_names_are_names(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    let names = ["with space", "-dash", "new\nline", "ünïcödé-文字", "star*", "quote'\"", "back\\slash", "...", ".hidden", &"n".repeat(255)];
+    let names =
+        ["with space", "-dash", "new\nline", "ünïcödé-文字", "star*", "quote'\"", "back\\slash", "...", ".hidden", &"n".repeat(255)];
     for name in names {
         sandbox.put(&format!("./{name}"), name).await.map_err(|error| Failure::from(error).during(format!("{name:?}")))?;
         ensure_eq!(sandbox.get(&format!("./{name}")).await?, name.as_bytes(), "{name:?}");
@@ -147,7 +149,10 @@ async fn a_reader_sees_the_old_or_the_new_content(context: &Context) -> Result<(
     sandbox.put("stop", "").await?;
     sandbox.ended(watcher.pid).await?;
     let seen = sandbox.text("cat seen").await?;
-    let whole = [sandbox.text("head -c 300000 /dev/zero | tr '\\0' 0 | cksum").await?, sandbox.text("head -c 300000 /dev/zero | tr '\\0' 1 | cksum").await?];
+    let whole = [
+        sandbox.text("head -c 300000 /dev/zero | tr '\\0' 0 | cksum").await?,
+        sandbox.text("head -c 300000 /dev/zero | tr '\\0' 1 | cksum").await?,
+    ];
     let others: Vec<&str> = seen.lines().filter(|line| !whole.iter().any(|whole| whole == line)).collect();
     ensure!(others.is_empty() && !seen.is_empty(), "a reader saw something else: {others:?} in {seen:?}");
     Ok(())
@@ -248,7 +253,17 @@ async fn a_fifo_or_device_is_no_file_and_does_not_hang(context: &Context) -> Res
         refused("a device", timeout(SOON, sandbox.get("/dev/zero")).await?, &[ErrorKind::InvalidInput])?;
     }
     ensure_eq!(sandbox.stat("fifo", true).await?.kind, FileKind::Other, "a fifo's kind");
-    timeout(SOON, sandbox.put("fifo", "x")).await?.or_else(|error| refused("put", Err::<(), _>(error), &[ErrorKind::InvalidInput]).map(drop))
+    timeout(SOON, sandbox.put("fifo", "x"))
+        .await?
+        .or_else(|error| refused("put", Err::<(), _>(error), &[ErrorKind::InvalidInput]).map(drop))
+}
+
+async fn a_file_that_cannot_be_read_is_told(context: &Context) -> Result<(), Failure> {
+    let sandbox = context.sandbox().await?;
+    // A regular file that opens, and whose first byte cannot be read.
+    let outcome = timeout(SOON, sandbox.get("/proc/self/mem")).await?;
+    ensure!(outcome.is_err(), "its stream ended as if it had been read");
+    Ok(())
 }
 
 async fn a_file_in_the_way_of_a_path_is_told(context: &Context) -> Result<(), Failure> {

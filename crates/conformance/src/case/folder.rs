@@ -40,12 +40,8 @@ async fn entries_are_listed_by_name(context: &Context) -> Result<(), Failure> {
     sandbox.symlink("C", "list/d").await?;
     let entries = sandbox.read_dir("list").await?;
     let found: Vec<_> = entries.iter().map(|entry| (entry.name.as_str(), entry.stat.kind, entry.stat.symlink_target.as_deref())).collect();
-    let expected = [
-        ("C", FileKind::Directory, None),
-        ("a", FileKind::File, None),
-        ("b", FileKind::File, None),
-        ("d", FileKind::Symlink, Some("C")),
-    ];
+    let expected =
+        [("C", FileKind::Directory, None), ("a", FileKind::File, None), ("b", FileKind::File, None), ("d", FileKind::Symlink, Some("C"))];
     ensure_eq!(found, expected, "entries");
     ensure_eq!(entries[2].stat.size, 2, "a size");
     Ok(())

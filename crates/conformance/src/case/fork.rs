@@ -1,4 +1,7 @@
-use sandbar_core::{Feature::{DiskCheckpoint, Fork}, Isolation, RemoveOptions, SandboxSpec};
+use sandbar_core::{
+    Feature::{DiskCheckpoint, Fork},
+    Isolation, RemoveOptions, SandboxSpec,
+};
 
 use crate::{
     Context, Failure,

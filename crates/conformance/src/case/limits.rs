@@ -225,7 +225,10 @@ async fn another_sandbox_does_not_feel_them(context: &Context) -> Result<(), Fai
     let full = limited(context, Limits { pids: Some(40), memory: Some(96 * MEBIBYTE), ..Limits::default() }).await?;
     let other = limited(context, Limits { pids: Some(40), memory: Some(96 * MEBIBYTE), ..Limits::default() }).await?;
     let forks = full.start_guest(&["forks", "200"]).await?;
-    let made = number(&crate::stream::read_until(&mut other.exec_stream(ExecRequest::argv(["./guest", "forks", "10"])).await?, "ready\n").await?, 1)?;
+    let made = number(
+        &crate::stream::read_until(&mut other.exec_stream(ExecRequest::argv(["./guest", "forks", "10"])).await?, "ready\n").await?,
+        1,
+    )?;
     ensure_eq!(made, 10, "processes in the other sandbox");
     full.kill(forks.pid).await?;
     answers(&other).await

@@ -8,6 +8,7 @@ mod expose;
 mod file;
 mod folder;
 mod fork;
+mod image;
 mod jail;
 mod limits;
 mod load;
@@ -20,7 +21,6 @@ mod pty;
 mod reattach;
 mod refusal;
 mod restore;
-mod scratch;
 mod signal;
 mod stats;
 mod status;
@@ -65,6 +65,7 @@ pub fn all() -> &'static [Case] {
             checkpoint::CASES,
             restore::CASES,
             fork::CASES,
+            image::CASES,
             volume::CASES,
             network::CASES,
             limits::CASES,
@@ -72,7 +73,6 @@ pub fn all() -> &'static [Case] {
             status::CASES,
             destroy::CASES,
             load::CASES,
-            scratch::CASES,
         ];
         let mut all: Vec<Case> = tables.into_iter().flatten().copied().collect();
         all.sort_by_key(|case| case.alone);

@@ -1,6 +1,9 @@
 use std::net::UdpSocket;
 
-use sandbar_core::{Feature::{NetworkNone, NetworkOpen}, Network, SandboxSpec};
+use sandbar_core::{
+    Feature::{NetworkNone, NetworkOpen},
+    Network, SandboxSpec,
+};
 use tokio::net::TcpListener;
 
 use crate::{

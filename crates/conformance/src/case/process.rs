@@ -122,7 +122,9 @@ async fn every_descendant_dies_with_the_sandbox(context: &Context) -> Result<(),
 async fn a_daemon_that_left_its_session_dies_with_the_sandbox(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     let marker = marker();
-    sandbox.text(&format!("(setsid sh -c 'trap \"\" TERM HUP INT; (sleep {marker} &) ; sleep {marker}' </dev/null >/dev/null 2>&1 &)")).await?;
+    sandbox
+        .text(&format!("(setsid sh -c 'trap \"\" TERM HUP INT; (sleep {marker} &) ; sleep {marker}' </dev/null >/dev/null 2>&1 &)"))
+        .await?;
     let seen = async {
         while host::processes_with(&marker).len() < 2 {
             tokio::time::sleep(POLL).await;

@@ -71,7 +71,8 @@ async fn provision_undoes_what_it_did_when_the_journal_refuses(context: &Context
     for count in 1..=intents {
         let (request, journal) = context.request(SandboxSpec::default())?;
         journal.refuse_from(count);
-        let outcome = timeout(SOON, context.refusal(request, journal)).await?.map_err(|failure| failure.during(format!("intent {count}")))?;
+        let outcome =
+            timeout(SOON, context.refusal(request, journal)).await?.map_err(|failure| failure.during(format!("intent {count}")))?;
         refused(&format!("provision with intent {count} refused"), outcome.map(drop), &[ErrorKind::Unavailable])?;
     }
     Ok(())

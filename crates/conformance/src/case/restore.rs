@@ -1,4 +1,8 @@
-use sandbar_core::{ExecRequest, Feature::{DiskCheckpoint, Restore, VolumeReadWrite}, State};
+use sandbar_core::{
+    ExecRequest,
+    Feature::{DiskCheckpoint, Restore, VolumeReadWrite},
+    State,
+};
 use tokio::time::timeout;
 
 use crate::{

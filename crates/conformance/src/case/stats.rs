@@ -1,4 +1,7 @@
-use sandbar_core::{Feature::{LimitMemory, Stats}, Limits, SandboxSpec};
+use sandbar_core::{
+    Feature::{LimitMemory, Stats},
+    Limits, SandboxSpec,
+};
 
 use crate::{
     Context, Failure,

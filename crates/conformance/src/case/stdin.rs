@@ -105,10 +105,14 @@ async fn a_process_that_closed_it_is_told(context: &Context) -> Result<(), Failu
     let sandbox = context.sandbox().await?;
     let mut stream = sandbox.start_shell("exec <&-; echo ready; exec sleep 1000").await?;
     read_until(&mut stream, "ready\n").await?;
-    let error = write_until_refused(&mut *stream.input).await?;
+    // As every client does: it listens while it writes.
+    let (pid, mut input, mut output) = (stream.pid, stream.input, stream.output);
+    let listening = tokio::spawn(async move { while let Ok(Some(_)) = output.next().await {} });
+    let error = write_until_refused(&mut *input).await?;
     refused("a write", Err::<(), _>(error), &[ErrorKind::Unavailable])?;
-    ensure_eq!(sandbox.process(stream.pid).await?.status, None, "the process itself");
-    sandbox.kill(stream.pid).await
+    ensure_eq!(sandbox.process(pid).await?.status, None, "the process itself");
+    sandbox.kill(pid).await?;
+    Ok(listening.await?)
 }
 
 async fn a_process_that_ended_is_told(context: &Context) -> Result<(), Failure> {

@@ -82,11 +82,8 @@ async fn what_is_got_is_what_was_there(context: &Context) -> Result<(), Failure>
     let entries = get_tar(&sandbox, "tree").await?;
     let mut found: Vec<_> = entries.iter().map(|entry| (entry.name.as_str(), entry.kind, entry.link.as_deref())).collect();
     found.sort_by_key(|entry| entry.0);
-    let expected = [
-        ("below", EntryType::Directory, None),
-        ("below/file", EntryType::Regular, None),
-        ("below/link", EntryType::Symlink, Some("file")),
-    ];
+    let expected =
+        [("below", EntryType::Directory, None), ("below/file", EntryType::Regular, None), ("below/link", EntryType::Symlink, Some("file"))];
     ensure_eq!(found, expected, "entries relative to the folder");
     Ok(())
 }

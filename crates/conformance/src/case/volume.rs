@@ -53,7 +53,13 @@ async fn a_read_only_one_can_be_read_and_not_written(context: &Context) -> Resul
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o777))?;
     fs::set_permissions(folder.join("from-host"), fs::Permissions::from_mode(0o666))?;
     ensure_eq!(sandbox.text("cat /mnt/volume/from-host").await?, "of the host", "inside");
-    for line in ["echo x > /mnt/volume/new", "echo x >> /mnt/volume/from-host", "rm /mnt/volume/from-host", "mkdir /mnt/volume/folder", "chmod 700 /mnt/volume"] {
+    for line in [
+        "echo x > /mnt/volume/new",
+        "echo x >> /mnt/volume/from-host",
+        "rm /mnt/volume/from-host",
+        "mkdir /mnt/volume/folder",
+        "chmod 700 /mnt/volume",
+    ] {
         ensure!(!sandbox.shell(line).await?.status.success(), "`{line}` succeeded");
     }
     refused("put", sandbox.put("/mnt/volume/new", "x").await, &[ErrorKind::PermissionDenied])?;

@@ -43,9 +43,9 @@ async fn hear(stream: &mut Stream, kind: WatchEventKind, path: &str) -> Result<W
         }
     };
     let outcome = timeout(SOON, hearing).await;
-    outcome.unwrap_or_else(|_| Err(Failure::new("nothing more came"))).map_err(|failure| {
-        failure.during(format!("waiting for {kind:?} of {path:?} after {others:?}"))
-    })
+    outcome
+        .unwrap_or_else(|_| Err(Failure::new("nothing more came")))
+        .map_err(|failure| failure.during(format!("waiting for {kind:?} of {path:?} after {others:?}")))
 }
 
 async fn a_new_file_is_told(context: &Context) -> Result<(), Failure> {
@@ -119,7 +119,9 @@ async fn below_is_told_only_when_recursive(context: &Context) -> Result<(), Fail
     let told = async {
         loop {
             match flat.next().await? {
-                Some(event) if event.path.starts_with("below/") => return Err(Failure::new(format!("told without being asked: {event:?}"))),
+                Some(event) if event.path.starts_with("below/") => {
+                    return Err(Failure::new(format!("told without being asked: {event:?}")));
+                }
                 Some(event) if event.path == "last" => return Ok(()),
                 Some(_) => {}
                 None => return Err(Failure::new("the stream ended")),

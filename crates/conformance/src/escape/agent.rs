@@ -1,7 +1,14 @@
-use std::{fs, path::{Path, PathBuf}};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::canary::{Canary, attack, prey};
-use crate::{Context, Failure, failure::{ensure, ensure_eq}, suite::cases};
+use crate::{
+    Context, Failure,
+    failure::{ensure, ensure_eq},
+    suite::cases,
+};
 
 cases! { "agent";
     its_descriptors_memory_and_program_are_not_reached,
@@ -49,7 +56,8 @@ async fn its_program_on_the_host_is_not_changed(context: &Context) -> Result<(),
 async fn environments_hold_nothing_of_the_host(context: &Context) -> Result<(), Failure> {
     let sandbox = prey(context).await?;
     let common = ["PATH", "HOME", "PWD", "OLDPWD", "USER", "LOGNAME", "SHELL", "LANG", "TERM", "SHLVL", "_", "TMPDIR"];
-    let names: Vec<String> = std::env::vars().map(|(name, _)| name).filter(|name| !common.contains(&name.as_str())).map(|name| format!("{name}=")).collect();
+    let names: Vec<String> =
+        std::env::vars().map(|(name, _)| name).filter(|name| !common.contains(&name.as_str())).map(|name| format!("{name}=")).collect();
     ensure!(!names.is_empty(), "this process has no variable of its own to look for");
     let words: Vec<&str> = ["environ"].into_iter().chain(names.iter().map(String::as_str)).collect();
     attack(&sandbox, &words).await?;

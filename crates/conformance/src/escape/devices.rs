@@ -36,7 +36,9 @@ async fn none_is_made_or_opened(context: &Context) -> Result<(), Failure> {
 
 async fn a_tar_stream_brings_none(context: &Context) -> Result<(), Failure> {
     let sandbox = prey(context).await?;
-    for (kind, major, minor, name) in [(EntryType::Block, 254, 0, "disk"), (EntryType::Block, 8, 0, "disk"), (EntryType::Char, 1, 1, "memory")] {
+    for (kind, major, minor, name) in
+        [(EntryType::Block, 254, 0, "disk"), (EntryType::Block, 8, 0, "disk"), (EntryType::Char, 1, 1, "memory")]
+    {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(0o666);

@@ -43,7 +43,8 @@ async fn nothing_of_the_host_is_listed(context: &Context) -> Result<(), Failure>
     ensure!(!sandbox.shell(&format!("ls {folder}")).await?.status.success(), "{folder} is inside");
     for place in ["/tmp", "/home", "/root", "/srv", "/opt", "/var/tmp", "/var/log", "/var/lib", "/run", "/mnt", "/boot"] {
         let inside = sandbox.shell(&format!("ls -A {place} 2>/dev/null")).await?.stdout_text();
-        let host: Vec<String> = fs::read_dir(place).into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        let host: Vec<String> =
+            fs::read_dir(place).into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         // Names that every system has there.
         let common = ["lock", "log", "misc", "dpkg", "apt", "guest", "shm", "user", "systemd", ".bashrc", ".profile"];
         let shown: Vec<&str> = inside.lines().filter(|name| host.iter().any(|host| host == name) && !common.contains(name)).collect();
@@ -61,7 +62,15 @@ async fn file_calls_show_nothing_of_the_host(context: &Context) -> Result<(), Fa
     sandbox.symlink(&format!("/proc/self/root/../../../..{file}"), "/tmp/by-self").await?;
     let up = "../".repeat(50);
     let climbing = format!("{up}{}", file.trim_start_matches('/'));
-    for path in [file.as_str(), "/tmp/direct", "/tmp/by-root", "/tmp/by-self", &climbing, &format!("/proc/1/root{file}"), &format!("/proc/self/cwd/{climbing}")] {
+    for path in [
+        file.as_str(),
+        "/tmp/direct",
+        "/tmp/by-root",
+        "/tmp/by-self",
+        &climbing,
+        &format!("/proc/1/root{file}"),
+        &format!("/proc/self/cwd/{climbing}"),
+    ] {
         if let Ok(content) = sandbox.get(path).await {
             ensure!(content != canary.secret.as_bytes(), "{path} gives the host's file");
         }

@@ -16,13 +16,13 @@ async fn names_and_ids_of_the_host_are_not_told(context: &Context) -> Result<(),
         ensure!(own.trim().is_empty() || inside.trim() != own.trim(), "{path} is the host's");
     }
     let users = sandbox.shell("cat /etc/passwd").await?.stdout_text();
-    let strangers: Vec<&str> = users
-        .lines()
-        .filter(|line| {
-            let id = line.split(':').nth(2).and_then(|id| id.parse::<u32>().ok()).unwrap_or(0);
-            (1000..65534).contains(&id)
-        })
-        .collect();
+    let people = |table: &str| -> Vec<String> {
+        let is_person =
+            |line: &&str| line.split(':').nth(2).and_then(|id| id.parse::<u32>().ok()).is_some_and(|id| (1000..65534).contains(&id));
+        table.lines().filter(is_person).filter_map(|line| line.split(':').next()).map(str::to_owned).collect()
+    };
+    let inside = people(&users);
+    let strangers: Vec<String> = people(&fs::read_to_string("/etc/passwd")?).into_iter().filter(|name| inside.contains(name)).collect();
     ensure!(strangers.is_empty(), "people of the host are told: {strangers:?}");
     Ok(())
 }

@@ -1,5 +1,10 @@
 use super::canary::{Canary, attack, prey};
-use crate::{Context, Failure, failure::{ensure, ensure_eq}, host, suite::cases};
+use crate::{
+    Context, Failure,
+    failure::{ensure, ensure_eq},
+    host,
+    suite::cases,
+};
 
 cases! { "mounts";
     nothing_is_mounted_unmounted_or_remounted,

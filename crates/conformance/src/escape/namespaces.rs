@@ -19,7 +19,8 @@ async fn each_is_the_sandboxs_own(context: &Context) -> Result<(), Failure> {
     let (one, two) = (prey(context).await?, prey(context).await?);
     for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"] {
         let host = fs::read_link(format!("/proc/self/ns/{kind}"))?.display().to_string();
-        let inside = [one.text(&format!("readlink /proc/self/ns/{kind}")).await?, two.text(&format!("readlink /proc/self/ns/{kind}")).await?];
+        let inside =
+            [one.text(&format!("readlink /proc/self/ns/{kind}")).await?, two.text(&format!("readlink /proc/self/ns/{kind}")).await?];
         ensure!(!inside.contains(&host), "the {kind} namespace is the host's");
         ensure!(inside[0] != inside[1], "two sandboxes share a {kind} namespace");
     }

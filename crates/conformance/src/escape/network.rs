@@ -19,12 +19,15 @@ async fn listeners_of_the_host_and_special_sockets_are_out_of_reach(context: &Co
     // None of them is ever accepted from: a connection that the kernel makes is finding enough.
     let name = format!("sandbar-conformance-{}", canary.secret);
     let abstract_listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
-    let path = context.host_folder("socket")?.join("listener");
+    // A folder of its own with a short name: the address of such a socket has 108 bytes.
+    let folder = tempfile::Builder::new().prefix("sandbar-").tempdir()?;
+    let path = folder.path().join("listener");
     let path_listener = UnixListener::bind(&path)?;
     let tcp = TcpListener::bind("0.0.0.0:0")?;
     let port = tcp.local_addr()?.port();
     let path = path.display().to_string();
-    let mut words = vec!["network".to_owned(), "abstract".to_owned(), name, "unix".to_owned(), path, "tcp".to_owned(), format!("127.0.0.1:{port}")];
+    let mut words =
+        vec!["network".to_owned(), "abstract".to_owned(), name, "unix".to_owned(), path, "tcp".to_owned(), format!("127.0.0.1:{port}")];
     if let Some(address) = own_address() {
         words.extend(["tcp".to_owned(), format!("{address}:{port}")]);
     }

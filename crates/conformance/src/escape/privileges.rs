@@ -1,5 +1,9 @@
 use super::canary::{Canary, attack, prey};
-use crate::{Context, Failure, failure::{ensure, ensure_eq}, suite::cases};
+use crate::{
+    Context, Failure,
+    failure::{ensure, ensure_eq},
+    suite::cases,
+};
 
 cases! { "privileges";
     none_is_gained,
@@ -25,7 +29,9 @@ async fn capabilities_are_exactly_these(context: &Context) -> Result<(), Failure
         let text = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
         u64::from_str_radix(text, 16).map_err(|_| Failure::new(format!("no {name} in {status}")))
     };
-    for (name, expected) in [("CapPrm:", CAPABILITIES), ("CapEff:", CAPABILITIES), ("CapBnd:", CAPABILITIES), ("CapInh:", 0), ("CapAmb:", 0)] {
+    for (name, expected) in
+        [("CapPrm:", CAPABILITIES), ("CapEff:", CAPABILITIES), ("CapBnd:", CAPABILITIES), ("CapInh:", 0), ("CapAmb:", 0)]
+    {
         ensure_eq!(format!("{:x}", set(name)?), format!("{expected:x}"), "{name}");
     }
     Ok(())

@@ -1,7 +1,12 @@
 use std::fs;
 
 use super::canary::{Canary, attack, prey};
-use crate::{Context, Failure, failure::{ensure, ensure_eq}, sandbox::soon, suite::cases};
+use crate::{
+    Context, Failure,
+    failure::{ensure, ensure_eq},
+    sandbox::soon,
+    suite::cases,
+};
 
 cases! { "processes";
     a_process_of_the_host_is_not_reached,

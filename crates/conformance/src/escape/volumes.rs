@@ -10,7 +10,11 @@ use sandbar_core::{
 };
 
 use super::canary::{Canary, prey_with};
-use crate::{Context, Failure, Sandbox, failure::{ensure, ensure_eq}, suite::cases};
+use crate::{
+    Context, Failure, Sandbox,
+    failure::{ensure, ensure_eq},
+    suite::cases,
+};
 
 cases! { "volumes";
     a_read_only_one_stays_read_only [.needs(&[VolumeReadOnly])],
@@ -65,7 +69,11 @@ async fn its_parents_are_not_seen(context: &Context) -> Result<(), Failure> {
     let seen = sandbox.shell("cd /mnt/volume && cat ../beside ../../beside /mnt/beside 2>/dev/null").await?.stdout_text();
     ensure_eq!(seen, "", "what lies beside the volume");
     // A folder that is moved away by the host while somebody is in it: the dots of its new place lead to the host's folders.
-    let mut inside = sandbox.start_shell("cd /mnt/volume && mkdir deep && cd deep && echo ready; read go; cat ../beside ../../beside ../../../beside 2>/dev/null; true").await?;
+    let mut inside = sandbox
+        .start_shell(
+            "cd /mnt/volume && mkdir deep && cd deep && echo ready; read go; cat ../beside ../../beside ../../../beside 2>/dev/null; true",
+        )
+        .await?;
     crate::stream::read_until(&mut inside, "ready\n").await?;
     fs::rename(outer.join("inner/deep"), outer.join("moved"))?;
     inside.input.write(bytes::Bytes::from_static(b"go\n")).await?;
@@ -81,7 +89,13 @@ async fn what_is_made_in_it_gives_nobody_roots_rights(context: &Context) -> Resu
     sandbox.shell("cp ./guest /mnt/volume/powerful && chmod 6755 /mnt/volume/powerful").await?;
     let Ok(made) = fs::metadata(folder.join("powerful")) else { return Ok(()) };
     let is_special = made.permissions().mode() & 0o6000 != 0;
-    ensure!(!(is_special && (made.uid() == 0 || made.gid() == 0)), "on the host it belongs to {}:{} with mode {:o}", made.uid(), made.gid(), made.permissions().mode());
+    ensure!(
+        !(is_special && (made.uid() == 0 || made.gid() == 0)),
+        "on the host it belongs to {}:{} with mode {:o}",
+        made.uid(),
+        made.gid(),
+        made.permissions().mode()
+    );
     Ok(())
 }
 
@@ -89,12 +103,21 @@ async fn no_device_in_it_opens(context: &Context) -> Result<(), Failure> {
     let folder = context.host_folder("volume")?;
     // The host's own device nodes in a volume are no use inside; making one needs root here.
     let null = rustix::fs::makedev(1, 3);
-    let made = rustix::fs::mknodat(rustix::fs::CWD, folder.join("null"), rustix::fs::FileType::CharacterDevice, rustix::fs::Mode::from_raw_mode(0o666), null);
+    let made = rustix::fs::mknodat(
+        rustix::fs::CWD,
+        folder.join("null"),
+        rustix::fs::FileType::CharacterDevice,
+        rustix::fs::Mode::from_raw_mode(0o666),
+        null,
+    );
     let sandbox = with(context, &folder, false).await?;
     if made.is_ok() {
         ensure!(!sandbox.shell("echo x > /mnt/volume/null").await?.status.success(), "a device in a volume opens");
     }
-    ensure!(!sandbox.shell("mknod /mnt/volume/zero c 1 5 && head -c 1 /mnt/volume/zero").await?.status.success(), "a device was made in a volume");
+    ensure!(
+        !sandbox.shell("mknod /mnt/volume/zero c 1 5 && head -c 1 /mnt/volume/zero").await?.status.success(),
+        "a device was made in a volume"
+    );
     Ok(())
 }
 

@@ -9,17 +9,17 @@ use sandbar_core::{Error, ErrorKind, ExposedPort, Result};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
-    task::{AbortHandle, JoinSet},
+    task::{JoinHandle, JoinSet},
 };
 
 use super::machine::Machine;
 
 /// The ports of a fake sandbox that listen on the host.
 #[derive(Default)]
-pub(super) struct Exposed(Mutex<HashMap<u16, AbortHandle>>);
+pub(super) struct Exposed(Mutex<HashMap<u16, JoinHandle<()>>>);
 
 impl Exposed {
-    fn table(&self) -> MutexGuard<'_, HashMap<u16, AbortHandle>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<u16, JoinHandle<()>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -34,22 +34,30 @@ impl Exposed {
         })?;
         let listen = listener.local_addr().map_err(|error| Error::io("expose", "cannot listen", error))?;
         let task = tokio::spawn(serve(listener, Arc::clone(machine), port));
-        self.table().insert(port, task.abort_handle());
+        self.table().insert(port, task);
         Ok(ExposedPort { port, listen })
     }
 
-    pub(super) fn remove(&self, port: u16) -> Result<()> {
+    /// The listener is closed when this returns.
+    pub(super) async fn remove(&self, port: u16) -> Result<()> {
         let handle = self.table().remove(&port);
         let handle = handle.ok_or_else(|| Error::new(ErrorKind::NotFound, "unexpose", "the port is not exposed").with("port", port))?;
-        handle.abort();
+        end(handle).await;
         Ok(())
     }
 
-    pub(super) fn end_all(&self) {
-        for (_, handle) in self.table().drain() {
-            handle.abort();
+    pub(super) async fn end_all(&self) {
+        let handles: Vec<_> = self.table().drain().map(|(_, handle)| handle).collect();
+        for handle in handles {
+            end(handle).await;
         }
     }
+}
+
+/// Ends a listener: what was aborted holds its socket until it has been dropped.
+async fn end(handle: JoinHandle<()>) {
+    handle.abort();
+    let _ = handle.await;
 }
 
 /// Ends, with all its connections, when it is aborted.

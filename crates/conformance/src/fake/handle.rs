@@ -138,7 +138,7 @@ impl SandboxHandle for FakeHandle {
     }
 
     async fn unexpose_port(&self, port: u16) -> Result<()> {
-        self.machine.exposed.remove(port)
+        self.machine.exposed.remove(port).await
     }
 
     async fn checkpoint(&self, options: CheckpointOptions) -> Result<SavedCheckpoint> {
@@ -199,6 +199,7 @@ impl SandboxHandle for FakeHandle {
     }
 
     async fn destroy(&self) -> Result<()> {
+        self.machine.exposed.end_all().await;
         self.machine.destroy()?;
         self.provider.forget(&self.machine.request.id);
         Ok(())

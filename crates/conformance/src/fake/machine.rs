@@ -118,9 +118,7 @@ impl Machine {
     pub(super) fn running(&self) -> Result<()> {
         match self.state() {
             (State::Running, _) => Ok(()),
-            (state @ (State::Paused | State::Stopped), _) => {
-                Err(Error::new(ErrorKind::Conflict, "use", format!("the sandbox is {state}")))
-            }
+            (state @ (State::Paused | State::Stopped), _) => Err(Error::new(ErrorKind::Conflict, "use", format!("the sandbox is {state}"))),
             (state, reason) => {
                 let message = format!("the sandbox is {state}: {}", reason.unwrap_or_else(|| "it is gone".to_owned()));
                 Err(Error::new(ErrorKind::Unavailable, "use", message))
@@ -261,7 +259,6 @@ impl Machine {
     pub(super) fn destroy(&self) -> Result<()> {
         *lock(&self.state) = (State::Destroying, None);
         self.end_all(Signal::KILL);
-        self.exposed.end_all();
         match std::fs::remove_dir_all(self.folder()) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Error::io("destroy", "cannot remove the folder", error));

@@ -13,15 +13,8 @@ use sandbar_core::{
 use super::{handle::FakeHandle, machine::Machine, tree::Tree};
 
 /// What it can do.
-const FEATURES: [Feature; 7] = [
-    Feature::ExposePort,
-    Feature::Pause,
-    Feature::StopStart,
-    Feature::DiskCheckpoint,
-    Feature::Restore,
-    Feature::Fork,
-    Feature::Stats,
-];
+const FEATURES: [Feature; 7] =
+    [Feature::ExposePort, Feature::Pause, Feature::StopStart, Feature::DiskCheckpoint, Feature::Restore, Feature::Fork, Feature::Stats];
 
 /// The layer of a checkpoint: the whole tree.
 pub(super) const LAYER: &str = "tree.tar";
@@ -122,8 +115,11 @@ impl SandboxProvider for FakeProvider {
 
     async fn reclaim(&self, id: &SandboxId, resources: &[Resource]) -> Result<()> {
         let machine = self.machines().remove(id);
-        machine.map_or(Ok(()), |machine| machine.destroy())?;
         let mut outcome = Ok(());
+        if let Some(machine) = machine {
+            machine.exposed.end_all().await;
+            outcome = machine.destroy();
+        }
         for resource in resources {
             if let Resource::Folder { path } = resource {
                 match fs::remove_dir_all(path) {

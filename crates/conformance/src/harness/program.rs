@@ -38,7 +38,8 @@ pub fn run(variants: &'static [Variant], suite: &'static [Case]) -> ExitCode {
     let mut trials = Vec::new();
     for variant in variants {
         let named = |case: &Case| Trial::test(format!("{}::{}", variant.name, case.name), || Ok(()));
-        let wanted: Vec<&'static str> = suite.iter().filter(|case| !arguments.is_filtered_out(&named(case))).map(|case| case.name).collect();
+        let wanted: Vec<&'static str> =
+            suite.iter().filter(|case| !arguments.is_filtered_out(&named(case))).map(|case| case.name).collect();
         let ready: Arc<OnceLock<Ready>> = Arc::default();
         trials.extend(suite.iter().map(|case| {
             let (ready, world, wanted) = (Arc::clone(&ready), Arc::clone(&world), wanted.clone());

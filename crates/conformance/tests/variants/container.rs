@@ -6,11 +6,11 @@ use sandbar_runtime::image::ImageStore;
 use super::{Found, Preparing, is_root};
 
 /// Each sandbox with host ids of its own.
-pub const CONTAINER_ROOT: Variant = Variant { name: "container-root", prepare: prepare_root };
+pub const ROOT: Variant = Variant { name: "container-root", prepare: prepare_root };
 /// A plain user without subordinate ids.
-pub const CONTAINER_ROOTLESS: Variant = Variant { name: "container-rootless", prepare: prepare_rootless };
+pub const ROOTLESS: Variant = Variant { name: "container-rootless", prepare: prepare_rootless };
 /// A plain user with subordinate ids.
-pub const CONTAINER_ROOTLESS_RANGES: Variant = Variant { name: "container-rootless-ranges", prepare: prepare_ranges };
+pub const ROOTLESS_RANGES: Variant = Variant { name: "container-rootless-ranges", prepare: prepare_ranges };
 
 /// The user that `cargo xtask setup` makes.
 const TEST_USER: &str = "sandbar-test";
@@ -20,7 +20,7 @@ fn prepare_root(world: &World) -> Preparing<'_> {
         if !is_root() {
             return Availability::Unavailable("these tests do not run as root".to_owned());
         }
-        look(world, CONTAINER_ROOT.name, &[Reach::LargeFiles]).await
+        look(world, ROOT.name, &[Reach::LargeFiles]).await
     })
 }
 
@@ -32,7 +32,7 @@ fn prepare_rootless(world: &World) -> Preparing<'_> {
         if can_map(&Account::current()) {
             return Availability::Unavailable("this user has subordinate ids: see container-rootless-ranges".to_owned());
         }
-        look(world, CONTAINER_ROOTLESS.name, &[]).await
+        look(world, ROOTLESS.name, &[]).await
     })
 }
 
@@ -46,7 +46,7 @@ fn prepare_ranges(world: &World) -> Preparing<'_> {
             let reason = format!("{} has no ranges in /etc/subuid and /etc/subgid, or there is no newuidmap", account.name);
             return Availability::Unavailable(reason);
         }
-        if is_root() { Availability::As(account) } else { look(world, CONTAINER_ROOTLESS_RANGES.name, &[]).await }
+        if is_root() { Availability::As(account) } else { look(world, ROOTLESS_RANGES.name, &[]).await }
     })
 }
 

@@ -6,18 +6,12 @@ use sandbar_backends::{ProviderOptions, Registry};
 use sandbar_conformance::{Availability, Claims, IdPool, Subject, World};
 use sandbar_core::{RootSource, SandboxProvider};
 
-mod container;
-mod dangerous_host;
-mod fake;
+pub mod container;
 
-pub use container::{CONTAINER_ROOT, CONTAINER_ROOTLESS, CONTAINER_ROOTLESS_RANGES};
-pub use dangerous_host::{DANGEROUS_HOST, DANGEROUS_HOST_PLAIN};
-pub use fake::FAKE;
-
-type Preparing<'a> = Pin<Box<dyn Future<Output = Availability> + Send + 'a>>;
+pub type Preparing<'a> = Pin<Box<dyn Future<Output = Availability> + Send + 'a>>;
 
 /// A provider of the registry that works here, and where its variant keeps things.
-struct Found {
+pub struct Found {
     provider: Arc<dyn SandboxProvider>,
     claims: Claims,
     folder: PathBuf,
@@ -26,7 +20,7 @@ struct Found {
 
 impl Found {
     /// Looks a provider up and probes it; the reason when it cannot be used.
-    async fn find(world: &World, variant: &str, provider: &str) -> Result<Self, String> {
+    pub async fn find(world: &World, variant: &str, provider: &str) -> Result<Self, String> {
         let folder = |name: &str| world.folder(name).map_err(|error| format!("no folder: {error}"));
         let (folder, home) = (folder(variant)?, folder(&format!("{variant}/state"))?);
         let registry = Registry::new(&ProviderOptions { home: home.clone() });
@@ -38,7 +32,7 @@ impl Found {
         Ok(Self { provider, claims: registry.claims().clone(), folder, home })
     }
 
-    fn subject(self, variant: &str, root: RootSource) -> Subject {
+    pub fn subject(self, variant: &str, root: RootSource) -> Subject {
         Subject {
             name: variant.to_owned(),
             provider: self.provider,
@@ -53,6 +47,6 @@ impl Found {
     }
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }

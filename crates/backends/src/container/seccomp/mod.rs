@@ -20,3 +20,9 @@ pub(super) fn filter() -> &'static [libc::sock_filter] {
     static FILTER: OnceLock<Vec<libc::sock_filter>> = OnceLock::new();
     FILTER.get_or_init(|| program::compile(&profile::profile()))
 }
+
+/// The same, for a sandbox with a writable volume: set-user-ID and set-group-ID are refused.
+pub(super) fn filter_without_special_bits() -> &'static [libc::sock_filter] {
+    static FILTER: OnceLock<Vec<libc::sock_filter>> = OnceLock::new();
+    FILTER.get_or_init(|| program::compile(&profile::without_special_bits()))
+}

@@ -14,6 +14,20 @@ const NAMESPACES: u32 = 0x7e02_0000;
 const TERMINAL_INJECTION: [u32; 2] = [0x5412, 0x541c];
 /// Execution domains: Linux, 32 bit, both with an old version number, and the question for the present one.
 const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
+/// Set-user-ID and set-group-ID.
+const SPECIAL_BITS: u32 = 0o6000;
+/// `O_CREAT` and `__O_TMPFILE`: the same numbers on both architectures.
+const MAKES_A_FILE: u32 = 0o100 | 0o20_000_000;
+/// Calls that only x86-64 has, and which argument is a mode.
+#[cfg(target_arch = "x86_64")]
+const MODES_HERE: &[(c_long, u8)] = &[(libc::SYS_chmod, 1), (libc::SYS_creat, 1), (libc::SYS_mknod, 1)];
+#[cfg(not(target_arch = "x86_64"))]
+const MODES_HERE: &[(c_long, u8)] = &[];
+/// Calls that only x86-64 has, and which argument is the flags before the mode.
+#[cfg(target_arch = "x86_64")]
+const OPENS_HERE: &[(c_long, u8)] = &[(libc::SYS_open, 1)];
+#[cfg(not(target_arch = "x86_64"))]
+const OPENS_HERE: &[(c_long, u8)] = &[];
 /// UNIX, IPv4, IPv6, netlink. Not raw packets, not the host's vsock, not the kernel's crypto.
 const FAMILIES: [u32; 4] = [libc::AF_UNIX as u32, libc::AF_INET as u32, libc::AF_INET6 as u32, libc::AF_NETLINK as u32];
 
@@ -25,15 +39,48 @@ pub(super) fn profile() -> Profile {
     let mut check = |number: c_long, check: Check| {
         rules.insert(as_number(number), Rule::Check(check));
     };
-    check(libc::SYS_clone, Check { argument: 0, test: Test::AnyBit(NAMESPACES), then: refuse, otherwise: Answer::Allow });
-    check(libc::SYS_ioctl, Check { argument: 1, test: Test::OneOf(&TERMINAL_INJECTION), then: refuse, otherwise: Answer::Allow });
-    check(libc::SYS_personality, Check { argument: 0, test: Test::OneOf(&PERSONALITIES), then: Answer::Allow, otherwise: refuse });
+    check(libc::SYS_clone, Check { only_if: None, argument: 0, test: Test::AnyBit(NAMESPACES), then: refuse, otherwise: Answer::Allow });
+    check(
+        libc::SYS_ioctl,
+        Check { only_if: None, argument: 1, test: Test::OneOf(&TERMINAL_INJECTION), then: refuse, otherwise: Answer::Allow },
+    );
+    check(
+        libc::SYS_personality,
+        Check { only_if: None, argument: 0, test: Test::OneOf(&PERSONALITIES), then: Answer::Allow, otherwise: refuse },
+    );
     let no_family = Answer::Error(EAFNOSUPPORT);
-    check(libc::SYS_socket, Check { argument: 0, test: Test::OneOf(&FAMILIES), then: Answer::Allow, otherwise: no_family });
-    check(libc::SYS_socketpair, Check { argument: 0, test: Test::OneOf(&FAMILIES[..1]), then: Answer::Allow, otherwise: no_family });
+    check(libc::SYS_socket, Check { only_if: None, argument: 0, test: Test::OneOf(&FAMILIES), then: Answer::Allow, otherwise: no_family });
+    check(
+        libc::SYS_socketpair,
+        Check { only_if: None, argument: 0, test: Test::OneOf(&FAMILIES[..1]), then: Answer::Allow, otherwise: no_family },
+    );
     // Its flags lie in memory, where a filter cannot look. The C library then uses `clone`.
     rules.insert(as_number(libc::SYS_clone3), Rule::Answer(Answer::Error(ENOSYS)));
     Profile { rules, known: 0..=NEWEST, refused: refuse, unknown: Answer::Error(ENOSYS) }
+}
+
+/// The same for a sandbox with a writable volume, whose files belong to the host's users: nobody there can make a file set-user-ID or
+/// set-group-ID, which would be powerful on the host, where the wall's `nosuid` does not hold.
+pub(super) fn without_special_bits() -> Profile {
+    let mut profile = profile();
+    let refuse = |argument, only_if| Check {
+        only_if,
+        argument,
+        test: Test::AnyBit(SPECIAL_BITS),
+        then: Answer::Error(EPERM),
+        otherwise: Answer::Allow,
+    };
+    let named = [(libc::SYS_fchmod, 1), (libc::SYS_fchmodat, 2), (FCHMODAT2, 2), (libc::SYS_mknodat, 2)];
+    for (number, argument) in named.into_iter().chain(MODES_HERE.iter().copied()) {
+        profile.rules.insert(as_number(number), Rule::Check(refuse(argument, None)));
+    }
+    // Without these flags the mode is not looked at, and may be anything.
+    for (number, flags) in [(libc::SYS_openat, 2)].into_iter().chain(OPENS_HERE.iter().copied()) {
+        profile.rules.insert(as_number(number), Rule::Check(refuse(flags + 1, Some((flags, MAKES_A_FILE)))));
+    }
+    // Its mode lies in memory, where a filter cannot look. Programs do without it, as on an older kernel.
+    profile.rules.insert(as_number(libc::SYS_openat2), Rule::Answer(Answer::Error(ENOSYS)));
+    profile
 }
 
 fn as_number(number: c_long) -> u32 {

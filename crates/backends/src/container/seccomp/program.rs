@@ -28,6 +28,8 @@ pub(super) enum Rule {
 /// upper ones must not make a difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Check {
+    /// The question is only asked if another argument has any of these bits; otherwise the call is allowed.
+    pub(super) only_if: Option<(u8, u32)>,
     /// Which.
     pub(super) argument: u8,
     /// What is asked.
@@ -144,7 +146,12 @@ fn leaf(rule: &Rule) -> Vec<sock_filter> {
         Rule::Answer(answer) => vec![give(*answer)],
         Rule::Check(check) => {
             // The lower half comes first on both architectures: they are little-endian.
-            let mut program = vec![instruction(LOAD, 0, 0, ARGUMENTS_AT + 8 * u32::from(check.argument))];
+            let load = |argument: u8| instruction(LOAD, 0, 0, ARGUMENTS_AT + 8 * u32::from(argument));
+            let mut program = Vec::new();
+            if let Some((argument, bits)) = check.only_if {
+                program.extend([load(argument), instruction(JUMP_IF_BITS, 1, 0, bits), give(Answer::Allow)]);
+            }
+            program.push(load(check.argument));
             match check.test {
                 Test::AnyBit(bits) => program.push(instruction(JUMP_IF_BITS, 1, 0, bits)),
                 Test::OneOf(values) => {
@@ -163,7 +170,10 @@ fn leaf(rule: &Rule) -> Vec<sock_filter> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::profile::profile, *};
+    use super::{
+        super::profile::{profile, without_special_bits},
+        *,
+    };
 
     /// The kernel's view of a program, as far as ours goes.
     fn run(program: &[sock_filter], architecture: u32, number: u32, arguments: [u64; 6]) -> (u32, usize) {
@@ -221,6 +231,21 @@ mod tests {
         assert_eq!(answer(libc::SYS_personality, [0x2_0008, 0, 0, 0, 0, 0]), allow);
         assert_eq!(answer(libc::SYS_personality, [0x4_0000, 0, 0, 0, 0, 0]), refuse);
         assert_eq!(answer(libc::SYS_clone3, [0; 6]), Answer::Error(libc::ENOSYS).value());
+    }
+
+    #[test]
+    fn special_bits_are_refused_where_a_file_is_made_or_changed() {
+        let program = compile(&without_special_bits());
+        let answer = |number: i64, arguments: [u64; 6]| run(&program, ARCHITECTURE, number as u32, arguments).0;
+        let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+        assert_eq!(answer(libc::SYS_fchmodat, [0, 0, 0o4755, 0, 0, 0]), refused);
+        assert_eq!(answer(libc::SYS_fchmodat, [0, 0, 0o1755, 0, 0, 0]), libc::SECCOMP_RET_ALLOW);
+        let create = libc::O_CREAT as u64;
+        assert_eq!(answer(libc::SYS_openat, [0, 0, create, 0o2755, 0, 0]), refused);
+        assert_eq!(answer(libc::SYS_openat, [0, 0, libc::O_TMPFILE as u64, 0o4755, 0, 0]), refused);
+        assert_eq!(answer(libc::SYS_openat, [0, 0, create, 0o755, 0, 0]), libc::SECCOMP_RET_ALLOW);
+        assert_eq!(answer(libc::SYS_openat, [0, 0, 0, 0o6000, 0, 0]), libc::SECCOMP_RET_ALLOW);
+        assert_eq!(answer(libc::SYS_openat2, [0; 6]), libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32);
     }
 
     #[test]

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use sandbar_conformance::{Availability, Claims, FakeProvider, Reach, Subject, Variant, World};
 use sandbar_core::{Checked, RootSource};
 
-use super::Preparing;
+use crate::variants::Preparing;
 
 /// The simulation.
 pub const FAKE: Variant = Variant { name: "fake", prepare };

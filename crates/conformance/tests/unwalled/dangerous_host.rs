@@ -1,21 +1,19 @@
 use sandbar_conformance::{Account, Availability, Reach, Subject, Variant, World};
 use sandbar_core::RootSource;
 
-use super::{Found, Preparing, is_root};
+use crate::variants::{Found, Preparing, is_root};
 
 /// No wall, as whoever runs the tests.
-pub const DANGEROUS_HOST: Variant = Variant { name: "dangerous-host", prepare };
+pub const ORDINARY: Variant = Variant { name: "dangerous-host", prepare };
 /// No wall, as a user without any rights.
-pub const DANGEROUS_HOST_PLAIN: Variant = Variant { name: "dangerous-host-plain", prepare: prepare_plain };
+pub const PLAIN_USER: Variant = Variant { name: "dangerous-host-plain", prepare: prepare_plain };
 
 fn prepare(world: &World) -> Preparing<'_> {
-    Box::pin(look(world, DANGEROUS_HOST.name))
+    Box::pin(look(world, ORDINARY.name))
 }
 
 fn prepare_plain(world: &World) -> Preparing<'_> {
-    Box::pin(async {
-        if is_root() { Availability::As(Account::nobody()) } else { look(world, DANGEROUS_HOST_PLAIN.name).await }
-    })
+    Box::pin(async { if is_root() { Availability::As(Account::nobody()) } else { look(world, PLAIN_USER.name).await } })
 }
 
 async fn look(world: &World, variant: &str) -> Availability {
