@@ -1,6 +1,6 @@
 use std::{
     cell::{Cell, RefCell},
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::unix::net::UnixStream,
     rc::Rc,
     sync::{Arc, Weak},
 };
@@ -10,9 +10,10 @@ use sandbar_tree::Base;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::{
-    child::Rules,
     failure::{Kind, Result, failure},
+    forks::Forks,
     ring::Budget,
+    spawn::Spawner,
     table::Table,
 };
 
@@ -33,13 +34,12 @@ const FULL_RINGS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Agent {
     pub(crate) config: AgentConfig,
-    pub(crate) rules: Rules,
-    /// What commands without stdin read.
-    pub(crate) null: OwnedFd,
+    pub(crate) spawner: Spawner,
     pub(crate) base: Arc<Base>,
     /// Who owns the files that are put, unless the request says otherwise.
     pub(crate) file_owner: (u32, u32),
     pub(crate) table: Table,
+    pub(crate) forks: Forks,
     pub(crate) ring_bytes: usize,
     pub(crate) budget: Rc<Budget>,
     /// Where output passes through on its way from a pipe to a ring.
@@ -60,16 +60,16 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    pub(crate) fn new(config: AgentConfig, rules: Rules, null: OwnedFd, base: Base, file_owner: (u32, u32)) -> Self {
+    pub(crate) fn new(config: AgentConfig, spawner: Spawner, base: Base, file_owner: (u32, u32)) -> Self {
         let ring_bytes = if config.ring_bytes == 0 { RING_BYTES } else { config.ring_bytes.min(MAX_RING_BYTES) };
         let ring_bytes = usize::try_from(ring_bytes).unwrap_or(usize::MAX);
         Self {
             config,
-            rules,
-            null,
+            spawner,
             base: Arc::new(base),
             file_owner,
             table: Table::default(),
+            forks: Forks::default(),
             ring_bytes,
             budget: Budget::new(ring_bytes.saturating_mul(FULL_RINGS)),
             scratch: RefCell::new(vec![0; 64 << 10].into_boxed_slice()),

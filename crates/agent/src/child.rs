@@ -1,5 +1,5 @@
-//! What the child does between fork and exec: system calls only, with what was prepared before the fork.
-#![expect(unsafe_code, reason = "exec and signal dispositions have no safe wrapper; this code runs in a forked child")]
+//! What a child does between clone and exec: system calls only, with what was prepared before, for it runs in the agent's memory.
+#![expect(unsafe_code, reason = "exec and signal dispositions have no safe wrapper; this code runs in a child")]
 
 use std::{
     ffi::{CStr, CString},
@@ -11,7 +11,7 @@ use libc::{c_char, c_int};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
-    process::{Gid, Resource, Rlimit, Signal, Uid},
+    process::{DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid},
     thread::CapabilitySet,
 };
 
@@ -19,9 +19,8 @@ use crate::command::Command;
 
 /// The step at which a child failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 pub(crate) enum Step {
-    Session = 1,
+    Session,
     Streams,
     Limits,
     OomScore,
@@ -32,21 +31,6 @@ pub(crate) enum Step {
     Exec,
     /// The program is there; what it names as its interpreter is not.
     Interpreter,
-}
-
-impl Step {
-    const ALL: [Self; 10] = [
-        Self::Session,
-        Self::Streams,
-        Self::Limits,
-        Self::OomScore,
-        Self::Capabilities,
-        Self::Identity,
-        Self::Privileges,
-        Self::Workdir,
-        Self::Exec,
-        Self::Interpreter,
-    ];
 }
 
 /// What every child gets, whatever the command.
@@ -72,7 +56,7 @@ pub(crate) struct Streams<'fd> {
     pub(crate) terminal: bool,
 }
 
-/// Pointers for exec, made before the fork, since a child of fork must not allocate.
+/// Pointers for exec, made before there is a child, which must not allocate.
 #[derive(Debug)]
 pub(crate) struct Image<'command> {
     command: &'command Command,
@@ -115,32 +99,12 @@ impl<'command> Image<'command> {
     }
 }
 
-/// A failure as it goes through the pipe.
-pub(crate) const REPORT: usize = 5;
-
-/// What a child reported: nothing it says is trusted to be well-formed, since a hostile process may have become it.
-pub(crate) fn parse_report(bytes: [u8; REPORT]) -> (Step, Errno) {
-    let [step, a, b, c, d] = bytes;
-    let step = Step::ALL.into_iter().find(|known| *known as u8 == step).unwrap_or(Step::Exec);
-    (step, Errno::from_raw_os_error(i32::from_ne_bytes([a, b, c, d]).clamp(1, 4095)))
-}
-
-/// Becomes the command, or reports why not and ends.
+/// Becomes the command. Returns only with the reason why it could not.
 ///
 /// # Safety
-/// Must be called in a forked child that may be thrown away.
-pub(crate) unsafe fn become_command(image: &mut Image<'_>, rules: &Rules, streams: Streams<'_>, report: BorrowedFd<'_>) -> ! {
-    // SAFETY: as this function's own contract.
-    let (step, errno) = unsafe { steps(image, rules, streams) };
-    let [a, b, c, d] = errno.raw_os_error().to_ne_bytes();
-    let _ = rustix::io::write(report, &[step as u8, a, b, c, d]);
-    // SAFETY: ends this process without running anything of the parent's copy.
-    unsafe { libc::_exit(127) }
-}
-
-/// # Safety
-/// As [`become_command`].
-unsafe fn steps(image: &mut Image<'_>, rules: &Rules, streams: Streams<'_>) -> (Step, Errno) {
+/// Must be called in a child that is thrown away afterwards. It allocates nothing, takes no lock, and does not panic: the memory may be
+/// borrowed.
+pub(crate) unsafe fn become_command(image: &mut Image<'_>, rules: &Rules, streams: Streams<'_>) -> (Step, Errno) {
     if let Err(failed) = prepare(image, rules, streams) {
         return failed;
     }
@@ -210,6 +174,8 @@ fn prepare(image: &Image<'_>, rules: &Rules, streams: Streams<'_>) -> Result<(),
         rustix::thread::remove_capability_from_bounding_set(*capability).map_err(at(Step::Capabilities))?;
     }
     become_user(image).map_err(at(Step::Identity))?;
+    // Becoming another user may have changed that, and the memory is still the agent's.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(at(Step::Identity))?;
     if let Some(kept) = rules.kept {
         let _ = rustix::thread::clear_ambient_capability_set();
         let mut sets = rustix::thread::capabilities(None).map_err(at(Step::Capabilities))?;

@@ -1,7 +1,7 @@
 //! The small program inside every sandbox: it starts commands, carries their streams, moves files, dials ports, and reaps.
 //!
-//! One thread runs an event loop; only file work goes to short-lived threads with blocking calls. Everything it keeps is bounded,
-//! and nothing that happens in the sandbox makes it panic, for it shares the sandbox with hostile code:
+//! One thread runs an event loop, one starts commands, and file work goes to short-lived threads with blocking calls. Everything it
+//! keeps is bounded, and nothing that happens in the sandbox makes it panic, for it shares the sandbox with hostile code:
 //!
 //! | module | noun |
 //! |---|---|
@@ -12,7 +12,7 @@
 //! | `readiness` | descriptors in the event loop |
 //! | `failure` | a refusal, as the host reads it |
 //! | `command`, `environment`, `users` | what an exec request means here |
-//! | `spawn`, `child` | fork, and the child's steps up to exec |
+//! | `spawn`, `child`, `forks` | the thread that starts commands, a child's steps up to exec, the children on their way |
 //! | `terminal` | pseudo terminals |
 //! | `ring` | the newest output of one process, by offset |
 //! | `process`, `table` | one process, all processes |
@@ -34,6 +34,7 @@ mod dial;
 mod environment;
 mod failure;
 mod files;
+mod forks;
 mod get;
 mod identity;
 mod listing;

@@ -17,6 +17,7 @@ use sandbar_tree::{Base, ErrorKind, Owner, Symlinks, UnpackOptions, unpack};
 use crate::{
     failure::{self, Kind, Result, failure, system},
     files::{Ids, done, make_dirs, own_ids, path, refused},
+    forks::Forks,
     transfer::{Incoming, Link, lost},
 };
 
@@ -24,7 +25,7 @@ use crate::{
 const MAX_LINKS: usize = 40;
 
 /// Receives a file under a temporary name beside its place, and renames it there when it is whole.
-pub(crate) fn file(base: &Base, owner: Ids, request: &Put, link: &mut Link) -> Result<()> {
+pub(crate) fn file(base: &Base, owner: Ids, request: &Put, forks: &Forks, link: &mut Link) -> Result<()> {
     let path = path(&request.path);
     if request.no_replace && base.stat(path, Symlinks::Keep).is_ok() {
         return Err(failure(Kind::AlreadyExists, format!("{path:?} exists")));
@@ -47,11 +48,13 @@ pub(crate) fn file(base: &Base, owner: Ids, request: &Put, link: &mut Link) -> R
     }
     rustix::fs::fchmod(&temporary.file, Mode::from_raw_mode(mode)).map_err(|errno| cannot("change the mode of", errno))?;
     temporary.settle(request.no_replace).map_err(|errno| cannot("replace", errno))?;
+    drop(temporary);
+    forks.settle();
     done(link)
 }
 
 /// Receives a tar stream beneath a directory.
-pub(crate) fn tree(base: &Base, owner: Ids, request: &Put, link: &mut Link) -> Result<()> {
+pub(crate) fn tree(base: &Base, owner: Ids, request: &Put, forks: &Forks, link: &mut Link) -> Result<()> {
     let path = path(&request.path);
     let ids = request.owner.map_or(owner, |owner| (owner.uid, owner.gid));
     match base.stat(path, Symlinks::Follow) {
@@ -79,6 +82,7 @@ pub(crate) fn tree(base: &Base, owner: Ids, request: &Put, link: &mut Link) -> R
         let mode = Mode::from_raw_mode(mode & 0o7777);
         rustix::fs::fchmod(&into, mode).map_err(|errno| system(format!("cannot change the mode of {path:?}"), errno))?;
     }
+    forks.settle();
     done(link)
 }
 

@@ -32,8 +32,9 @@ pub(crate) fn reap(agent: &Agent) {
             let _ = rustix::process::kill_process_group(pid, Signal::KILL);
         }
         let Ok(Some((_, status))) = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG) else { return };
-        if let Some(process) = process {
-            process.reaped(status);
+        match process {
+            Some(process) => process.reaped(status),
+            None => agent.table.reaped_early(pid, status),
         }
     }
     agent.table.reaped.notify_waiters();

@@ -92,7 +92,13 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
         Err(_) => Err(failure::failure(Kind::TimedOut, format!("no request within {} s", PATIENCE.as_secs()))),
     };
     let attached = match &operation {
-        Ok(Operation::Exec(request)) => session::exec(agent, request).await.map(|process| Some((process, 0, request.kill_on_disconnect))),
+        Ok(Operation::Exec(request)) => {
+            // As a task of its own, which goes on when this connection is dropped.
+            let (agent, request, kill) = (Rc::clone(agent), request.clone(), request.kill_on_disconnect);
+            let started = tokio::task::spawn_local(async move { session::exec(&agent, &request).await }).await;
+            let started = started.unwrap_or_else(|_| Err(failure::failure(Kind::Internal, "the start was given up")));
+            started.map(|process| Some((process, 0, kill)))
+        }
         Ok(Operation::Attach(request)) => session::attach(agent, request).map(|(process, from)| Some((process, from, false))),
         Ok(_) => Ok(None),
         Err(failure) => Err(failure.clone()),
@@ -144,12 +150,13 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
 async fn lend(agent: &Rc<Agent>, stream: UnixStream, ahead: bytes::Bytes, permit: OwnedSemaphorePermit, operation: Operation) {
     let base = Arc::clone(&agent.base);
     let owner = agent.file_owner;
+    let forks = agent.forks.clone();
     let is_watch = matches!(operation, Operation::Watch(_));
     let turns = if is_watch { &agent.watches } else { &agent.transfers };
     let init = agent.config.init;
     transfer::hand_over(turns, &agent.lent, stream, ahead, permit, move |link| match operation {
-        Operation::PutFile(request) => put::file(&base, owner, &request, link),
-        Operation::PutTree(request) => put::tree(&base, owner, &request, link),
+        Operation::PutFile(request) => put::file(&base, owner, &request, &forks, link),
+        Operation::PutTree(request) => put::tree(&base, owner, &request, &forks, link),
         Operation::GetFile(request) => get::file(&base, &request, link),
         Operation::GetTree(request) => get::tree(&base, &request, link),
         Operation::ReadDir(request) => listing::read_dir(&base, &request, link),

@@ -25,23 +25,41 @@ use crate::{
     failure::{self, Kind, failure},
     process::{Cursor, Process},
     pump::{self, Deadline, Source},
-    readiness, spawn, terminal,
+    readiness,
+    spawn::{self, Ends},
+    terminal,
 };
 
 /// Output that goes to a client with one write.
 const BATCH: usize = 64 << 10;
 
-/// Starts a process.
+/// Starts a process. Must not be dropped on the way: nobody would know of the process then.
 pub(crate) async fn exec(agent: &Rc<Agent>, request: &Exec) -> failure::Result<Rc<Process>> {
     agent.check_open()?;
     if agent.table.is_full() {
         return Err(failure(Kind::ResourceExhausted, format!("{} processes run already", crate::table::MAX_RUNNING)));
     }
     let command = Command::new(agent, request)?;
-    let child = spawn::fork(agent, &command, request.pty, request.stdin)?;
-    let process = Rc::new(Process::new(agent, child.pid, command.line.clone(), request.pty.is_some()));
-    agent.table.forked(&process);
-    let ends = child.started(&command).await?;
+    let on_its_way = agent.forks.begin().await;
+    let line = command.line.clone();
+    let starting = spawn::start(agent, command, request.pty, request.stdin)?;
+    let pending = Rc::clone(&starting.pending);
+    let started = starting.wait().await;
+    drop(on_its_way);
+    agent.table.came(&pending);
+    let (pid, ends) = started?;
+    let process = Rc::new(Process::new(agent, pid, line, request.pty.is_some()));
+    let sources = streams(&process, ends).inspect_err(|_| pending.signal(Signal::KILL))?;
+    agent.table.started(&process, &pending);
+    let grace = Duration::from_millis(request.grace_ms);
+    let limit = Some(request.timeout_ms).filter(|limit| *limit > 0);
+    let deadline = limit.and_then(|limit| Instant::now().checked_add(Duration::from_millis(limit))).map(|at| Deadline { at, grace });
+    tokio::task::spawn_local(pump::run(Rc::clone(agent), Rc::clone(&process), sources, deadline));
+    Ok(process)
+}
+
+/// Puts the streams of a process into the event loop.
+fn streams(process: &Process, ends: Ends) -> failure::Result<Vec<Source>> {
     let mut sources = Vec::with_capacity(2);
     for (fd, kind) in [(ends.stdout, FrameKind::Stdout), (ends.stderr, FrameKind::Stderr)] {
         if let Some(fd) = fd {
@@ -57,12 +75,7 @@ pub(crate) async fn exec(agent: &Rc<Agent>, request: &Exec) -> failure::Result<R
     if let Some(fd) = ends.stdin {
         process.stdin.replace(Some(Rc::new(watched(fd, Interest::WRITABLE)?)));
     }
-    agent.table.started(&process);
-    let grace = Duration::from_millis(request.grace_ms);
-    let limit = Some(request.timeout_ms).filter(|limit| *limit > 0);
-    let deadline = limit.and_then(|limit| Instant::now().checked_add(Duration::from_millis(limit))).map(|at| Deadline { at, grace });
-    tokio::task::spawn_local(pump::run(Rc::clone(agent), Rc::clone(&process), sources, deadline));
-    Ok(process)
+    Ok(sources)
 }
 
 /// Finds a process, and where in its output a client is to begin.

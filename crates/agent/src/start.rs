@@ -30,6 +30,7 @@ use crate::{
     child::Rules,
     files::path,
     memory, readiness, reaper, server, signals,
+    spawn::Spawner,
     users::{self, User},
 };
 
@@ -70,9 +71,10 @@ fn start() -> Result<Never, String> {
     let user = config.user.as_ref().and_then(|user| users::resolve(user).ok()).unwrap_or_else(users::own);
     let base = base(&config, &user)?;
     let null = null().map_err(|errno| format!("cannot make an empty stdin: {errno}"))?;
+    let spawner = Spawner::start(rules, null).map_err(|error| format!("cannot start a thread: {error}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
     let runtime = runtime.map_err(|error| format!("cannot make an event loop: {error}"))?;
-    let agent = Rc::new(Agent::new(config, rules, null, base, (user.uid, user.gid)));
+    let agent = Rc::new(Agent::new(config, spawner, base, (user.uid, user.gid)));
     let error = tokio::task::LocalSet::new().block_on(&runtime, async move {
         let signals = readiness::register(signals, Interest::READABLE)?;
         let listener = readiness::register(listener, Interest::READABLE)?;

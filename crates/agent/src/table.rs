@@ -1,10 +1,14 @@
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, VecDeque},
     rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
 };
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, WaitStatus};
 use tokio::sync::Notify;
 
 use crate::{
@@ -19,10 +23,28 @@ const MAX_ENDED: usize = 256;
 /// Most memory that the rings of those hold.
 const MAX_ENDED_BYTES: usize = 16 << 20;
 
+/// A child on its way to exec. It may be reaped before the event loop has heard that there is one.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    /// Zero until there is a child.
+    pid: Arc<AtomicI32>,
+    status: Cell<Option<WaitStatus>>,
+}
+
+impl Pending {
+    /// Signals it, if it is there and was not reaped.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if let (None, Some(pid)) = (self.status.get(), Pid::from_raw(self.pid.load(Ordering::Relaxed))) {
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+}
+
 /// The processes that exec started.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    /// Children that were not reaped, by process id; those on their way to exec too.
+    pending: RefCell<Vec<Rc<Pending>>>,
+    /// Children that were not reaped, by process id.
     alive: RefCell<BTreeMap<i32, Rc<Process>>>,
     /// In the order of their start.
     known: RefCell<VecDeque<Rc<Process>>>,
@@ -33,13 +55,32 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// A child was forked.
-    pub(crate) fn forked(&self, process: &Rc<Process>) {
-        self.alive.borrow_mut().insert(process.pid.as_raw_pid(), Rc::clone(process));
+    /// A child will come, or was tried to be made.
+    pub(crate) fn expect(&self, pid: Arc<AtomicI32>) -> Rc<Pending> {
+        let pending = Rc::new(Pending { pid, status: Cell::new(None) });
+        self.pending.borrow_mut().push(Rc::clone(&pending));
+        pending
     }
 
-    /// Its exec succeeded: from now on it can be asked for. One of the same number ended before, and gives way.
-    pub(crate) fn started(&self, process: &Rc<Process>) {
+    /// The reaper found a child that is nobody's yet.
+    pub(crate) fn reaped_early(&self, pid: Pid, status: WaitStatus) {
+        let pending = self.pending.borrow();
+        if let Some(pending) = pending.iter().find(|pending| pending.pid.load(Ordering::Relaxed) == pid.as_raw_pid()) {
+            pending.status.set(Some(status));
+        }
+    }
+
+    /// What was expected has come, or not.
+    pub(crate) fn came(&self, pending: &Rc<Pending>) {
+        self.pending.borrow_mut().retain(|other| !Rc::ptr_eq(other, pending));
+    }
+
+    /// A command runs: from now on it can be asked for. One of the same number ended before, and gives way.
+    pub(crate) fn started(&self, process: &Rc<Process>, pending: &Pending) {
+        match pending.status.get() {
+            Some(status) => process.reaped(status),
+            None => drop(self.alive.borrow_mut().insert(process.pid.as_raw_pid(), Rc::clone(process))),
+        }
         let same = |known: &Rc<Process>| known.pid == process.pid;
         self.known.borrow().iter().filter(|known| same(known)).for_each(|known| self.forget(known));
         self.known.borrow_mut().retain(|known| !same(known));
@@ -80,7 +121,7 @@ impl Table {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.alive.borrow().len() >= MAX_RUNNING
+        self.alive.borrow().len() + self.pending.borrow().len() >= MAX_RUNNING
     }
 
     pub(crate) fn find(&self, pid: u32) -> Result<Rc<Process>> {

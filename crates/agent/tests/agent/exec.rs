@@ -98,6 +98,9 @@ fn a_command_starts_without_anything_of_the_agents() {
     let line = "ls /proc/self/fd; cat /proc/self/oom_score_adj; ulimit -n; grep -E 'NoNewPrivs|Sig(Blk|Ign)|CapAmb' /proc/self/status";
     let output = host.run(line);
     let lines: Vec<_> = output.text().lines().collect();
+    // The agent's own score is what it was, though children borrow its memory on their way.
+    let score = |pid| String::from_utf8(crate::host::read(format!("/proc/{pid}/oom_score_adj"))).unwrap();
+    assert_eq!(score(host.pid()), score(std::process::id()));
     // `ls` itself has the directory open.
     let expected = ["0", "1", "2", "3", "300", "64"];
     assert_eq!(&lines[..6], expected, "{lines:?}");
@@ -254,6 +257,35 @@ fn a_client_that_ends_its_words_still_listens() {
     let pid = session.started.pid;
     drop(session);
     eventually("it was killed", || !is_alive(pid));
+}
+
+#[test]
+fn children_that_are_stopped_on_their_way_arrive() {
+    let host = Host::new();
+    // Everything of this session's user that is not yet a command is stopped as soon as it is seen.
+    let stopper = "import os, signal, sys\n\
+        agent = os.getppid()\n\
+        print('ready', flush=True)\n\
+        while True:\n\
+        \tfor pid in open(f'/proc/{agent}/task/{agent}/children').read().split() + \
+        [p for t in os.listdir(f'/proc/{agent}/task') for p in open(f'/proc/{agent}/task/{t}/children').read().split()]:\n\
+        \t\ttry:\n\
+        \t\t\tif os.readlink(f'/proc/{pid}/exe').endswith('sandbar-agent'): os.kill(int(pid), signal.SIGSTOP)\n\
+        \t\texcept OSError: pass\n";
+    if host.run("command -v python3").text().is_empty() {
+        return;
+    }
+    let mut session = host.exec(argv(&["python3", "-c", stopper]));
+    session.wait_for("ready");
+    for _ in 0..8 {
+        let sessions: Vec<_> = (0..4).map(|_| host.send(Operation::Exec(argv(&["true"])))).collect();
+        // The event loop goes on whatever happens to them.
+        host.ping();
+        for mut stream in sessions {
+            let started = crate::host::answer(&mut stream);
+            assert!(matches!(started, sandbar_protocol::reply::Answer::Started(_)), "{started:?}");
+        }
+    }
 }
 
 #[test]

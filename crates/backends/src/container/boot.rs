@@ -1,6 +1,4 @@
-#![expect(unsafe_code, clippy::all)]
-macro_rules! mark { ($n:expr) => { MARKS.with(|m| m.borrow_mut().push(($n, super::step::now()))) } }
-thread_local!(static MARKS: std::cell::RefCell<Vec<(&'static str,u64)>> = const { std::cell::RefCell::new(Vec::new()) });
+//! Bringing up a sandbox: everything around the child's plan.
 
 use std::{
     io,
@@ -121,8 +119,7 @@ impl OwnedBoot {
         if layers.is_empty() {
             return Err(Error::new(ErrorKind::InvalidInput, OPERATION, "a container needs an image"));
         }
-        MARKS.with(|m| m.borrow_mut().clear()); mark!("start");
-        let landlock = landlock::domain()?; mark!("landlock");
+        let landlock = landlock::domain()?;
         let shared_memory = self.spec.limits.memory.unwrap_or(SHARED_MEMORY);
         let channel = Channel::new()?;
         let outline = Outline {
@@ -145,18 +142,16 @@ impl OwnedBoot {
             network_beside: available_parallelism().is_ok_and(|processors| processors.get() > 1),
             rehearsal: self.agent.is_none(),
         };
-        let plan = Plan::new(outline)?; mark!("plan");
-        let mut child = Child::start(plan, channel, made.unified.as_ref().map(AsFd::as_fd))?;
+        let mut child = Child::start(Plan::new(outline)?, channel, made.unified.as_ref().map(AsFd::as_fd))?;
 
-        mark!("cloned");
+        self.journal.step(STEPS[1]);
         // From here on the child makes its namespaces while we prepare what it waits for.
         ids.write_maps(child.pid())?;
-        mark!("maps");
+        self.journal.step(STEPS[2]);
         let disk = match self.spec.limits.disk {
             Some(bytes) if disk::is_available() => Some(disk::prepare(&self.folder, bytes, &self.journal)?),
             _ => folder::prepare(&self.folder).map(|()| None)?,
         };
-        mark!("folder");
         let null = open("/dev/null", OFlags::RDWR)?;
         let as_root = match ids {
             Ids::Range(range) => Some((range.first, open(format!("/proc/{}/ns/user", child.pid()), OFlags::RDONLY)?)),
@@ -166,13 +161,13 @@ impl OwnedBoot {
             let (owner, user_namespace, by_descriptor) = (*owner, namespace.as_fd(), self.by_descriptor);
             RootOverlay { layers: &layers, folder: &self.folder, disk, user_namespace, owner, volatile, by_descriptor }.mount(left)
         });
-        let root = root.transpose()?; mark!("overlay");
+        let root = root.transpose()?;
         let first: Vec<BorrowedFd<'_>> = [null.as_fd(); 5].into_iter().chain(root.as_ref().map(AsFd::as_fd)).collect();
         child.send(&first)?;
-        mark!("sent1");
+        self.journal.step(STEPS[3]);
 
         let listener = listen_in(&self.folder, AGENT_SOCKET).context(OPERATION, || "cannot make the agent's socket".to_owned())?;
-        mark!("listener");        let config = self.config()?; mark!("config");
+        let config = self.config()?;
         // As root: nobody inside owns it, so nobody can write it, whatever they find by `/proc/1/exe`.
         let agent = self.agent.as_deref().map(|path| open(path, OFlags::PATH)).transpose()?;
         let mut second = vec![config.as_fd(), listener.as_fd(), agent.as_ref().unwrap_or(&null).as_fd()];
@@ -181,16 +176,14 @@ impl OwnedBoot {
             mounts.push(devices::mount(*owner, shared_memory)?);
             mounts.extend(mount_volumes(&self.spec.volumes, namespace.as_fd())?);
         }
-        mark!("dev"); second.extend(mounts.first().map(AsFd::as_fd));
+        second.extend(mounts.first().map(AsFd::as_fd));
         second.extend(landlock.as_ref().map(|(ruleset, _)| ruleset.as_fd()));
         second.extend(mounts.iter().skip(1).chain(&made.threads).map(AsFd::as_fd));
         child.send(&second)?;
-        mark!("sent2"); let process = HostProcess::of(child.pid()).context(OPERATION, || "the sandbox's first process ended early".to_owned())?;
+        let process = HostProcess::of(child.pid()).context(OPERATION, || "the sandbox's first process ended early".to_owned())?;
         self.journal.intend(&process.resource("agent"))?;
         self.journal.step(STEPS[4]);
-        mark!("process"); let names: Vec<String> = child.names(); mark!("names");
-        let released = child.release(); mark!("released");
-        if std::env::var_os("TRACE").is_some() { let t = unsafe { (&raw const super::step::TIMES).read() }; let mut all: Vec<(u64,String)> = MARKS.with(|m| m.borrow().iter().map(|(n,t)| (*t, format!("PARENT {n}"))).collect()); for (i, n) in names.iter().enumerate() { if !n.contains("capab") { all.push((t[i], format!("    {n}"))); } } all.sort(); let b = all[0].0; for (t,n) in all { eprintln!("{:6} {n}", (t-b)/2596); } }
+        let released = child.release();
         self.journal.step(STEPS[5]);
         if released.is_err() {
             self.journal.forget(&process.resource("agent"))?;

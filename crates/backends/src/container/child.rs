@@ -101,7 +101,6 @@ impl Child {
         Ok(Self { pid, process, channel: channel.ours, used: Some(used) })
     }
 
-    pub(super) fn names(&self) -> Vec<String> { self.used.as_ref().unwrap_or_else(|| unreachable!()).plan.steps.iter().map(|s| format!("{}", s.step)).collect() }
     /// Its process id, of this PID namespace. It stays its own as long as this lives.
     pub(super) const fn pid(&self) -> u32 {
         self.pid

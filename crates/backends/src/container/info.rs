@@ -13,9 +13,8 @@ use super::{
 pub(super) const NAME: &str = "container";
 
 /// Features that it has on every machine where it works at all.
-const ALWAYS: [Feature; 15] = [
+const ALWAYS: [Feature; 14] = [
     Feature::Pty,
-    Feature::User,
     Feature::Watch,
     Feature::ExposePort,
     Feature::StopStart,
@@ -32,7 +31,7 @@ const ALWAYS: [Feature; 15] = [
 ];
 /// The provider's claim at its best.
 pub fn claim() -> Claim {
-    let at_best = [Feature::Pause, Feature::LimitMemory, Feature::LimitCpu, Feature::LimitPids, Feature::LimitDisk];
+    let at_best = [Feature::User, Feature::Pause, Feature::LimitMemory, Feature::LimitCpu, Feature::LimitPids, Feature::LimitDisk];
     Claim { provider: NAME, features: ALWAYS.into_iter().chain(at_best).collect() }
 }
 
@@ -41,6 +40,10 @@ pub(super) fn info() -> ProviderInfo {
     let groups = Hierarchies::of_host();
     let held = |controller: Controller, feature: Feature| groups.holder(controller).map(|_| feature);
     let mut features: Vec<Feature> = ALWAYS.to_vec();
+    // With one id there is nobody else to be.
+    if is_root() || Ids::of_sandbox(None).is_ok_and(|ids| ids.count() > 1) {
+        features.push(Feature::User);
+    }
     if groups.can_freeze() {
         features.push(Feature::Pause);
     }

@@ -149,6 +149,7 @@ impl Plan {
         }
         // Above all that is received, since the kernel gives the lowest number that is free.
         let old = plan.number();
+        let cloned = plan.numbers(if outline.ids.is_root() { 0 } else { outline.volumes.len() });
         let network = outline.network_beside.then(|| (plan.number(), plan.number()));
 
         // What needs no ids yet, while the parent writes the maps and prepares the root.
@@ -205,17 +206,17 @@ impl Plan {
         plan.add_sys(outline.ids.count());
         plan.add_masks();
         plan.add(Step::MakeFolder { path: c"/tmp".to_owned(), mode: 0o1777 });
-        for (index, volume) in outline.volumes.iter().enumerate() {
-            plan.add_mount_point(&volume.source, &volume.target)?;
-            match volumes.get(index) {
-                Some(mount) => plan.add(Step::Attach { mount: *mount, target: path_string(&volume.target)? }),
-                None => {
-                    let attributes = HARMLESS | if volume.read_only { READ_ONLY } else { 0 };
-                    plan.add(bind_old(old, &volume.source, &volume.target, attributes)?);
-                }
-            }
+        for (volume, to) in outline.volumes.iter().zip(&cloned) {
+            let attributes = HARMLESS | if volume.read_only { READ_ONLY } else { 0 };
+            plan.add(clone_old(old, &volume.source, attributes, *to)?);
         }
         plan.add(Step::DropOldRoot);
+        // From here on no path leads out of the new root, whatever links its layers have.
+        for (volume, mount) in outline.volumes.iter().zip(volumes.iter().chain(&cloned)) {
+            plan.add_mount_point(&volume.source, &volume.target)?;
+            plan.add(Step::Attach { mount: *mount, target: path_string(&volume.target)? });
+        }
+        plan.add_hosts(outline.hostname)?;
 
         plan.add(Step::Limit { resource: libc::RLIMIT_CORE, value: 0 });
         plan.add(Step::Limit { resource: libc::RLIMIT_NOFILE, value: outline.open_files });
@@ -288,6 +289,7 @@ impl Builder {
     fn add_proc(&mut self) {
         for folder in ["/proc", "/sys", "/dev"] {
             self.add(Step::MakeFolder { path: known(folder), mode: 0o755 });
+            self.add(Step::RequireFolder(known(folder)));
         }
         self.mount("proc", "/proc", MOUNT_INERT, "", Failure::Fatal);
     }
@@ -309,6 +311,7 @@ impl Builder {
         let mut source = OsString::from(format!("/proc/self/fd/{old}"));
         source.push(folder);
         self.add(Step::MakeFolder { path: target.clone(), mode: 0o755 });
+        self.add(Step::RequireFolder(target.clone()));
         let (kind, options) = (CString::default(), CString::default());
         self.add(Step::Mount { source: c_string(source)?, target: target.clone(), kind, flags: libc::MS_BIND | libc::MS_REC, options });
         self.add(Step::Seal { path: target, attributes: READ_ONLY | HARMLESS });
@@ -356,6 +359,13 @@ impl Builder {
         self.add(Step::Seal { path: known("/proc/sys"), attributes: READ_ONLY | INERT });
     }
 
+    /// So that the sandbox's own name has an address; as container engines do, anew at every start. An image may have no /etc.
+    fn add_hosts(&mut self, hostname: &str) -> Result<()> {
+        let content = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n");
+        self.add_or(Step::Replace { path: known("/etc/hosts"), content: c_string(content)? }, Failure::Ignored);
+        Ok(())
+    }
+
     /// What a volume is mounted on: made if missing, with the folders above it.
     fn add_mount_point(&mut self, source: &Path, target: &Path) -> Result<()> {
         let mut path = PathBuf::from("/");
@@ -384,11 +394,11 @@ fn mount(source: &str, kind: &str, target: &str, flags: u64, options: &str) -> S
     Step::Mount { source: known(source), target: known(target), kind: known(kind), flags, options: known(options) }
 }
 
-fn bind_old(old: i32, source: &Path, target: &Path, attributes: u64) -> Result<Step> {
+fn clone_old(old: i32, source: &Path, attributes: u64, to: i32) -> Result<Step> {
     let below = source.strip_prefix("/").unwrap_or(source);
     // A volume may be the host's root itself.
     let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
-    Ok(Step::BindOld { old, source: path_string(below)?, target: path_string(target)?, attributes })
+    Ok(Step::CloneOld { old, source: path_string(below)?, attributes, to })
 }
 
 fn invalid(message: &str) -> Error {

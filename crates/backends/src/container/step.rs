@@ -76,12 +76,17 @@ pub(super) enum Step {
     Mount { source: CString, target: CString, kind: CString, flags: u64, options: CString },
     /// Changes the attributes of the mount at a path.
     Seal { path: CString, attributes: u64 },
-    /// Mounts what is at `source` below the old root, and all beneath it, at `target`.
-    BindOld { old: i32, source: CString, target: CString, attributes: u64 },
+    /// Clones the mount at `source` below the old root, and all beneath it, to be attached later.
+    CloneOld { old: i32, source: CString, attributes: u64, to: i32 },
+    /// Fails unless this is a folder and no symbolic link leads to it: as long as the old root lies on top of the new one, a link of a
+    /// hostile layer with `..` would lead to the host.
+    RequireFolder(CString),
     /// Mounts a detached mount.
     Attach { mount: i32, target: CString },
     /// Writes a line to an existing file.
     Write { path: CString, line: CString },
+    /// Makes a file, or replaces what it says.
+    Replace { path: CString, content: CString },
     /// A resource limit, soft and hard.
     Limit { resource: u32, value: u64 },
     /// Takes a capability out of the bounding set.
@@ -134,12 +139,9 @@ pub(super) enum Stopped {
 }
 
 /// Follows the plan. Comes back only when it cannot be followed.
-pub(super) static mut TIMES: [u64; 256] = [0; 256];
-pub(super) fn now() -> u64 { unsafe { core::arch::x86_64::_rdtsc() } }
 pub(super) fn follow(plan: &[Planned]) -> Stopped {
     let mut index = 0;
     for planned in plan {
-        unsafe { TIMES[index as usize] = now(); }
         let result = match (take(&planned.step), &planned.failure) {
             (Err(_), Failure::Ignored) => Ok(Taken::Done),
             (Err(_), Failure::Instead(other)) => take(other),
@@ -258,14 +260,14 @@ fn take(step: &Step) -> Result<Taken, Errno> {
             call(libc::SYS_mount, [text(source), text(target), text(kind), *flags as usize, text(options)])?;
         }
         Step::Seal { path, attributes } => set_attributes(HERE, path, 0, *attributes)?,
-        Step::BindOld { old, source, target, attributes } => bind_old(*old, source, target, *attributes)?,
-        Step::Attach { mount, target } => attach(*mount as usize, target)?,
-        Step::Write { path, line } => {
-            let file = call(libc::SYS_openat, [HERE, text(path), (libc::O_WRONLY | libc::O_CLOEXEC) as usize, 0])?;
-            let written = call(libc::SYS_write, [file, text(line), line.count_bytes()]);
-            call(libc::SYS_close, [file])?;
-            written?;
+        Step::CloneOld { old, source, attributes, to } => clone_old(*old, source, *attributes, *to)?,
+        Step::RequireFolder(path) => {
+            let how = [(libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC) as u64, 0, libc::RESOLVE_NO_SYMLINKS];
+            close(call(libc::SYS_openat2, [HERE, text(path), how.as_ptr() as usize, size_of_val(&how)])?);
         }
+        Step::Attach { mount, target } => attach(*mount as usize, target)?,
+        Step::Write { path, line } => write(path, line, 0)?,
+        Step::Replace { path, content } => write(path, content, libc::O_CREAT | libc::O_TRUNC | libc::O_NOFOLLOW)?,
         Step::Limit { resource, value } => {
             let limit = [*value, *value];
             call(libc::SYS_prlimit64, [0, *resource as usize, limit.as_ptr() as usize, 0])?;
@@ -425,16 +427,22 @@ fn attach(mount: usize, target: &CStr) -> Result<(), Errno> {
     call(libc::SYS_move_mount, [mount, text(EMPTY), HERE, text(target), flags]).map(drop)
 }
 
-fn bind_old(old: i32, source: &CStr, target: &CStr, attributes: u64) -> Result<(), Errno> {
+fn write(path: &CStr, content: &CStr, flags: i32) -> Result<(), Errno> {
+    let file = call(libc::SYS_openat, [HERE, text(path), (libc::O_WRONLY | libc::O_CLOEXEC | flags) as usize, 0o644])?;
+    let written = call(libc::SYS_write, [file, text(content), content.count_bytes()]);
+    call(libc::SYS_close, [file])?;
+    written.map(drop)
+}
+
+fn clone_old(old: i32, source: &CStr, attributes: u64, to: i32) -> Result<(), Errno> {
     // The parent has resolved every symbolic link. One that came since would lead out of the old root.
     let how = [(libc::O_PATH | libc::O_CLOEXEC) as u64, 0, libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS];
     let found = call(libc::SYS_openat2, [old as usize, text(source), how.as_ptr() as usize, size_of_val(&how)])?;
     let cloned = call(libc::SYS_open_tree, [found, text(EMPTY), OPEN_TREE | (libc::AT_EMPTY_PATH | libc::AT_RECURSIVE) as usize]);
     close(found);
     let mount = cloned?;
-    let result = set_attributes(mount, EMPTY, libc::AT_EMPTY_PATH, attributes).and_then(|()| attach(mount, target));
-    close(mount);
-    result
+    set_attributes(mount, EMPTY, libc::AT_EMPTY_PATH, attributes)?;
+    renumber(mount, to)
 }
 
 fn landlock_allow(ruleset: i32, path: &CStr, accesses: u64) -> Result<(), Errno> {
@@ -479,8 +487,11 @@ impl fmt::Display for Step {
             }
             Self::Mount { target, .. } | Self::Attach { target, .. } => write!(f, "mount {}", target.to_string_lossy()),
             Self::Seal { path, .. } => write!(f, "make {} read-only", path.to_string_lossy()),
-            Self::BindOld { source, target, .. } => write!(f, "mount /{} at {}", source.to_string_lossy(), target.to_string_lossy()),
-            Self::Write { path, .. } => write!(f, "write {}", path.to_string_lossy()),
+            Self::CloneOld { source, .. } => write!(f, "clone the mount of /{}", source.to_string_lossy()),
+            Self::RequireFolder(path) => {
+                write!(f, "use {}: it must be a folder, without symbolic links on the way", path.to_string_lossy())
+            }
+            Self::Write { path, .. } | Self::Replace { path, .. } => write!(f, "write {}", path.to_string_lossy()),
             Self::Limit { .. } => f.write_str("set a resource limit"),
             Self::DropCapability(_) => f.write_str("drop a capability"),
             Self::NoNewPrivileges => f.write_str("give up new privileges"),

@@ -33,7 +33,7 @@ pub(super) fn stop(first: HostProcess) -> io::Result<()> {
     loop {
         let mut running = false;
         for (process, state) in family(first)? {
-            if matches!(state, 'T' | 't' | 'Z' | 'X') {
+            if matches!(state, 'T' | 't' | 'Z' | 'X') || (state == 'D' && process.stop_is_pending()) {
                 continue;
             }
             running = true;

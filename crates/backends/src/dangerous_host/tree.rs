@@ -28,7 +28,7 @@ pub(super) fn stop(agent: HostProcess) -> Result<Vec<HostProcess>> {
         // A signal takes a moment to stop a process, in which it may still start another.
         let mut settled = true;
         for (process, state) in with_descendants(agent).map_err(cannot("look for processes"))? {
-            let runs = !matches!(state, 'T' | 't' | 'Z' | 'X');
+            let runs = !(matches!(state, 'T' | 't' | 'Z' | 'X') || state == 'D' && process.stop_is_pending());
             settled &= !runs;
             if seen.insert(process) && runs {
                 process.signal(Signal::STOP).map_err(cannot("stop a process"))?;

@@ -133,7 +133,7 @@ impl<B: Backend> SandboxHandle for MachineHandle<B> {
     }
 
     async fn unexpose_port(&self, port: u16) -> Result<()> {
-        self.ports.close(port)
+        self.ports.close(port).await
     }
 
     async fn checkpoint(&self, options: CheckpointOptions) -> Result<SavedCheckpoint> {
@@ -174,7 +174,7 @@ impl<B: Backend> SandboxHandle for MachineHandle<B> {
     }
 
     async fn destroy(&self) -> Result<()> {
-        self.ports.close_all();
+        self.ports.close_all().await;
         detached(lifecycle::destroy(Arc::clone(&self.shared))).await
     }
 }

@@ -15,7 +15,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    task::{AbortHandle, JoinSet},
+    task::{JoinHandle, JoinSet},
 };
 
 use super::{
@@ -89,7 +89,15 @@ impl AsyncWrite for ReadAhead {
 #[derive(Default)]
 pub(super) struct ExposedPorts(Mutex<BTreeMap<u16, Listening>>);
 
-struct Listening(AbortHandle);
+struct Listening(JoinHandle<()>);
+
+impl Listening {
+    /// Ends it, and returns when its sockets are closed: an abort alone is only a request.
+    async fn end(mut self) {
+        self.0.abort();
+        let _ = (&mut self.0).await;
+    }
+}
 
 impl Drop for Listening {
     fn drop(&mut self) {
@@ -122,24 +130,31 @@ impl ExposedPorts {
             return Err(taken("the port is exposed already"));
         }
         let serving = tokio::spawn(serve(listener, Arc::clone(shared), port));
-        ports.insert(port, Listening(serving.abort_handle()));
+        ports.insert(port, Listening(serving));
         Ok(ExposedPort { port, listen })
     }
 
-    /// Closes the listener and its connections.
+    /// Closes the listener and its connections, and returns when they are closed.
     ///
     /// # Errors
     /// `NotFound` when the port is not exposed.
-    pub(super) fn close(&self, port: u16) -> Result<()> {
-        match self.lock().remove(&port) {
-            Some(_) => Ok(()),
+    pub(super) async fn close(&self, port: u16) -> Result<()> {
+        let listening = self.lock().remove(&port);
+        match listening {
+            Some(listening) => {
+                listening.end().await;
+                Ok(())
+            }
             None => Err(Error::new(ErrorKind::NotFound, "unexpose port", "the port is not exposed").with("port", port)),
         }
     }
 
-    /// Closes all.
-    pub(super) fn close_all(&self) {
-        self.lock().clear();
+    /// Closes all, and returns when they are closed.
+    pub(super) async fn close_all(&self) {
+        let all = std::mem::take(&mut *self.lock());
+        for listening in all.into_values() {
+            listening.end().await;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u16, Listening>> {

@@ -26,6 +26,17 @@ pub struct HostProcess {
 }
 
 impl HostProcess {
+    /// Whether a stop is pending that takes effect before the process runs any more of its own code. A parent that waits for its `vfork` child to
+    /// execute cannot stop before that, and if the child was stopped first, it waits: it is as good as stopped.
+    pub(crate) fn stop_is_pending(&self) -> bool {
+        /// `SIGSTOP` is 19.
+        const STOP: u64 = 1 << 18;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let pending = status.lines().filter_map(|line| line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:")));
+        let stops = pending.filter_map(|set| u64::from_str_radix(set.trim(), 16).ok()).any(|set| set & STOP != 0);
+        stops && Self::of(self.pid).is_ok_and(|now| now == *self)
+    }
+
     /// The process that has this id now.
     ///
     /// # Errors

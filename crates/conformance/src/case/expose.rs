@@ -22,6 +22,7 @@ cases! { "expose";
     exposing_twice_is_refused [.needs(&[ExposePort])],
     an_address_that_is_taken_is_refused [.needs(&[ExposePort])],
     unexposing_closes_the_listener_and_its_connections [.needs(&[ExposePort])],
+    the_listener_is_closed_when_unexposing_returns [.needs(&[ExposePort])],
     unexposing_what_is_not_exposed_is_not_found [.needs(&[ExposePort])],
     a_client_is_let_go_when_nothing_listens_inside [.needs(&[ExposePort])],
     it_may_be_exposed_before_anything_listens [.needs(&[ExposePort])],
@@ -114,6 +115,18 @@ async fn unexposing_closes_the_listener_and_its_connections(context: &Context) -
     ensure!(matches!(rest, Ok(0) | Err(_)), "an open connection carries more");
     refused("once more", sandbox.unexpose_port(18186).await, &[ErrorKind::NotFound])?;
     echoes(sandbox.expose_port(18186, ANY).await?.listen, b"again").await
+}
+
+async fn the_listener_is_closed_when_unexposing_returns(context: &Context) -> Result<(), Failure> {
+    let sandbox = context.sandbox().await?;
+    for round in 0..40 {
+        let exposed = sandbox.expose_port(18191, ANY).await?;
+        sandbox.unexpose_port(18191).await?;
+        // The address is free again at once.
+        let again = TcpListener::bind(exposed.listen).await;
+        ensure!(again.is_ok(), "round {round}: the address is still taken");
+    }
+    Ok(())
 }
 
 async fn unexposing_what_is_not_exposed_is_not_found(context: &Context) -> Result<(), Failure> {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use sandbar_core::{ErrorKind, FileKind, PutOptions};
+use sandbar_core::{ErrorKind, ExecRequest, FileKind, PutOptions};
 use tokio::{
     io::{AsyncRead, ReadBuf},
     time::timeout,
@@ -25,6 +25,7 @@ cases! { "file";
     the_shell_sees_what_was_put_and_the_other_way_round,
     a_new_file_has_mode_644_or_the_one_asked_for,
     replacing_keeps_the_mode_unless_asked,
+    a_program_that_was_put_can_be_executed_at_once [.reach(&[Shell])],
     odd_names_are_names,
     missing_parents_are_made_only_when_asked,
     no_replace_is_kept,
@@ -96,6 +97,29 @@ async fn replacing_keeps_the_mode_unless_asked(context: &Context) -> Result<(), 
     ensure_eq!((sandbox.get("file").await?, sandbox.stat("file", true).await?.mode), (b"new".to_vec(), 0o750), "kept");
     sandbox.put_with("file", PutOptions { mode: Some(0o640), ..PutOptions::default() }, "newer").await?;
     ensure_eq!(sandbox.stat("file", true).await?.mode, 0o640, "asked for");
+    Ok(())
+}
+
+async fn a_program_that_was_put_can_be_executed_at_once(context: &Context) -> Result<(), Failure> {
+    let sandbox = context.sandbox().await?;
+    // A program that somebody still has open for writing is busy; many at a time, so that one's writing meets another's start.
+    let mut tasks = tokio::task::JoinSet::new();
+    for index in 0..8 {
+        let sandbox = sandbox.clone();
+        tasks.spawn(async move {
+            for round in 0..15 {
+                let (path, executable) = (format!("./program-{index}"), PutOptions { mode: Some(0o755), ..PutOptions::default() });
+                sandbox.put_with(&path, executable, crate::GUEST_PROGRAM).await?;
+                let result = sandbox.exec(ExecRequest::argv([path.as_str(), "noise", "3", "1"])).await;
+                let result = result.map_err(|error| Failure::from(error).during(format!("program {index}, round {round}")))?;
+                ensure_eq!(result.stdout.len(), 3, "its output");
+            }
+            Ok::<_, Failure>(())
+        });
+    }
+    while let Some(outcome) = tasks.join_next().await {
+        outcome??;
+    }
     Ok(())
 }
 

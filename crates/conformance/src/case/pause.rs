@@ -5,6 +5,7 @@ use sandbar_core::{ErrorKind, ExecRequest, Feature::Pause, State};
 
 use crate::{
     Context, Failure,
+    Reach::Shell,
     failure::{ensure, ensure_eq, refused},
     sandbox::{SOON, soon},
     stream::{drain, hears, read_all, read_until},
@@ -19,6 +20,7 @@ cases! { "pause";
     a_paused_sandbox_can_be_destroyed [.needs(&[Pause])],
     another_handle_resumes [.needs(&[Pause])],
     it_may_be_done_again_and_again [.needs(&[Pause])],
+    a_process_that_is_just_starting_a_child_is_paused_as_well [.needs(&[Pause]).reach(&[Shell])],
 }
 
 /// Longer than anything under way takes to arrive.
@@ -99,4 +101,15 @@ async fn it_may_be_done_again_and_again(context: &Context) -> Result<(), Failure
         ensure_eq!(sandbox.text(&format!("echo {round}")).await?, round.to_string(), "a round");
     }
     Ok(())
+}
+
+async fn a_process_that_is_just_starting_a_child_is_paused_as_well(context: &Context) -> Result<(), Failure> {
+    let sandbox = context.sandbox().await?;
+    // A parent after vfork sleeps until its child has executed, whatever is sent to it.
+    let starter = sandbox.start_shell("while :; do /bin/true; done").await?;
+    for round in 0..15 {
+        soon("pause", sandbox.pause()).await?.map_err(|error| Failure::from(error).during(format!("round {round}")))?;
+        soon("resume", sandbox.resume()).await??;
+    }
+    sandbox.kill(starter.pid).await
 }

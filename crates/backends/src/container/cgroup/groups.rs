@@ -14,8 +14,9 @@ use super::{Controller, Hierarchies, remove};
 const OPERATION: &str = "container limits";
 /// Microseconds over which CPU time is counted: the kernel's own default.
 const CPU_PERIOD: u64 = 100_000;
-/// Processes that the agent needs beside the sandbox's: itself, and a few short-lived threads.
-pub(super) const AGENT_PROCESSES: u64 = 4;
+/// Processes and threads of the agent that are always there: its event loop, and the thread that starts commands. Threads for files come
+/// out of the sandbox's own share: at the limit they are refused, as commands are.
+pub(super) const AGENT_PROCESSES: u64 = 2;
 
 /// The groups of one sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
