@@ -12,6 +12,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     rc::Rc,
+    time::Duration,
 };
 
 use prost::Message;
@@ -57,6 +58,9 @@ fn complain(why: &dyn Display) {
 
 enum Never {}
 
+/// By then everything that is only needed to start has been used, and usually the first command too.
+const SETTLED: Duration = Duration::from_millis(100);
+
 fn start() -> Result<Never, String> {
     memory::tune_allocator();
     let (config, listener) = inherit()?;
@@ -79,7 +83,10 @@ fn start() -> Result<Never, String> {
         let signals = readiness::register(signals, Interest::READABLE)?;
         let listener = readiness::register(listener, Interest::READABLE)?;
         tokio::task::spawn_local(reaper::run(Rc::clone(&agent), signals));
-        memory::forget_start();
+        tokio::task::spawn_local(async {
+            tokio::time::sleep(SETTLED).await;
+            memory::forget_start();
+        });
         io::Result::Err(server::run(agent, listener).await)
     });
     match error {
