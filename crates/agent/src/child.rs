@@ -114,8 +114,9 @@ pub(crate) unsafe fn become_command(image: &mut Image<'_>, rules: &Rules, stream
         let mut none = std::mem::zeroed::<libc::sigset_t>();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
-        // Every descriptor of the agent is close-on-exec; this is for one that is not, and may be missing in old kernels.
-        libc::syscall(libc::SYS_close_range, 3, c_int::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        // Every descriptor of the agent is close-on-exec, but the agent goes on a moment before the kernel has closed them all at exec: a file
+        // that a thread was writing would still be busy. This may be missing in old kernels.
+        libc::syscall(libc::SYS_close_range, 3, c_int::MAX, 0);
     }
     let mut denied = None;
     for path in &image.command.candidates {

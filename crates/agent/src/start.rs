@@ -75,7 +75,12 @@ fn start() -> Result<Never, String> {
     let user = config.user.as_ref().and_then(|user| users::resolve(user).ok()).unwrap_or_else(users::own);
     let base = base(&config, &user)?;
     let null = null().map_err(|errno| format!("cannot make an empty stdin: {errno}"))?;
+    let processes = rules.processes;
     let spawner = Spawner::start(rules, null).map_err(|error| format!("cannot start a thread: {error}"))?;
+    if let Some(processes) = processes {
+        // At the limit of the sandbox an exec is refused, as it is there for everybody.
+        rustix::process::setrlimit(Resource::Nproc, processes).map_err(|errno| format!("cannot limit processes: {errno}"))?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
     let runtime = runtime.map_err(|error| format!("cannot make an event loop: {error}"))?;
     let agent = Rc::new(Agent::new(config, spawner, base, (user.uid, user.gid)));

@@ -19,6 +19,8 @@ pub enum Reach {
     OwnRoot,
     /// Its agent can be ended from outside: a process of this host, or [`Subject::crash`].
     Crash,
+    /// What it started ends with it even when its agent was ended from outside.
+    NoOrphans,
     /// File calls are confined to the workspace, since there is no root file system of its own.
     Workspace,
     /// The disk is that of this host and large files are no burden.
@@ -35,6 +37,7 @@ impl Reach {
             Self::Shell => "needs a real shell",
             Self::HostProcesses => "its processes are not processes of this host",
             Self::Crash => "its agent cannot be ended from outside",
+            Self::NoOrphans => "without a control group, nothing says whose the processes of an agent were that is gone",
             Self::OwnRoot => "it has no root file system of its own",
             Self::Workspace => "its file calls are not confined to a workspace",
             Self::LargeFiles => "large files are tested on another variant",

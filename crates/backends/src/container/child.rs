@@ -27,8 +27,8 @@ use super::{
 use crate::machine::process::wait_for_exit;
 
 const OPERATION: &str = "container start";
-/// The child's stack. It uses a few KiB in a release build; what it does not touch costs nothing.
-const STACK: usize = 256 << 10;
+/// The child's stack. It uses a few KiB. Small enough for an allocator to have it at hand.
+const STACK: usize = 64 << 10;
 /// How long a killed child may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -4,7 +4,7 @@ use rustix::process::{Resource, getrlimit};
 use sandbar_core::{LimitReport, Limits};
 
 use super::{
-    cgroup::{Controller, Hierarchies},
+    cgroup::{AGENT_PROCESSES, Controller, Hierarchies},
     disk, kernel,
 };
 
@@ -23,9 +23,10 @@ pub(super) fn open_files(limits: &Limits) -> u64 {
     limits.open_files.unwrap_or(DEFAULT_OPEN_FILES).min(most_open_files())
 }
 
-/// RLIMIT_NPROC of every command: the agent counts as one of root's processes. `None` where it would count others' processes too.
+/// RLIMIT_NPROC of the agent and of every command: the agent's threads count as root's processes. `None` where it would count others'
+/// processes too.
 pub(super) fn processes(limits: &Limits) -> Option<u64> {
-    kernel::counts_processes_by_namespace().then(|| u64::from(limits.pids.unwrap_or(DEFAULT_PIDS)) + 1)
+    kernel::counts_processes_by_namespace().then(|| u64::from(limits.pids.unwrap_or(DEFAULT_PIDS)) + AGENT_PROCESSES)
 }
 
 /// The reports, one for each limit, asked for or not.

@@ -12,6 +12,7 @@
 //! | `cgroup`, `limits`, `disk` | what it may use |
 //! | `folder`, `helper` | the writable layer: prepared, saved, weighed, removed; by a plain user in a process with the sandbox's ids |
 //! | `stopper` | stopping everything by signals, where no group can be frozen |
+//! | `lingering` | the end of an overlay, where nobody waits for it |
 //! | `offspring` | first processes that this process has to reap |
 //! | `worker` | threads that live as long as the process |
 //! | `kernel`, `info`, `probe` | what this host can do |
@@ -33,6 +34,7 @@ mod info;
 mod kernel;
 mod landlock;
 mod limits;
+mod lingering;
 mod network;
 mod offspring;
 mod overlay;

@@ -22,8 +22,8 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// A few KiB are used; what is not touched costs nothing.
-    const STACK: usize = 64 << 10;
+    /// A few KiB are used.
+    const STACK: usize = 32 << 10;
 
     pub(super) fn new(channel: i32, process: i32) -> Self {
         Self { stack: UnsafeCell::new(Box::new_uninit_slice(Self::STACK)), channel, process }

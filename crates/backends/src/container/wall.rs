@@ -15,7 +15,9 @@ use tokio::sync::OnceCell;
 use super::{
     boot::OwnedBoot,
     cgroup::{self, Groups},
-    disk, folder, info, kernel, limits, offspring, probe, stopper,
+    disk, folder, info, kernel, limits,
+    lingering::Lingering,
+    offspring, probe, stopper,
     syscall::Ended,
     worker,
 };
@@ -91,9 +93,19 @@ impl Place {
         }
     }
 
-    fn halt(&self, journal: &Arc<dyn Journal>) -> Result<()> {
-        // A v1 freezer holds even the killed; in a frozen v2 group a signal to kill works.
-        let _ = cgroup::thaw(&self.groups);
+    /// Ends everything. What is given back beside may be dropped where nobody waits.
+    fn halt(&self, journal: &Arc<dyn Journal>) -> (Result<()>, Option<Lingering>) {
+        // A disk of its own is not shared with anybody, and its device must be given back.
+        let has_disk = disk::image(&self.folder).is_some();
+        let lingering = if has_disk { None } else { Lingering::hold(&self.folder, &self.process) };
+        (self.halt_now(journal), lingering)
+    }
+
+    fn halt_now(&self, journal: &Arc<dyn Journal>) -> Result<()> {
+        if self.groups.can_freeze() && cgroup::is_frozen(&self.groups) {
+            // A v1 freezer holds even the killed; in a frozen v2 group a signal to kill works.
+            let _ = cgroup::thaw(&self.groups);
+        }
         end_process(&self.process)?;
         journal.forget(&self.process.resource("agent"))?;
         self.groups.release(journal)?;
@@ -210,7 +222,7 @@ impl Backend for Container {
 
     async fn halt(&self, place: &Place, _: &Path, journal: &Arc<dyn Journal>) -> Result<()> {
         let (place, journal) = (place.clone(), Arc::clone(journal));
-        worker::run(move || place.halt(&journal)).await?
+        worker::run_and_drop(move || place.halt(&journal)).await?
     }
 
     async fn remove(&self, folder: &Path, journal: &Arc<dyn Journal>) -> Result<()> {

@@ -3,9 +3,13 @@
 use std::{
     fs,
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     sync::OnceLock,
+    time::{Duration, Instant},
 };
 
 use sandbar_core::{Error, Result};
@@ -58,7 +62,8 @@ impl AgentFile {
         let mut random = [0; 8];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
         let temporary = folder.join(format!(".new-{:016x}", u64::from_ne_bytes(random)));
-        let written = write_program(&temporary).and_then(|()| fs::rename(&temporary, &self.path));
+        let written =
+            write_program(&temporary).and_then(|()| until_nobody_writes(&temporary)).and_then(|()| fs::rename(&temporary, &self.path));
         if written.is_err() {
             let _ = fs::remove_file(&temporary);
         }
@@ -70,6 +75,30 @@ fn write_program(path: &Path) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(PROGRAM)?;
     file.set_permissions(fs::Permissions::from_mode(0o555))
+}
+
+/// Returns when no process has the file open for writing. A child that another thread cloned meanwhile holds a copy of our descriptor until it has
+/// closed it, and a program that is open for writing cannot be executed (`ETXTBSY`). The kernel gives a read lease only when there is no writer.
+fn until_nobody_writes(path: &Path) -> io::Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let file = fs::File::open(path)?;
+    let begun = Instant::now();
+    loop {
+        match lease_for_reading(&file) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            // Given, and given back when the file is closed; or a file system that has no leases.
+            _ => return Ok(()),
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "leases have no safe wrapper")]
+fn lease_for_reading(file: &fs::File) -> io::Result<()> {
+    // SAFETY: a plain system call on a descriptor that is open.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A file of this name can only be ours and whole: the rename is the last step, and nobody else may write into the folder.

@@ -1,4 +1,7 @@
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
+};
 
 use sandbar_core::ErrorKind;
 use tokio::{
@@ -30,11 +33,18 @@ cases! { "port";
     it_is_open_only_inside [.reach(&[Shell])],
 }
 
+/// A port that no other case of this run listens on: sandboxes of `dangerous-host` share the host's.
+fn fresh_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(18_080);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 async fn a_connection_carries_bytes_both_ways(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     sandbox.put_guest().await?;
-    let server = sandbox.start_guest(&["echo", "127.0.0.1:18080"]).await?;
-    let mut connection = sandbox.connect_port(18080).await?;
+    let port = fresh_port();
+    let server = sandbox.start_guest(&["echo", &format!("127.0.0.1:{port}")]).await?;
+    let mut connection = sandbox.connect_port(port).await?;
     for round in 0..20u8 {
         let message = [round; 100];
         connection.write_all(&message).await?;
@@ -49,9 +59,10 @@ async fn a_connection_carries_bytes_both_ways(context: &Context) -> Result<(), F
 async fn shutting_down_one_way_leaves_the_other_open(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     sandbox.put_guest().await?;
-    let server = sandbox.start_guest(&["echo", "127.0.0.1:18080"]).await?;
-    timeout(SOON, sandbox.echoes(18080, b"all of it")).await??;
-    timeout(SOON, sandbox.echoes(18080, b"")).await??;
+    let port = fresh_port();
+    let server = sandbox.start_guest(&["echo", &format!("127.0.0.1:{port}")]).await?;
+    timeout(SOON, sandbox.echoes(port, b"all of it")).await??;
+    timeout(SOON, sandbox.echoes(port, b"")).await??;
     sandbox.kill(server.pid).await
 }
 

@@ -4,7 +4,7 @@ use tokio::time::timeout;
 
 use crate::{
     Context, Failure,
-    Reach::{Crash, HostProcesses, Shell},
+    Reach::{Crash, HostProcesses, NoOrphans, Shell},
     Sandbox,
     failure::{ensure, ensure_eq, refused},
     host,
@@ -18,7 +18,7 @@ cases! { "status";
     an_agent_that_was_killed_is_a_crash_with_a_reason [.reach(&[Crash])],
     calls_on_a_crashed_one_fail_within_seconds [.reach(&[Crash])],
     an_open_stream_of_a_crashed_one_is_told [.reach(&[Crash])],
-    a_crashed_one_leaves_no_process [.reach(&[Shell, HostProcesses, Crash])],
+    a_crashed_one_leaves_no_process [.reach(&[Shell, HostProcesses, Crash, NoOrphans])],
     a_crashed_one_starts_again_with_its_layer [.needs(&[StopStart]).reach(&[Crash])],
     a_crashed_one_can_be_destroyed [.reach(&[Crash])],
     a_second_handle_sees_the_crash [.reach(&[Crash])],

@@ -1,5 +1,5 @@
-use sandbar_conformance::{Account, Availability, Reach, Subject, Variant, World};
-use sandbar_core::RootSource;
+use sandbar_conformance::{Account, Availability, Reach, Variant, World};
+use sandbar_core::{Feature, RootSource};
 
 use crate::variants::{Found, Preparing, is_root};
 
@@ -19,9 +19,12 @@ fn prepare_plain(world: &World) -> Preparing<'_> {
 async fn look(world: &World, variant: &str) -> Availability {
     match Found::find(world, variant, "dangerous-host").await {
         Err(reason) => Availability::Unavailable(reason),
-        Ok(found) => Availability::Here(Box::new(Subject {
-            reach: vec![Reach::Shell, Reach::HostProcesses, Reach::Crash, Reach::Workspace, Reach::RealFiles],
-            ..found.subject(variant, RootSource::empty())
-        })),
+        Ok(found) => {
+            let mut subject = found.subject(variant, RootSource::empty());
+            subject.reach = vec![Reach::Shell, Reach::HostProcesses, Reach::Crash, Reach::Workspace, Reach::RealFiles];
+            // Pause and this need the same: a control group.
+            subject.reach.extend(subject.provider.info().features.has(Feature::Pause).then_some(Reach::NoOrphans));
+            Availability::Here(Box::new(subject))
+        }
     }
 }

@@ -68,7 +68,7 @@ async fn look(world: &World, variant: &str, more: &[Reach]) -> Availability {
         Ok(root) => root,
         Err(error) => return Availability::Unavailable(format!("there is no image `host`: {}", error.chain())),
     };
-    let common = [Reach::Shell, Reach::HostProcesses, Reach::Crash, Reach::OwnRoot, Reach::RealFiles, Reach::Layers];
+    let common = [Reach::Shell, Reach::HostProcesses, Reach::Crash, Reach::NoOrphans, Reach::OwnRoot, Reach::RealFiles, Reach::Layers];
     Availability::Here(Box::new(Subject {
         reach: common.into_iter().chain(more.iter().copied()).collect(),
         threads: Some(2),

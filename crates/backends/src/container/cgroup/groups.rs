@@ -16,7 +16,7 @@ const OPERATION: &str = "container limits";
 const CPU_PERIOD: u64 = 100_000;
 /// Processes and threads of the agent that are always there: its event loop, and the thread that starts commands. Threads for files come
 /// out of the sandbox's own share: at the limit they are refused, as commands are.
-pub(super) const AGENT_PROCESSES: u64 = 2;
+pub(in crate::container) const AGENT_PROCESSES: u64 = 2;
 
 /// The groups of one sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

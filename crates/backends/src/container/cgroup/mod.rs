@@ -17,6 +17,6 @@ mod hierarchy;
 mod removal;
 
 pub(super) use freezer::{freeze, is_frozen, thaw};
-pub(super) use groups::{Groups, Made};
+pub(super) use groups::{AGENT_PROCESSES, Groups, Made};
 pub(super) use hierarchy::{Controller, Hierarchies};
 pub(super) use removal::{empty_and_remove, remove};
