@@ -60,3 +60,14 @@ pub(crate) fn resident_kib(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().trim_end_matches(" kB").trim().parse().ok()
 }
+
+/// Waits until so many processes have this argument; false when that takes too long. A command has started when exec cannot fail any more, which
+/// is a moment before its arguments can be read.
+pub(crate) async fn appear(marker: &str, count: usize) -> bool {
+    let seen = async {
+        while processes_with(marker).len() < count {
+            tokio::time::sleep(crate::sandbox::POLL).await;
+        }
+    };
+    tokio::time::timeout(crate::sandbox::SOON, seen).await.is_ok()
+}

@@ -113,7 +113,7 @@ async fn every_descendant_dies_with_the_sandbox(context: &Context) -> Result<(),
     let marker = marker();
     let mut stream = sandbox.start_shell(&format!("sleep {marker} & (sleep {marker} &) ; echo ready; sleep {marker}")).await?;
     read_until(&mut stream, "ready\n").await?;
-    ensure!(host::processes_with(&marker).len() >= 2, "this test cannot see the processes of the sandbox");
+    ensure!(host::appear(&marker, 2).await, "this test cannot see the processes of the sandbox");
     context.destroy(&sandbox).await?;
     ensure_eq!(host::processes_with(&marker), [0u32; 0], "processes that outlived their sandbox");
     Ok(())

@@ -180,7 +180,7 @@ async fn an_owned_sandbox_ends_with_its_owner(context: &Context) -> Result<(), F
     let (request, _) = context.request(SandboxSpec::default())?;
     let marker = format!("{}.66", 9_000_000 + std::process::id());
     let mut owned = harness::start_owner(context.subject(), request.id, &request.folder, &context.subject().folder, &marker)?;
-    let lived = !host::processes_with(&marker).is_empty();
+    let lived = host::appear(&marker, 1).await;
     owned.process.kill()?;
     owned.process.wait()?;
     let gone = async {

@@ -27,7 +27,10 @@ pub(in crate::container) fn remove(group: &Path) -> io::Result<()> {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
             Err(Errno::BUSY) if Instant::now() < deadline => {
                 if group.join("cgroup.events").exists() {
-                    wait_for(group, "populated", 0, deadline.saturating_duration_since(Instant::now()))?;
+                    match wait_for(group, "populated", 0, deadline.saturating_duration_since(Instant::now())) {
+                        Err(error) if is_gone(&error) => return Ok(()),
+                        waited => waited?,
+                    }
                 } else {
                     wait_for_processes(group, deadline)?;
                 }
@@ -59,9 +62,14 @@ pub(in crate::container) fn empty_and_remove(group: &Path) -> io::Result<()> {
 fn processes(group: &Path) -> io::Result<Vec<Pid>> {
     match fs::read_to_string(group.join("cgroup.procs")) {
         Ok(text) => Ok(text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        // Somebody else removed it, before or after it was opened.
+        Err(error) if is_gone(&error) => Ok(Vec::new()),
         Err(error) => Err(error),
     }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
 fn kill_all(group: &Path) -> io::Result<bool> {
