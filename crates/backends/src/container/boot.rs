@@ -20,9 +20,7 @@ use super::{
     child::{Channel, Child, keep_dumpable},
     devices, disk, folder,
     ids::Ids,
-    landlock, limits,
-    lingering::wait_for_end,
-    offspring,
+    landlock, limits, lingering, offspring,
     overlay::{RootOverlay, mount_volumes},
     plan::{Outline, Overlay, Plan, Root},
     syscall::reap,
@@ -150,7 +148,7 @@ impl OwnedBoot {
         // From here on the child makes its namespaces while we prepare what it waits for.
         ids.write_maps(child.pid())?;
         self.journal.step(STEPS[2]);
-        wait_for_end(&self.folder);
+        drop(lingering::take(&self.folder));
         let disk = match self.spec.limits.disk {
             Some(bytes) if disk::is_available() => Some(disk::prepare(&self.folder, bytes, &self.journal)?),
             _ => folder::prepare(&self.folder).map(|()| None)?,

@@ -3,7 +3,7 @@
 //! | module | noun |
 //! |---|---|
 //! | `boot` | bringing up a sandbox: everything around the child |
-//! | `plan`, `step` | what the child does from `clone3` to the agent: the order, and each step |
+//! | `plan`, `step`, `wording` | what the child does from `clone3` to the agent: the order, each step, and its name |
 //! | `child`, `syscall` | the child: cloned, spoken to, heard; system calls without the C library |
 //! | `network` | its network namespace, made by a process beside it |
 //! | `overlay`, `devices` | as root: the root file system, volumes and `/dev` with the sandbox's ids |
@@ -45,6 +45,7 @@ mod step;
 mod stopper;
 mod syscall;
 mod wall;
+mod wording;
 mod worker;
 
 pub use boot::STEPS;

@@ -4,10 +4,11 @@ use std::{
     collections::HashMap,
     os::fd::{AsFd, OwnedFd},
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use super::syscall::{Ended, reap};
-use crate::machine::process::HostProcess;
+use crate::machine::process::{HostProcess, wait_for_exit};
 
 enum Member {
     Held(OwnedFd),
@@ -37,6 +38,16 @@ pub(super) fn how_ended(process: &HostProcess) -> Option<Ended> {
         Member::Gone(ended) => Some(*ended),
         Member::Held(_) => None,
     }
+}
+
+/// How one of them that is ending has ended, if that is known soon enough.
+pub(super) fn wait(process: &HostProcess, patience: Duration) -> Option<Ended> {
+    let held = match members().get(process)? {
+        Member::Held(held) => held.try_clone().ok()?,
+        Member::Gone(ended) => return Some(*ended),
+    };
+    let _ = wait_for_exit(&held, patience);
+    how_ended(process)
 }
 
 /// Forgets one that is not asked for any more, after it has ended.

@@ -1,10 +1,7 @@
 //! What the child does between `clone3` and the agent's first instruction, one step at a time.
 #![expect(unsafe_code, reason = "the child shares its parent's memory and must not touch the C library: only raw system calls")]
 
-use std::{
-    ffi::{CStr, CString, c_long},
-    fmt,
-};
+use std::ffi::{CStr, CString, c_long};
 
 use rustix::io::Errno;
 
@@ -87,6 +84,8 @@ pub(super) enum Step {
     Write { path: CString, line: CString },
     /// Makes a file, or replaces what it says.
     Replace { path: CString, content: CString },
+    /// Removes a name.
+    Unlink(CString),
     /// A resource limit, soft and hard.
     Limit { resource: u32, value: u64 },
     /// Takes a capability out of the bounding set.
@@ -267,6 +266,7 @@ fn take(step: &Step) -> Result<Taken, Errno> {
         }
         Step::Attach { mount, target } => attach(*mount as usize, target)?,
         Step::Write { path, line } => write(path, line, 0)?,
+        Step::Unlink(path) => drop(call(libc::SYS_unlinkat, [HERE, text(path), 0])?),
         Step::Replace { path, content } => write(path, content, libc::O_CREAT | libc::O_TRUNC | libc::O_NOFOLLOW)?,
         Step::Limit { resource, value } => {
             let limit = [*value, *value];
@@ -459,48 +459,4 @@ fn landlock_allow(ruleset: i32, path: &CStr, accesses: u64) -> Result<(), Errno>
     let added = call(libc::SYS_landlock_add_rule, [ruleset as usize, RULE_PATH_BENEATH, &raw const rule as usize, 0]);
     close(parent);
     added.map(drop)
-}
-
-impl fmt::Display for Step {
-    /// As the object of `cannot`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::KeepOnly(_) => f.write_str("close inherited descriptors"),
-            Self::NewSession => f.write_str("begin a session"),
-            Self::NewKeyring => f.write_str("make a session keyring"),
-            Self::Unshare(_) => f.write_str("make namespaces"),
-            Self::HostName(_) | Self::DomainName(_) => f.write_str("set the host name"),
-            Self::LoopbackUp | Self::BeginNetwork(_) | Self::JoinNetwork(_) | Self::EndNetwork(_) => {
-                f.write_str("make the network namespace")
-            }
-            Self::Inherit { .. } => f.write_str("number a descriptor"),
-            Self::Receive(_) | Self::Wait => f.write_str("hear from sandbar"),
-            Self::BecomeRoot { .. } => f.write_str("take on the sandbox's user id"),
-            Self::JoinGroup(_) => f.write_str("join the control group"),
-            Self::ClearUmask => f.write_str("clear the umask"),
-            Self::OpenPath { path, .. } | Self::OpenProgram { path, .. } => write!(f, "open {}", path.to_string_lossy()),
-            Self::Overlay { .. } | Self::ClassicOverlay { .. } => f.write_str("mount the overlay"),
-            Self::ChangeRoot { .. } => f.write_str("change the root"),
-            Self::DropOldRoot => f.write_str("leave the host's root"),
-            Self::MakeFolder { path, .. } | Self::MakeFile(path) | Self::Symlink { path, .. } => {
-                write!(f, "make {}", path.to_string_lossy())
-            }
-            Self::Mount { target, .. } | Self::Attach { target, .. } => write!(f, "mount {}", target.to_string_lossy()),
-            Self::Seal { path, .. } => write!(f, "make {} read-only", path.to_string_lossy()),
-            Self::CloneOld { source, .. } => write!(f, "clone the mount of /{}", source.to_string_lossy()),
-            Self::RequireFolder(path) => {
-                write!(f, "use {}: it must be a folder, without symbolic links on the way", path.to_string_lossy())
-            }
-            Self::Write { path, .. } | Self::Replace { path, .. } => write!(f, "write {}", path.to_string_lossy()),
-            Self::Limit { .. } => f.write_str("set a resource limit"),
-            Self::DropCapability(_) => f.write_str("drop a capability"),
-            Self::NoNewPrivileges => f.write_str("give up new privileges"),
-            Self::DieWithParent => f.write_str("ask for a signal at the parent's death"),
-            Self::LandlockAllow { .. } | Self::LandlockEnforce(_) => f.write_str("enter the Landlock domain"),
-            Self::Filter(_) => f.write_str("install the seccomp filter"),
-            Self::UnblockSignals => f.write_str("let signals through"),
-            Self::Execute { .. } => f.write_str("execute the agent"),
-            Self::Exit => f.write_str("end"),
-        }
-    }
 }

@@ -15,9 +15,7 @@ use tokio::sync::OnceCell;
 use super::{
     boot::OwnedBoot,
     cgroup::{self, Groups},
-    disk, folder, info, kernel, limits,
-    lingering::Lingering,
-    offspring, probe, stopper,
+    disk, folder, info, kernel, limits, lingering, offspring, probe, stopper,
     syscall::Ended,
     worker,
 };
@@ -74,8 +72,8 @@ impl Place {
             return Facts::Gone(self.why(Some(ended)));
         }
         if !self.process.is_alive() {
-            // It may have ended since it was asked how.
-            return Facts::Gone(self.why(offspring::how_ended(&self.process)));
+            // It may have ended since it was asked how, or its last thread is about to.
+            return Facts::Gone(self.why(offspring::wait(&self.process, Duration::from_millis(200))));
         }
         if cgroup::is_frozen(&self.groups) || (!self.groups.can_freeze() && stopper::is_stopped(&self.process)) {
             Facts::Frozen
@@ -93,17 +91,13 @@ impl Place {
         }
     }
 
-    /// Ends everything. What is given back beside may be dropped where nobody waits.
-    fn halt(&self, journal: &Arc<dyn Journal>) -> (Result<()>, Option<Lingering>) {
+    fn halt(&self, journal: &Arc<dyn Journal>) -> Result<()> {
         // A disk of its own is not shared with anybody, and its device must be given back.
-        let has_disk = disk::image(&self.folder).is_some();
-        let lingering = if has_disk { None } else { Lingering::hold(&self.folder, &self.process) };
-        (self.halt_now(journal), lingering)
-    }
-
-    fn halt_now(&self, journal: &Arc<dyn Journal>) -> Result<()> {
-        if self.groups.can_freeze() && cgroup::is_frozen(&self.groups) {
-            // A v1 freezer holds even the killed; in a frozen v2 group a signal to kill works.
+        if disk::image(&self.folder).is_none() {
+            lingering::hold(&self.folder, &self.process);
+        }
+        // A v1 freezer holds even the killed; in a frozen v2 group a signal to kill works.
+        if cgroup::is_frozen(&self.groups) {
             let _ = cgroup::thaw(&self.groups);
         }
         end_process(&self.process)?;
@@ -222,14 +216,23 @@ impl Backend for Container {
 
     async fn halt(&self, place: &Place, _: &Path, journal: &Arc<dyn Journal>) -> Result<()> {
         let (place, journal) = (place.clone(), Arc::clone(journal));
-        worker::run_and_drop(move || place.halt(&journal)).await?
+        let folder = place.folder.clone();
+        let halted = worker::run(move || place.halt(&journal)).await?;
+        tokio::spawn(async move {
+            tokio::time::sleep(lingering::MOMENT).await;
+            if let Some(root) = lingering::take(&folder) {
+                let _ = worker::run(move || drop(root)).await;
+            }
+        });
+        halted
     }
 
     async fn remove(&self, folder: &Path, journal: &Arc<dyn Journal>) -> Result<()> {
         let (path, journal) = (folder.to_owned(), Arc::clone(journal));
-        worker::run(move || {
-            folder::remove(&path)?;
-            journal.forget(&Resource::Folder { path })
+        worker::run_and_drop(move || {
+            let removed = folder::remove(&path);
+            let root = lingering::take(&path);
+            (removed.and_then(|()| journal.forget(&Resource::Folder { path })), root)
         })
         .await?
     }

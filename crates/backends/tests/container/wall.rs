@@ -89,7 +89,7 @@ async fn ordinary_work_is_not_held_up() {
     let sandbox = world.sandbox(SandboxSpec::default()).await;
     for line in [
         "mkdir -p /a/b /c && echo x > /a/b/f && mv /a/b/f /c/f && ln /c/f /a/g && ln -s /c/f /a/h && cat /a/h",
-        "rm -r /etc && test ! -e /etc/passwd",
+        "rm -r /var /etc/passwd && test ! -e /var && mkdir /var && grep $(hostname) /etc/hosts",
         "echo x > /dev/shm/x && echo x > /dev/null && head -c 4 /dev/urandom | wc -c | grep 4 && test -c /dev/tty",
         "mkfifo /tmp/p && (cat /tmp/p & echo x > /tmp/p; wait)",
         "chmod 4755 /c/f && chmod 000 /c && cat /c/f",

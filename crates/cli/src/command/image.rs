@@ -28,7 +28,7 @@ enum Action {
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// REGISTRY/REPOSITORY[:TAG][@DIGEST]
+        /// `REGISTRY/REPOSITORY[:TAG][@DIGEST]`
         reference: String,
     },
     /// Make an image of a folder, a tar (plain, gzip or zstd), or an OCI layout

@@ -18,7 +18,7 @@ pub(crate) fn line(text: &str) -> Outcome {
 /// Prints data as it is.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub(crate) fn raw(data: &[u8]) -> Outcome {
     let mut out = stdout().lock();
     out.write_all(data).and_then(|()| out.flush()).map_err(Failure::output)
@@ -27,7 +27,7 @@ pub(crate) fn raw(data: &[u8]) -> Outcome {
 /// Prints help, or what is wrong with the command line, each to its own stream.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub(crate) fn usage(error: &clap::Error) -> Outcome {
     error.print().map_err(Failure::output)
 }
