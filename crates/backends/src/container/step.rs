@@ -59,7 +59,7 @@ pub(super) enum Step {
     Overlay { layers: Vec<CString>, folder: CString, options: Vec<(CString, CString)>, to: i32 },
     /// The same by `mount`, for kernels that take no descriptors: `options` name the layers by `/proc/self/fd`.
     ClassicOverlay { layers: Vec<(CString, i32)>, options: CString, target: CString, to: i32 },
-    /// Puts the mount over `/` and makes it the root; the old root lies on top of it, out of reach of any path.
+    /// Puts the mount over `/` and makes it the root; the old root lies on top of it, and `..` at the root leads there.
     ChangeRoot { root: i32, attached: bool },
     /// Takes the old root away.
     DropOldRoot,
