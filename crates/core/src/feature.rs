@@ -124,7 +124,12 @@ impl Claim {
         let having: Vec<&str> =
             others.iter().filter(|claim| claim.provider != provider && claim.features.has(feature)).map(|claim| claim.provider).collect();
         let error = Error::new(ErrorKind::Unsupported, "check", format!("{provider} does not have {feature}"));
-        if having.is_empty() {
+        let at_its_best = others.iter().any(|claim| claim.provider == provider && claim.features.has(feature));
+        if having.is_empty() && at_its_best {
+            error.with_hint(format!(
+                "{provider} can have {feature} where the host allows it: as root, or with a control group delegated to this user"
+            ))
+        } else if having.is_empty() {
             error.with_hint(format!("no provider in this build has {feature}"))
         } else {
             error.with_hint(format!("{feature} is available with --on {}", having.join(" or --on ")))

@@ -17,7 +17,7 @@ use sandbar_protocol::AgentConfig;
 use super::{
     Place,
     cgroup::{Groups, Made},
-    child::{Channel, Child, keep_dumpable},
+    child::{Channel, Child, StayDumpable},
     devices, disk, folder,
     ids::Ids,
     landlock, limits, lingering, offspring,
@@ -99,7 +99,8 @@ impl OwnedBoot {
         let made = Groups::make(&name, &self.spec.limits, u64::from(limits::DEFAULT_PIDS), &self.journal)?;
         let groups = made.groups.clone();
         self.journal.step(STEPS[0]);
-        match keep_dumpable(|| self.start(&ids, made, left)) {
+        let _dumpable = StayDumpable::begin();
+        match self.start(&ids, made, left) {
             Ok(started) => Ok(started),
             Err(error) => {
                 let released = groups.release(&self.journal).and(disk::release(&self.folder, &self.journal));

@@ -6,6 +6,7 @@ use std::{
     io::{self, IoSlice},
     mem::MaybeUninit,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -167,7 +168,11 @@ impl Child {
         };
         let step = self.used.as_ref().and_then(|used| used.plan.steps.get(index as usize));
         let what = step.map_or_else(|| "come to the end of the plan".to_owned(), |planned| planned.step.to_string());
-        Error::new(kind(errno), OPERATION, format!("cannot {what}")).with_source(io::Error::from(errno))
+        let error = Error::new(kind(errno), OPERATION, format!("cannot {what}")).with_source(io::Error::from(errno));
+        match step.and_then(|planned| planned.step.hint(errno)) {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        }
     }
 }
 
@@ -183,14 +188,32 @@ impl Drop for Child {
     }
 }
 
-/// Keeps this process's memory readable for its own user: a child that shares it and changes its ids makes the kernel forbid that.
-pub(super) fn keep_dumpable<T>(work: impl FnOnce() -> T) -> T {
-    let before = dumpable_behavior();
-    let result = work();
-    if before == Ok(DumpableBehavior::Dumpable) && dumpable_behavior() != before {
-        let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
+/// Keeps this process's memory readable for its own user as long as it lives: a child that shares it and changes its ids makes the kernel
+/// forbid that. The last of several at the same time puts it back to what it was before the first.
+pub(super) struct StayDumpable(());
+
+/// How many there are, and how it was before the first.
+static STAY_DUMPABLE: Mutex<(usize, Option<DumpableBehavior>)> = Mutex::new((0, None));
+
+impl StayDumpable {
+    pub(super) fn begin() -> Self {
+        let mut state = STAY_DUMPABLE.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.0 == 0 {
+            state.1 = dumpable_behavior().ok();
+        }
+        state.0 += 1;
+        Self(())
     }
-    result
+}
+
+impl Drop for StayDumpable {
+    fn drop(&mut self) {
+        let mut state = STAY_DUMPABLE.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 -= 1;
+        if state.0 == 0 && state.1 == Some(DumpableBehavior::Dumpable) && dumpable_behavior().ok() != state.1 {
+            let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
+        }
+    }
 }
 
 /// Of `linux/sched.h`.

@@ -1,7 +1,7 @@
 //! As root: `/dev` as a mount that belongs to nobody yet.
 //!
-//! A user namespace can make no device nodes, so a plain user's child mounts the host's one by one. Root makes them, on a file system of the
-//! sandbox's own, while the child is busy with its namespaces.
+//! A user namespace can make no device nodes, so a plain user's child mounts the host's one by one. Root makes them, on a file
+//! system of the sandbox's own, while the child is busy with its namespaces.
 
 use std::{io, os::fd::OwnedFd};
 

@@ -25,8 +25,8 @@ const GO: u8 = b'g';
 
 /// Does work as the sandbox's root, where `ids` map the ids. The work must open what it needs by path.
 ///
-/// The child is a copy of this process with one thread. It may allocate (`fork` of the C library sees to that), but must not use anything that another
-/// thread may have locked.
+/// The child is a copy of this process with one thread. It may allocate (`fork` of the C library sees to that), but must not use
+/// anything that another thread may have locked.
 ///
 /// # Errors
 /// What the work says, or `Unavailable` when there is no such namespace to be had.

@@ -15,8 +15,8 @@ const DEVICE_CONTROL: u32 = 5;
 /// The first version that knows of scopes: abstract sockets and signals.
 const SCOPES: u32 = 6;
 
-/// A new ruleset: no device nodes are made; devices are controlled only below `/dev`; abstract sockets and signals stay inside. `None` where the kernel
-/// has no (or too old a) Landlock.
+/// A new ruleset: no device nodes are made; devices are controlled only below `/dev`; abstract sockets and signals stay inside.
+/// `None` where the kernel has no (or too old a) Landlock.
 ///
 /// # Errors
 /// `Unavailable` when the kernel has it and refuses.

@@ -17,9 +17,9 @@
 //! | `worker` | threads that live as long as the process |
 //! | `kernel`, `info`, `probe` | what this host can do |
 //!
-//! A child shares memory with its parent until it executes the agent, and follows a plan that the parent made: no page tables are copied, no
-//! memory is allocated, no lock is taken. It makes its namespaces while the parent writes its id maps and, as root, mounts its root file
-//! system, and executes the agent only when the ledger knows it.
+//! A child shares memory with its parent until it executes the agent, and follows a plan that the parent made: no page tables are
+//! copied, no memory is allocated, no lock is taken. It makes its namespaces while the parent writes its id maps and, as root,
+//! mounts its root file system, and executes the agent only when the ledger knows it.
 
 mod boot;
 mod capabilities;

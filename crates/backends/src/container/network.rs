@@ -50,8 +50,8 @@ pub(super) fn begin(network: &Network) -> Result<(), Errno> {
     arguments.pidfd = &raw mut process as u64;
     // SAFETY: this is the only step that uses the stack, and it is taken once.
     let stack = unsafe { &mut *network.stack.get() };
-    // SAFETY: the child uses raw system calls and its stack alone. The plan, which holds the stack, stays until this process has executed the
-    // agent, which it does not before the child has ended.
+    // SAFETY: the child uses raw system calls and its stack alone. The plan, which holds the stack, stays until this process has
+    // executed the agent, which it does not before the child has ended.
     unsafe { clone_sharing_memory(arguments, stack, network_main, theirs as *const c_void) }?;
     close(theirs);
     renumber(process as usize, network.process)

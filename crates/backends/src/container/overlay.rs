@@ -43,8 +43,8 @@ pub(super) struct RootOverlay<'a> {
 }
 
 impl RootOverlay<'_> {
-    /// Mounts it, and attaches it nowhere. What is put into `left` may be closed at any time, but not where somebody waits: the kernel takes a
-    /// grace period for each mount that is mounted nowhere.
+    /// Mounts it, and attaches it nowhere. What is put into `left` may be closed at any time, but not where somebody waits: the
+    /// kernel takes a grace period for each mount that is mounted nowhere.
     ///
     /// # Errors
     /// `Unavailable` where the file system of the state folder cannot translate ids.

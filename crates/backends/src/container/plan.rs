@@ -101,9 +101,9 @@ pub(super) struct Outline<'a> {
     pub(super) rehearsal: bool,
 }
 
-/// The steps. The parent has to send two messages: with the first, /dev/null five times and the root if it is [`Root::Sent`]; with the second
-/// the agent's configuration, its listener and its program, /dev if the root was sent, the Landlock ruleset if any, the volumes if the parent is
-/// root, the groups.
+/// The steps. The parent has to send two messages: with the first, /dev/null five times and the root if it is [`Root::Sent`];
+/// with the second the agent's configuration, its listener and its program, /dev if the root was sent, the Landlock ruleset if
+/// any, the volumes if the parent is root, the groups.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) steps: Vec<Planned>,
@@ -362,9 +362,9 @@ impl Builder {
         self.add(Step::Seal { path: known("/proc/sys"), attributes: READ_ONLY | INERT });
     }
 
-    /// So that the sandbox's own name has an address; as container engines do, anew at every start, and before the volumes, one of which may
-    /// be in its place. A mount, since to write it through the overlay would take as long as a fifth of the whole start. An image may have
-    /// no /etc.
+    /// So that the sandbox's own name has an address; as container engines do, anew at every start, and before the volumes, one
+    /// of which may be in its place. A mount, since to write it through the overlay would take as long as a fifth of the whole
+    /// start. An image may have no /etc.
     fn add_hosts(&mut self, hostname: &str) -> Result<()> {
         let content = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n");
         self.add_or(Step::MakeFile(known(HOSTS)), Failure::Ignored);

@@ -22,7 +22,7 @@ use super::{
 use crate::machine::{
     Backend, Boot, Facts, Machine,
     agent::AgentFile,
-    process::HostProcess,
+    process::{HostProcess, wait_for_exit},
     socket::{AGENT_SOCKET, connect_in},
 };
 
@@ -31,6 +31,8 @@ pub type ContainerProvider = Machine<Container>;
 
 /// How long the first process may take to end once it is killed, and everything with it.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a process that is ending may take to have ended.
+const MOMENT: Duration = Duration::from_millis(200);
 
 /// The backend under [`ContainerProvider`].
 #[derive(Clone)]
@@ -73,7 +75,7 @@ impl Place {
         }
         if !self.process.is_alive() {
             // It may have ended since it was asked how, or its last thread is about to.
-            return Facts::Gone(self.why(offspring::wait(&self.process, Duration::from_millis(200))));
+            return Facts::Gone(self.why(offspring::wait(&self.process, MOMENT)));
         }
         if cgroup::is_frozen(&self.groups) || (!self.groups.can_freeze() && stopper::is_stopped(&self.process)) {
             Facts::Frozen
@@ -190,7 +192,13 @@ impl Backend for Container {
     async fn dial(&self, place: &Place) -> Result<Connection> {
         match connect_in(&place.folder, AGENT_SOCKET).await {
             Ok(stream) => Ok(Box::new(stream)),
-            Err(error) => Err(Error::new(ErrorKind::Unavailable, "dial", "the agent does not listen").with_source(error)),
+            Err(error) => {
+                // The listener was there before the agent: it is gone because the agent is ending, which takes another moment.
+                let process = place.process;
+                let wait = move || process.open().map(|held| held.map(|held| wait_for_exit(&held, MOMENT)));
+                let _ = worker::run(wait).await;
+                Err(Error::new(ErrorKind::Unavailable, "dial", "the agent does not listen").with_source(error))
+            }
         }
     }
 

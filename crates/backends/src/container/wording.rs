@@ -2,7 +2,33 @@
 
 use std::fmt;
 
+use rustix::io::Errno;
+
 use super::step::Step;
+
+impl Step {
+    /// What a user can do about it when this step fails this way.
+    pub(super) fn hint(&self, errno: Errno) -> Option<&'static str> {
+        match (self, errno) {
+            (Self::Unshare(_) | Self::BeginNetwork(_) | Self::JoinNetwork(_) | Self::BecomeRoot { .. }, Errno::PERM | Errno::ACCESS) => {
+                Some(
+                    "user namespaces have no rights here: a container's seccomp filter, or an AppArmor rule \
+                 (kernel.apparmor_restrict_unprivileged_userns=1)",
+                )
+            }
+            (Self::Unshare(_) | Self::BeginNetwork(_), Errno::NOSPC) => Some("a limit in /proc/sys/user is reached (max_net_namespaces …)"),
+            (Self::Overlay { .. } | Self::ClassicOverlay { .. }, Errno::PERM | Errno::NODEV | Errno::INVAL) => {
+                Some("the kernel needs overlay with user namespaces (Linux 5.11), and SANDBAR_HOME must not lie on an overlay itself")
+            }
+            (Self::Mount { kind, .. }, Errno::PERM) if **kind == *c"proc" => {
+                Some("parts of this host's own /proc are hidden, as in a container: give that container an unmasked /proc")
+            }
+            (Self::Seal { .. } | Self::OpenProgram { .. }, Errno::NOSYS) => Some("sandbar needs Linux 5.12 or later"),
+            (Self::Execute { .. }, Errno::ACCESS) => Some("SANDBAR_HOME must not be mounted noexec"),
+            _ => None,
+        }
+    }
+}
 
 impl fmt::Display for Step {
     /// As the object of `cannot`.

@@ -147,3 +147,51 @@ async fn many_at_once_do_not_get_in_one_anothers_way() {
         task.await.unwrap();
     }
 }
+
+/// Not a test of its own: what the next one starts, and kills.
+#[tokio::test]
+async fn an_owner() {
+    if std::env::var_os("SANDBAR_TEST_OWNER").is_none() {
+        return;
+    }
+    let world = World::new();
+    let (mut request, book) = world.request(SandboxSpec::default());
+    request.lifetime = Lifetime::Owned;
+    let sandbox = world.provision(request, book).await;
+    sandbox.shell("sleep 1000 >/dev/null 2>&1 &").await;
+    eprintln!("agent={}", sandbox.agent());
+    std::future::pending::<()>().await;
+}
+
+#[test]
+fn an_owned_sandbox_ends_with_its_owner() {
+    use std::{
+        io::{BufRead, BufReader},
+        process::{Command, Stdio},
+    };
+
+    // In a folder of this test's, since the owner cannot clean up.
+    let parent = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
+    let home = tempfile::Builder::new().prefix("sandbar-owner-").tempdir_in(parent).unwrap();
+    let mut owner = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "life::an_owner", "--nocapture"])
+        .env("SANDBAR_TEST_OWNER", "1")
+        .env("TMPDIR", home.path())
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(owner.stderr.take().unwrap()).lines();
+    let agent: u32 = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("agent=")?.parse().ok()).unwrap();
+    let held = sandbar_backends::machine::process::HostProcess::of(agent).unwrap().open().unwrap().unwrap();
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    assert!(sandbar_backends::machine::process::wait_for_exit(&held, Duration::from_secs(10)).unwrap(), "the sandbox outlives its owner");
+    // Its group is what a later command reclaims.
+    for group in fs::read_dir("/sys/fs/cgroup/unified").into_iter().flatten().flatten() {
+        let owned = u64::from(owner.id()) << 16 | 1;
+        if group.file_name().to_string_lossy().contains(sandbar_core::SandboxId::from_random(owned.to_le_bytes()).as_str()) {
+            let _ = fs::remove_dir(group.path());
+        }
+    }
+}

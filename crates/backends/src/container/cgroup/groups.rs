@@ -248,6 +248,28 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_written_in_each_versions_own_units() {
+        let folder = tempfile::tempdir().unwrap();
+        let (group, read) = (folder.path(), |name: &str| fs::read_to_string(folder.path().join(name)).unwrap());
+        for file in
+            ["memory.max", "memory.swap.max", "cpu.max", "pids.max", "memory.limit_in_bytes", "cpu.cfs_period_us", "cpu.cfs_quota_us"]
+        {
+            fs::write(group.join(file), "").unwrap();
+        }
+        set_unified(group, Controller::Memory, 64 << 20).unwrap();
+        set_unified(group, Controller::Cpu, 1500).unwrap();
+        set_unified(group, Controller::Pids, 20).unwrap();
+        assert_eq!(
+            [read("memory.max"), read("memory.swap.max"), read("cpu.max"), read("pids.max")],
+            ["67108864", "0", "150000 100000", "20"]
+        );
+        set_v1(group, Controller::Memory, 64 << 20).unwrap();
+        set_v1(group, Controller::Cpu, 10).unwrap();
+        assert_eq!([read("memory.limit_in_bytes"), read("cpu.cfs_period_us"), read("cpu.cfs_quota_us")], ["67108864", "100000", "1000"]);
+        assert!(!group.join("memory.memsw.limit_in_bytes").exists());
+    }
+
+    #[test]
     fn a_limit_that_is_not_there_is_no_file_made() {
         let folder = tempfile::tempdir().unwrap();
         assert!(write_existing(&folder.path().join("pids.max"), 1).is_err());

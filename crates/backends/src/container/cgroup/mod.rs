@@ -9,7 +9,8 @@
 //!
 //! A sandbox has at most one group in the v2 hierarchy (freezing, killing, CPU time, and whatever controllers are there) and one in each v1
 //! hierarchy whose controller a limit needs. The child is cloned into the v2 group. On v1 it writes `0` into the group's `tasks` itself:
-//! a thread that moves itself needs no global lock, so this takes 0.05 ms where writing its id into `cgroup.procs` takes 12 (Linux 5.5 and later).
+//! a thread that moves itself needs no global lock, so this takes 0.05 ms where writing its id into `cgroup.procs` takes 12
+//! (Linux 5.5 and later).
 
 mod freezer;
 mod groups;

@@ -4,8 +4,8 @@ use libc::{EAFNOSUPPORT, ENOSYS, EPERM, c_long};
 
 use super::program::{Answer, Check, Profile, Rule, Test};
 
-/// The newest system call that this profile knows (`file_setattr`, Linux 6.17). What is newer is answered with `ENOSYS`, so that programs do
-/// without it as on an older kernel.
+/// The newest system call that this profile knows (`file_setattr`, Linux 6.17). What is newer is answered with `ENOSYS`, so that
+/// programs do without it as on an older kernel.
 const NEWEST: u32 = 469;
 
 /// Flags of `clone` that make namespaces: user, PID, mount, network, IPC, UTS, cgroup.

@@ -24,8 +24,8 @@ pub(super) enum Rule {
     Check(Check),
 }
 
-/// A question about one argument. Only its lower 32 bits are looked at: the kernel looks at no more of those that are asked about here, so the
-/// upper ones must not make a difference.
+/// A question about one argument. Only its lower 32 bits are looked at: the kernel looks at no more of those that are asked about
+/// here, so the upper ones must not make a difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Check {
     /// The question is only asked if another argument has any of these bits; otherwise the call is allowed.
