@@ -25,7 +25,8 @@ pub fn run(shell: &Shell) -> Result<(), Failure> {
         if NAMELESS.contains(&name.as_str()) {
             complaints.push(format!("{file}: name it after the noun that it holds"));
         }
-        let is_module = file.starts_with("crates/") && file.contains("/src/") && file.ends_with("/mod.rs") && file.matches('/').count() == 4;
+        let is_module =
+            file.starts_with("crates/") && file.contains("/src/") && file.ends_with("/mod.rs") && file.matches('/').count() == 4;
         let folder = file.trim_end_matches("/mod.rs");
         if is_module && !architecture.contains(folder.rsplit('/').next().unwrap_or(folder)) {
             complaints.push(format!("docs/architecture.md does not mention {folder}"));
