@@ -13,7 +13,9 @@ pub fn leftovers(home: &Home) -> Vec<String> {
     let of_none = |text: &str| !ids.iter().any(|id| text.contains(id.as_str()));
     let mut found = Vec::new();
     for (pid, traces) in processes_of(&state) {
-        if of_none(&traces) {
+        // The agent's program belongs to all sandboxes; its control group is named after one.
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        if of_none(&traces) && of_none(&groups) {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             found.push(format!("process {pid}: {}", String::from_utf8_lossy(&line).replace('\0', " ")));
         }
