@@ -1,4 +1,7 @@
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicU8, Ordering},
+};
 
 use sandbar_core::{ErrorKind, Feature::ExposePort};
 use tokio::{
@@ -103,9 +106,17 @@ async fn an_address_that_is_taken_is_refused(context: &Context) -> Result<(), Fa
     echoes(sandbox.expose_port(18185, ANY).await?.listen, b"another").await
 }
 
+/// A loopback address that nobody else uses. On 127.0.0.1 a port that was just closed may belong to another case already, or a client may connect to
+/// itself.
+fn address_of_its_own() -> SocketAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    SocketAddr::from(([127, high | 0x80, low, NEXT.fetch_add(1, Ordering::Relaxed)], 0))
+}
+
 async fn unexposing_closes_the_listener_and_its_connections(context: &Context) -> Result<(), Failure> {
     let sandbox = serving(context, 18186).await?;
-    let exposed = sandbox.expose_port(18186, ANY).await?;
+    let exposed = sandbox.expose_port(18186, address_of_its_own()).await?;
     let mut open = TcpStream::connect(exposed.listen).await?;
     open.write_all(b"x").await?;
     timeout(SOON, open.read_u8()).await??;
