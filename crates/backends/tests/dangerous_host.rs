@@ -63,10 +63,11 @@ impl Home {
         let book = Arc::<Book>::default();
         let folder = self.folder.path().join(format!("sandbox-{number}"));
         std::fs::create_dir(&folder).unwrap();
-        // Tests run side by side, in one process or in many.
+        // Tests run side by side, in one process or in many, and one that was killed may have left something under its id.
         static COUNT: AtomicU8 = AtomicU8::new(0);
         let mut random = [COUNT.fetch_add(1, Ordering::SeqCst); 8];
-        random[..4].copy_from_slice(&std::process::id().to_ne_bytes());
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos();
+        random[..4].copy_from_slice(&(now ^ std::process::id().rotate_left(16)).to_ne_bytes());
         let request = ProvisionRequest {
             id: SandboxId::from_random(random),
             spec: SandboxSpec::default(),
