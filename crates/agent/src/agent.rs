@@ -7,11 +7,15 @@ use std::{
 
 use sandbar_protocol::AgentConfig;
 use sandbar_tree::Base;
-use tokio::sync::{Notify, Semaphore};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
 
 use crate::{
     failure::{Kind, Result, failure},
     forks::Forks,
+    process::Cursor,
     ring::Budget,
     spawn::Spawner,
     table::Table,
@@ -50,8 +54,10 @@ pub(crate) struct Agent {
     pub(crate) closing: Cell<bool>,
     /// Every connection is to be dropped.
     pub(crate) cut: Notify,
-    /// Nothing is accepted until then.
-    pub(crate) silent_until: Cell<Option<tokio::time::Instant>>,
+    /// Nothing is accepted until then, or until somebody wakes the agent.
+    pub(crate) silent_until: Cell<Option<Instant>>,
+    /// The places of clients that were cut off to be saved: they come back to them.
+    pub(crate) cut_off: RefCell<Vec<Cursor>>,
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) transfers: Arc<Semaphore>,
     pub(crate) watches: Arc<Semaphore>,
@@ -77,6 +83,7 @@ impl Agent {
             closing: Cell::new(false),
             cut: Notify::new(),
             silent_until: Cell::new(None),
+            cut_off: RefCell::default(),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
@@ -87,6 +94,18 @@ impl Agent {
     /// Refuses what makes no sense any more at the end.
     pub(crate) fn check_open(&self) -> Result<()> {
         if self.closing.get() { Err(failure(Kind::Unavailable, "the sandbox is shutting down")) } else { Ok(()) }
+    }
+
+    /// Cuts everybody off until somebody wakes the agent, or until this time. Their places in the output are kept for them.
+    pub(crate) fn quiesce(&self, until: Option<Instant>) {
+        self.silent_until.set(until);
+        for process in self.table.all() {
+            process.saved_at.set(process.ring.borrow().end());
+            if let Some(floor) = process.floor() {
+                self.cut_off.borrow_mut().push(Cursor::new(&process, floor));
+            }
+        }
+        self.cut_connections();
     }
 
     /// Drops every connection, those held by threads too.

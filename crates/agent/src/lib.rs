@@ -6,7 +6,8 @@
 //! | module | noun |
 //! |---|---|
 //! | `start` | the process itself: inherited descriptors, configuration, signals, limits |
-//! | `server` | the listener, connections, and which operation goes where |
+//! | `door` | the listener, inherited or made here |
+//! | `server` | connections, and which operation goes where |
 //! | `agent` | what all connections share |
 //! | `memory` | what it holds when idle |
 //! | `readiness` | descriptors in the event loop |
@@ -31,6 +32,7 @@ mod agent;
 mod child;
 mod command;
 mod dial;
+mod door;
 mod environment;
 mod failure;
 mod files;

@@ -47,6 +47,10 @@ pub(crate) struct Process {
     pub(crate) pty: bool,
     /// Nobody can ask for it any more.
     pub(crate) forgotten: Cell<bool>,
+    /// Bytes of stdin that were taken for it.
+    pub(crate) input: Cell<u64>,
+    /// How far its output had come when the agent was last made quiet, to be saved.
+    pub(crate) saved_at: Cell<u64>,
 }
 
 impl Process {
@@ -68,6 +72,8 @@ impl Process {
             terminal: RefCell::new(None),
             pty,
             forgotten: Cell::new(false),
+            input: Cell::new(0),
+            saved_at: Cell::new(0),
         }
     }
 

@@ -7,7 +7,7 @@ use sandbar_protocol::{
     Ack, Failure, FrameError, FrameReader, Pong, ProcessList, Reply, Request, VERSION, encode_message, reply, request::Operation,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, Interest, unix::AsyncFd},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::UnixStream,
     sync::OwnedSemaphorePermit,
     time::Instant,
@@ -15,28 +15,40 @@ use tokio::{
 
 use crate::{
     agent::{Agent, MAX_CONNECTIONS},
-    dial, failure,
+    dial,
+    door::Door,
+    failure,
     failure::{Kind, refusal},
     files, get, identity, listing, put, session, shutdown, transfer, usage, watch,
 };
 
 /// How long a connection may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a client that was cut off has to come back before its place in the output is given up.
+const RETURN: Duration = Duration::from_secs(10);
 /// How long accepting rests when descriptors or memory have run out.
 const REST: Duration = Duration::from_millis(100);
 /// How long a refused client that is still sending is listened to, so that it reads the refusal instead of a broken connection.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Accepts connections until the listener fails, which it does not.
-pub(crate) async fn run(agent: Rc<Agent>, listener: AsyncFd<OwnedFd>) -> io::Error {
+pub(crate) async fn run(agent: Rc<Agent>, mut door: Door) -> io::Error {
     loop {
         if let Some(until) = agent.silent_until.take() {
-            tokio::time::sleep_until(until).await;
+            door = match door.stay_closed(until).await {
+                Ok(door) => door,
+                Err(error) => return error,
+            };
+            let agent = Rc::clone(&agent);
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(RETURN).await;
+                agent.cut_off.take();
+            });
         }
         let accepted = tokio::select! {
             biased;
             () = agent.cut.notified() => continue,
-            accepted = listener.async_io(Interest::READABLE, accept) => accepted,
+            accepted = door.listener().async_io(Interest::READABLE, accept) => accepted,
         };
         match accepted {
             Ok(socket) => welcome(&agent, socket),
@@ -99,7 +111,9 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
             let started = started.unwrap_or_else(|_| Err(failure::failure(Kind::Internal, "the start was given up")));
             started.map(|process| Some((process, 0, kill)))
         }
-        Ok(Operation::Attach(request)) => session::attach(agent, request).map(|(process, from)| Some((process, from, false))),
+        Ok(Operation::Attach(request)) => {
+            session::attach(agent, request).map(|(process, from)| Some((process, from, request.kill_on_disconnect)))
+        }
         Ok(_) => Ok(None),
         Err(failure) => Err(failure.clone()),
     };
@@ -131,11 +145,9 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
             },
             Err(failure) => return refuse(&mut stream, failure).await,
         },
-        // The listening socket itself was inherited and cannot be made anew: connections wait in its queue meanwhile.
         Operation::Quiesce(request) => {
             let done = answer(&mut stream, reply::Answer::Done(Ack {})).await;
-            agent.silent_until.set(Instant::now().checked_add(Duration::from_millis(request.resume_after_ms)));
-            agent.cut_connections();
+            agent.quiesce(Instant::now().checked_add(Duration::from_millis(request.resume_after_ms)));
             done
         }
         Operation::Resumed(request) => answer(&mut stream, reply::Answer::Renewed(identity::renew(agent, &request))).await,

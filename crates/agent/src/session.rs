@@ -86,6 +86,7 @@ pub(crate) fn attach(agent: &Agent, request: &Attach) -> failure::Result<(Rc<Pro
         (ring.start(), ring.end())
     };
     match request.from {
+        Some(_) if request.epoch.is_some_and(|epoch| epoch != agent.epoch.get()) => Ok((Rc::clone(&process), process.saved_at.get())),
         Some(from) if from > end => {
             Err(failure(Kind::InvalidInput, format!("offset {from} is beyond the end of the output of process {}: {end}", request.pid)))
         }
@@ -145,7 +146,8 @@ pub(crate) async fn serve(
 /// Tells a client everything from an offset on.
 async fn tell(agent: &Agent, process: &Rc<Process>, from: u64, stream: &UnixStream, closed: &Cell<bool>) -> Result<(), FrameError> {
     let mut out = BytesMut::from(VERSION.encode().as_slice());
-    let started = Started { pid: process.pid.as_raw_pid().cast_unsigned(), offset: from, epoch: agent.epoch.get() };
+    let started =
+        Started { pid: process.pid.as_raw_pid().cast_unsigned(), offset: from, epoch: agent.epoch.get(), input: process.input.get() };
     encode_message(&mut out, &Reply { answer: Some(reply::Answer::Started(started)) })?;
     let start = process.ring.borrow().start();
     if from < start {
@@ -234,12 +236,20 @@ async fn listen(process: &Process, reader: &mut FrameReader<ReadHalf<'_>>, close
 
 /// Writes to stdin. Nobody will read it any more: `false`, and it is thrown away.
 async fn feed(process: &Process, mut bytes: Bytes) -> bool {
-    let Some(stdin) = process.stdin.borrow().clone() else { return false };
+    let took = |length: usize| process.input.set(process.input.get().wrapping_add(length as u64));
+    let Some(stdin) = process.stdin.borrow().clone() else {
+        took(bytes.len());
+        return false;
+    };
     while !bytes.is_empty() {
         match stdin.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, &bytes)?)).await {
-            Ok(length) => bytes.advance(length),
+            Ok(length) => {
+                took(length);
+                bytes.advance(length);
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => {
+                took(bytes.len());
                 process.stdin.replace(None);
                 return false;
             }

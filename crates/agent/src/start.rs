@@ -22,13 +22,14 @@ use rustix::{
     process::{DumpableBehavior, Pid, Resource, Rlimit, Signal},
     thread::CapabilitySet,
 };
-use sandbar_protocol::{AgentConfig, CONFIG_FD, LISTEN_FD, MAX_MESSAGE};
+use sandbar_protocol::{AgentConfig, CONFIG_FD, CONFIG_OPTION, LISTEN_FD, MAX_MESSAGE};
 use sandbar_tree::Base;
 use tokio::io::Interest;
 
 use crate::{
     agent::Agent,
     child::Rules,
+    door::Door,
     files::path,
     memory, readiness, reaper, server, signals,
     spawn::Spawner,
@@ -66,6 +67,11 @@ fn start() -> Result<Never, String> {
     let (config, listener) = inherit()?;
     let signals = signals::listen().map_err(|error| format!("cannot read signals: {error}"))?;
     let config = read_config(config)?;
+    let listener = match (listener, &config.listen_folder) {
+        (Some(listener), None) => Entrance::Inherited(listener),
+        (_, Some(folder)) => Entrance::Folder(path(folder).to_owned()),
+        (None, None) => return Err("the configuration names no folder to listen in".to_owned()),
+    };
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|errno| format!("cannot hide its memory: {errno}"))?;
     rustix::process::umask(Mode::WGRP | Mode::WOTH);
     if !config.init {
@@ -86,13 +92,16 @@ fn start() -> Result<Never, String> {
     let agent = Rc::new(Agent::new(config, spawner, base, (user.uid, user.gid)));
     let error = tokio::task::LocalSet::new().block_on(&runtime, async move {
         let signals = readiness::register(signals, Interest::READABLE)?;
-        let listener = readiness::register(listener, Interest::READABLE)?;
+        let door = match listener {
+            Entrance::Inherited(listener) => Door::inherited(listener)?,
+            Entrance::Folder(folder) => Door::open(folder)?,
+        };
         tokio::task::spawn_local(reaper::run(Rc::clone(&agent), signals));
         tokio::task::spawn_local(async {
             tokio::time::sleep(SETTLED).await;
             memory::forget_start();
         });
-        io::Result::Err(server::run(agent, listener).await)
+        io::Result::Err(server::run(agent, door).await)
     });
     match error {
         Ok(never) => Ok(never),
@@ -100,8 +109,24 @@ fn start() -> Result<Never, String> {
     }
 }
 
-/// Takes the two descriptors that belong to it, closes all others, and sees to it that 0, 1 and 2 are taken.
-fn inherit() -> Result<(OwnedFd, OwnedFd), String> {
+/// Where the listener comes from.
+enum Entrance {
+    Inherited(OwnedFd),
+    Folder(PathBuf),
+}
+
+/// Takes the configuration, by its option or as a descriptor, and with the latter the listener; closes all other descriptors, and sees to it that 0, 1
+/// and 2 are taken.
+fn inherit() -> Result<(OwnedFd, Option<OwnedFd>), String> {
+    let mut arguments = std::env::args_os().skip(1);
+    if let Some(option) = arguments.next() {
+        let file = arguments.next().filter(|_| option == CONFIG_OPTION);
+        let file = file.ok_or_else(|| format!("expected nothing, or {CONFIG_OPTION} FILE"))?;
+        close_from(CONFIG_FD);
+        take_standard_descriptors()?;
+        let config = rustix::fs::open(Path::new(&file), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        return Ok((config.map_err(|errno| format!("cannot open {file:?}: {errno}"))?, None));
+    }
     let take = |number: RawFd, what: &str| {
         // SAFETY: the contract of the start says that these are open and nobody else's; it is checked below.
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
@@ -116,17 +141,22 @@ fn inherit() -> Result<(OwnedFd, OwnedFd), String> {
     let config = take(CONFIG_FD, "the configuration")?;
     let listener = take(LISTEN_FD, "the listening socket")?;
     close_from(LISTEN_FD + 1);
+    take_standard_descriptors()?;
+    rustix::fs::fcntl_getfl(&listener)
+        .and_then(|flags| rustix::fs::fcntl_setfl(&listener, flags | OFlags::NONBLOCK))
+        .map_err(|errno| format!("cannot use the listening socket: {errno}"))?;
+    Ok((config, Some(listener)))
+}
+
+/// A descriptor that is closed would be taken by the next file, which commands then would inherit.
+fn take_standard_descriptors() -> Result<(), String> {
     for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
-        // A descriptor that is closed would be taken by the next file, which commands then would inherit.
         if rustix::io::fcntl_getfd(fd).is_err() {
             let opened = rustix::fs::open(c"/dev/null", OFlags::RDWR, Mode::empty());
             std::mem::forget(opened.map_err(|errno| format!("cannot open /dev/null: {errno}"))?);
         }
     }
-    rustix::fs::fcntl_getfl(&listener)
-        .and_then(|flags| rustix::fs::fcntl_setfl(&listener, flags | OFlags::NONBLOCK))
-        .map_err(|errno| format!("cannot use the listening socket: {errno}"))?;
-    Ok((config, listener))
+    Ok(())
 }
 
 /// Closes everything from a number on: what was inherited by mistake.

@@ -7,8 +7,8 @@ use tokio::io::AsyncRead;
 use crate::{
     AttachRequest, CheckpointKind, CheckpointOptions, Claim, Connection, DirEntry, Error, ErrorKind, ExecRequest, ExecStream, ExposedPort,
     Feature, FeatureSet, FileStat, ImageKind, LimitReport, Probe, ProcessInfo, Program, ProviderInfo, ProvisionRequest, PtySize,
-    PutOptions, RemoveOptions, Resource, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider, SandboxStats, SandboxStatus,
-    SavedCheckpoint, Signal, WatchStream,
+    PutOptions, RemoveOptions, Renewal, Resource, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider, SandboxStats,
+    SandboxStatus, SavedCheckpoint, Signal, WatchStream,
 };
 
 /// A provider whose unclaimed features are refused, and whose arguments are validated, in one wording for all providers.
@@ -300,6 +300,10 @@ impl SandboxHandle for CheckedHandle {
 
     fn limits(&self) -> Vec<LimitReport> {
         self.inner.limits()
+    }
+
+    fn renewal(&self) -> Option<Renewal> {
+        self.inner.renewal()
     }
 
     async fn status(&self) -> SandboxStatus {

@@ -23,6 +23,16 @@ pub struct CheckpointOptions {
     pub into: PathBuf,
 }
 
+/// What was renewed when a sandbox began from saved memory: two of them must differ where it matters, and know the time. By the agent's own
+/// account: a claim.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewal {
+    /// A line for each thing: `clock: stepped by 12.500 s`.
+    pub done: Vec<String>,
+    /// A line for each thing that could not be renewed, with the reason.
+    pub failed: Vec<String>,
+}
+
 /// What was saved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedCheckpoint {

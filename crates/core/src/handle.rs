@@ -5,7 +5,8 @@ use tokio::io::AsyncRead;
 
 use crate::{
     CheckpointOptions, Connection, DirEntry, ExecRequest, ExecResult, ExecStream, ExposedPort, FileStat, LimitReport, ProcessInfo,
-    PutOptions, RemoveOptions, RestoreRequest, Result, SandboxId, SandboxStats, SandboxStatus, SavedCheckpoint, Signal, WatchStream,
+    PutOptions, RemoveOptions, Renewal, RestoreRequest, Result, SandboxId, SandboxStats, SandboxStatus, SavedCheckpoint, Signal,
+    WatchStream,
 };
 
 /// One sandbox.
@@ -122,6 +123,13 @@ pub trait SandboxHandle: Send + Sync {
     async fn unexpose_port(&self, port: u16) -> Result<()>;
 
     /// Saves. Processes are frozen meanwhile and go on afterwards, whether it succeeded or not.
+    ///
+    /// # Behavior
+    /// - for `Memory`, connections to the agent are closed first and made again afterwards. Output is not lost by it: whoever reads it goes on where
+    ///   it was.
+    ///
+    /// # Errors
+    /// `Conflict` for `Memory` while paused: who is frozen cannot let go of what cannot be saved.
     async fn checkpoint(&self, options: CheckpointOptions) -> Result<SavedCheckpoint>;
 
     /// Puts this sandbox back to a checkpoint: the new one is built beside the old and takes its place when its agent answers; if
@@ -146,6 +154,11 @@ pub trait SandboxHandle: Send + Sync {
 
     /// Which limits hold, and by what.
     fn limits(&self) -> Vec<LimitReport>;
+
+    /// What was renewed when it began from saved memory; `None` when it did not.
+    fn renewal(&self) -> Option<Renewal> {
+        None
+    }
 
     /// What state it is in, by the host's facts and the agent's answer, within about two seconds.
     async fn status(&self) -> SandboxStatus;

@@ -23,7 +23,7 @@ mod spec;
 mod stats;
 
 pub use checked::{Checked, CheckedHandle};
-pub use checkpoint::{CheckpointKind, CheckpointOptions, SavedCheckpoint};
+pub use checkpoint::{CheckpointKind, CheckpointOptions, Renewal, SavedCheckpoint};
 pub use error::{Context, Error, ErrorKind, Result};
 pub use feature::{Claim, Feature, FeatureSet};
 pub use file::{DirEntry, FileKind, FileStat, PutOptions, RemoveOptions, WatchEvent, WatchEventKind, WatchStream};

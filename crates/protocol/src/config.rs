@@ -7,6 +7,14 @@ pub const CONFIG_FD: i32 = 3;
 /// The descriptor of the listening socket that the agent inherits.
 pub const LISTEN_FD: i32 = 4;
 
+/// The option of the agent's program that names the file with its [`AgentConfig`]. With it nothing is inherited, and the configuration must
+/// have a `listen_folder`.
+pub const CONFIG_OPTION: &str = "--config";
+/// The name of the socket that the agent makes in `listen_folder`.
+pub const AGENT_SOCKET: &str = "agent.sock";
+/// The name of the file that ends a quiet agent's waiting, if it listens in `listen_folder`. The agent removes it.
+pub const WAKE_FILE: &str = "wake";
+
 /// What the agent is told when it is started. Its own environment is empty and its arguments say nothing.
 #[derive(Clone, PartialEq, Message)]
 pub struct AgentConfig {
@@ -43,4 +51,9 @@ pub struct AgentConfig {
     /// The agent ends, and everything with it, when this process id is no longer its parent. 0: never.
     #[prost(uint32, tag = "11")]
     pub owner_pid: u32,
+    /// The absolute path of a folder in which the agent makes its socket ([`AGENT_SOCKET`]) itself, where no descriptor can be handed in. Between
+    /// [`Quiesce`](crate::Quiesce) and its end there is no socket, and a file [`WAKE_FILE`] in the folder is that end. The listener is
+    /// inherited when absent.
+    #[prost(bytes = "vec", optional, tag = "12")]
+    pub listen_folder: Option<Vec<u8>>,
 }

@@ -25,7 +25,7 @@ mod preamble;
 mod stream;
 
 pub use blocking::{read_frame, write_frame};
-pub use config::{AgentConfig, CONFIG_FD, LISTEN_FD};
+pub use config::{AGENT_SOCKET, AgentConfig, CONFIG_FD, CONFIG_OPTION, LISTEN_FD, WAKE_FILE};
 pub use frame::{Frame, FrameError, FrameKind, HEADER, Header, MAX_BULK, MAX_MESSAGE, encode_frame, encode_message};
 pub use message::{
     Ack, Attach, Chunk, Dial, DirEntries, Empty, Entry, EnvVar, Event, Exec, Exited, Failure, Identity, Input, KindOfFile, List, Lost,

@@ -109,6 +109,7 @@ fn resumed() -> Resumed {
 
 fn config() -> AgentConfig {
     AgentConfig {
+        listen_folder: None,
         env: vec![env("C", Some("3"))],
         workdir: Some(b"/home".to_vec()),
         user: Some(UserRef { which: Some(user_ref::Which::Uid(61)), gid: None }),
@@ -133,7 +134,7 @@ fn samples() -> Vec<Sample> {
     let operations = [
         ("ping", Operation::Ping(Ping {})),
         ("exec", Operation::Exec(exec())),
-        ("attach", Operation::Attach(Attach { pid: 1, from: Some(0) })),
+        ("attach", Operation::Attach(Attach { pid: 1, from: Some(0), ..Attach::default() })),
         ("list", Operation::List(List {})),
         ("signal", Operation::Signal(SignalProcess { pid: 2, signal: 9 })),
         ("put_file", Operation::PutFile(put())),
@@ -157,7 +158,7 @@ fn samples() -> Vec<Sample> {
         ("done", reply::Answer::Done(Empty {})),
         ("failure", reply::Answer::Failure(failure())),
         ("pong", reply::Answer::Pong(Pong { agent: "1.2.3".into(), epoch: 6 })),
-        ("started", reply::Answer::Started(Started { pid: 7, offset: 8, epoch: 9 })),
+        ("started", reply::Answer::Started(Started { pid: 7, offset: 8, epoch: 9, input: 0 })),
         ("processes", reply::Answer::Processes(ProcessList { processes: vec![process()] })),
         ("entry", reply::Answer::Entry(entry())),
         ("entries", reply::Answer::Entries(DirEntries { entries: vec![entry()], last: true })),
@@ -178,6 +179,9 @@ fn samples() -> Vec<Sample> {
     samples.extend(inputs.map(|(name, what)| sample(format!("Input.{name}"), Input { what: Some(what) })));
     samples.extend(events.map(|(name, what)| sample(format!("Event.{name}"), Event { what: Some(what) })));
     samples.push(sample("Event.input_closed", Event { what: Some(event::What::InputClosed(Empty {})) }));
+    samples.push(sample("AgentConfig.listen_folder", AgentConfig { listen_folder: Some(b"/door".to_vec()), ..AgentConfig::default() }));
+    samples.push(sample("Attach.epoch", Attach { pid: 1, from: Some(0), epoch: Some(2), kill_on_disconnect: true }));
+    samples.push(sample("Started.input", Started { pid: 7, offset: 8, epoch: 9, input: 10 }));
     samples
 }
 

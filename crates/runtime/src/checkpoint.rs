@@ -53,6 +53,13 @@ impl From<CheckpointRow> for CheckpointSummary {
     }
 }
 
+/// How a sandbox is put back.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RestoreOptions {
+    /// Take the disk of a checkpoint with memory alone, and start anew on it. On any provider that takes the image.
+    pub without_memory: bool,
+}
+
 impl Sandbox {
     /// Saves the sandbox. Its processes are frozen meanwhile and go on afterwards.
     ///
@@ -114,7 +121,7 @@ impl Sandbox {
     /// # Errors
     /// `NotFound` for the checkpoint; `Conflict` when it lies on another image, or the host has changed since; `Unsupported` for a memory checkpoint of
     /// another provider.
-    pub async fn restore(&self, checkpoint: &str) -> Result<()> {
+    pub async fn restore(&self, checkpoint: &str, options: RestoreOptions) -> Result<()> {
         let runtime = self.runtime();
         let checkpoint = runtime.ledger().find_checkpoint(checkpoint)?;
         let row = runtime.row(self.id())?;
@@ -125,7 +132,7 @@ impl Sandbox {
                 .with("image", &row.image)
                 .with_hint(format!("sandbar fork {} makes a sandbox from it", checkpoint.id)));
         }
-        let (from, pin) = runtime.restore_request(&checkpoint, &row.provider).await?;
+        let (from, pin) = runtime.restore_request(&checkpoint, &row.provider, !options.without_memory).await?;
         let sandbox = self.clone();
         to_the_end(async move {
             let turn = sandbox.begin(Operation::Restore).await?;
@@ -243,17 +250,23 @@ impl Runtime {
     /// What a provider needs to load a checkpoint: the image as it is now, with the checkpoint's layers upon it.
     ///
     /// The pin must be held until the ledger says who uses it.
-    pub(crate) async fn restore_request(&self, checkpoint: &CheckpointRow, provider: &str) -> Result<(RestoreRequest, Option<Pin>)> {
-        if checkpoint.kind == CheckpointKind::Memory && checkpoint.provider != provider {
+    pub(crate) async fn restore_request(
+        &self,
+        checkpoint: &CheckpointRow,
+        provider: &str,
+        with_memory: bool,
+    ) -> Result<(RestoreRequest, Option<Pin>)> {
+        let with_memory = with_memory && checkpoint.kind == CheckpointKind::Memory;
+        if with_memory && checkpoint.provider != provider {
             return Err(Error::new(ErrorKind::Unsupported, "restore", "a checkpoint with memory is bound to its provider")
                 .with("checkpoint", &checkpoint.id)
                 .with("its provider", &checkpoint.provider)
-                .with("provider", provider));
+                .with("provider", provider)
+                .with_hint("--without-memory starts anew on its disk"));
         }
         let (mut root, pin) = self.resolve_again(&checkpoint.root.kind).await?;
         root.saved_layers = self.layers(checkpoint)?;
-        let memory =
-            (checkpoint.kind == CheckpointKind::Memory).then(|| (self.home().checkpoint(&checkpoint.id), checkpoint.record.clone()));
+        let memory = with_memory.then(|| (self.home().checkpoint(&checkpoint.id), checkpoint.record.clone()));
         Ok((RestoreRequest { root, memory }, pin))
     }
 

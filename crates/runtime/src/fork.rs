@@ -18,6 +18,8 @@ pub struct ForkOptions {
     pub lifetime: Lifetime,
     /// Their time to live; the origin's when `None`.
     pub ttl: Option<Duration>,
+    /// Take the disk of a checkpoint with memory alone, and start anew on it.
+    pub without_memory: bool,
 }
 
 impl Runtime {
@@ -70,7 +72,7 @@ impl Runtime {
             automatic: false,
         };
         self.require_floor(&choice)?;
-        let (from, pin) = self.restore_request(checkpoint, name).await?;
+        let (from, pin) = self.restore_request(checkpoint, name, !options.without_memory).await?;
         let pin = pin.map(Arc::new);
         let mut spec = checkpoint.spec.clone();
         spec.ttl = options.ttl.or(spec.ttl);

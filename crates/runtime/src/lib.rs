@@ -42,7 +42,7 @@ mod summary;
 mod turn;
 mod verbs;
 
-pub use checkpoint::CheckpointSummary;
+pub use checkpoint::{CheckpointSummary, RestoreOptions};
 pub use config::RuntimeConfig;
 pub use fault::STEPS;
 pub use fork::ForkOptions;

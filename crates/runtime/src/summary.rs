@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sandbar_core::{
-    CheckpointId, ExposedPort, IdRange, Isolation, Lifetime, LimitReport, Result, SandboxHandle, SandboxId, SandboxSpec, State,
+    CheckpointId, ExposedPort, IdRange, Isolation, Lifetime, LimitReport, Renewal, Result, SandboxHandle, SandboxId, SandboxSpec, State,
 };
 use serde::Serialize;
 
@@ -51,6 +51,8 @@ pub struct Inspect {
     pub spec: SandboxSpec,
     /// Which limits hold, and by what. Empty when the provider cannot say.
     pub limits: Vec<LimitReport>,
+    /// What was renewed, if it began from saved memory. By its agent's own account.
+    pub renewal: Option<Renewal>,
     /// Why this provider was chosen.
     pub choice: String,
     /// What the provider says of itself here: versions, ways of working.
@@ -83,9 +85,9 @@ impl Sandbox {
     /// `NotFound` when it is gone.
     pub async fn inspect(&self) -> Result<Inspect> {
         let row = self.runtime().row(self.id())?;
-        let limits = match self.handle_of(&row).await {
-            Ok(handle) => handle.limits(),
-            Err(_) => Vec::new(),
+        let (limits, renewal) = match self.handle_of(&row).await {
+            Ok(handle) => (handle.limits(), handle.renewal()),
+            Err(_) => (Vec::new(), None),
         };
         let provider_notes = self.runtime().provider(&row.provider).map(|provider| provider.info().notes).unwrap_or_default();
         let ports = self.runtime().ledger().ports(self.id())?;
@@ -98,6 +100,7 @@ impl Sandbox {
         Ok(Inspect {
             spec: row.spec.clone(),
             limits,
+            renewal,
             choice: row.choice.clone(),
             provider_notes,
             image_id,

@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use sandbar_core::{CheckpointKind, ErrorKind, Isolation, Lifetime, SandboxSpec, State};
-use sandbar_runtime::{CreateRequest, ForkOptions, Runtime, RuntimeConfig};
+use sandbar_runtime::{CreateRequest, ForkOptions, RestoreOptions, Runtime, RuntimeConfig};
 use support::{Fake, command, fake_sandbox, leavings, open_as};
 use tempfile::TempDir;
 
@@ -73,7 +73,7 @@ async fn another_handle_sees_what_one_has_done() {
     let saved = here.checkpoint(CheckpointKind::Disk, None).await.unwrap();
     assert_eq!(text(&there, &["x"]).await, "x");
     // A restore puts the sandbox into another folder.
-    here.restore(saved.id.as_str()).await.unwrap();
+    here.restore(saved.id.as_str(), RestoreOptions::default()).await.unwrap();
     text(&there, &["write", "file", "new"]).await;
     assert_eq!(text(&here, &["read", "file"]).await, "new");
 }
@@ -180,7 +180,7 @@ async fn a_verb_that_fails_leaves_the_state_that_is_true() {
     sandbox.stop().await.unwrap_err();
     assert_eq!(sandbox.status().await.unwrap().state, State::Running);
     fake.failing().insert("restore");
-    sandbox.restore(saved.id.as_str()).await.unwrap_err();
+    sandbox.restore(saved.id.as_str(), RestoreOptions::default()).await.unwrap_err();
     assert_eq!(text(&sandbox, &["still here"]).await, "still here");
     fake.failing().insert("checkpoint");
     sandbox.checkpoint(CheckpointKind::Disk, Some("bad".into())).await.unwrap_err();
@@ -202,7 +202,7 @@ async fn a_checkpoint_is_restored_in_place_and_forked() {
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
 
     text(&sandbox, &["write", "file", "new"]).await;
-    sandbox.restore("before").await.unwrap();
+    sandbox.restore("before", RestoreOptions::default()).await.unwrap();
     assert_eq!(text(&sandbox, &["read", "file"]).await, "old");
     assert_eq!(sandbox.inspect().await.unwrap().base, Some(saved.id.clone()));
     // Only what is new since is saved.

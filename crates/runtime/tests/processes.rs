@@ -21,7 +21,7 @@ use std::{
 
 use libtest_mimic::{Arguments, Trial};
 use sandbar_core::{CheckpointKind, ErrorKind, Lifetime, SandboxSpec, State};
-use sandbar_runtime::{CreateRequest, ForkOptions, Runtime, RuntimeConfig, Sandbox};
+use sandbar_runtime::{CreateRequest, ForkOptions, RestoreOptions, Runtime, RuntimeConfig, Sandbox};
 use support::{Fake, command, fake_sandbox, leavings, open_as};
 use tempfile::TempDir;
 
@@ -185,7 +185,7 @@ async fn scenario(home: &Path) {
     base.resume().await.unwrap();
     base.stop().await.unwrap();
     base.start().await.unwrap();
-    base.restore("cp").await.unwrap();
+    base.restore("cp", RestoreOptions::default()).await.unwrap();
     let forks = runtime.fork("cp", 2, ForkOptions { name: Some("fork".into()), ..ForkOptions::default() }).await.unwrap();
     runtime.fork("base", 1, ForkOptions { name: Some("second".into()), ..ForkOptions::default() }).await.unwrap();
     let spare = base.checkpoint(CheckpointKind::Disk, None).await.unwrap();

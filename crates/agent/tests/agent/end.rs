@@ -7,7 +7,8 @@ use std::{
 };
 
 use sandbar_protocol::{
-    Chunk, Exec, FrameKind, Identity, Ping, Process, Quiesce, Resumed, Shutdown, Usage, read_frame, reply, request::Operation,
+    AGENT_SOCKET, Attach, Chunk, Exec, FrameKind, Identity, Ping, Process, Quiesce, Resumed, Shutdown, Usage, WAKE_FILE, read_frame, reply,
+    request::Operation,
 };
 
 use crate::host::{Host, Output, eventually, exited, is_alive, shell, signaled};
@@ -142,6 +143,47 @@ fn quiesce_cuts_all_connections_and_later_all_goes_on() {
     host.ping();
     assert!(start.elapsed() >= Duration::from_millis(290), "{:?}", start.elapsed());
     assert_eq!(host.attach(session.started.pid, Some(6)).collect().text(), "after\n");
+}
+
+#[test]
+fn an_agent_that_makes_its_socket_has_none_while_it_is_quiet_and_is_woken_by_a_file() {
+    let host = Host::in_folder();
+    let (socket, wake) = (host.folder().join(AGENT_SOCKET), host.folder().join(WAKE_FILE));
+    let mut session = host.shell("echo before; read line; echo after; read line");
+    session.wait_for("before\n");
+    host.done(Operation::Quiesce(Quiesce { resume_after_ms: 600_000 }));
+    assert_eq!(session.stream.read(&mut [0; 10]).unwrap(), 0);
+    eventually("there is no socket", || !socket.exists());
+    std::fs::write(&wake, "").unwrap();
+    eventually("it listens again", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
+    assert!(!wake.exists(), "the file counts once");
+    host.ping();
+}
+
+#[test]
+fn clients_that_were_cut_off_to_be_saved_come_back_to_their_places() {
+    let host = Host::new();
+    // More output than is kept, which nobody reads while the agent is quiet.
+    let mut session = host.exec(Exec { stdin: true, ..shell("read line; echo $line; seq 1 1000000") });
+    session.write(b"heard\n");
+    let mut seen = session.wait_for("heard\n");
+    let pid = session.started.pid;
+    host.done(Operation::Quiesce(Quiesce { resume_after_ms: 200 }));
+    // What was on its way arrives before the end of the connection.
+    while let Some(frame) = read_frame(&mut session.stream).unwrap() {
+        seen.push_str(std::str::from_utf8(&frame.payload).unwrap());
+    }
+    host.ping();
+    let request = |epoch| Attach { pid, from: Some(seen.len() as u64), epoch: Some(epoch), ..Attach::default() };
+    // In another epoch the output since the save is what counts, whatever offset was seen before.
+    let elsewhere = host.session(Operation::Attach(Attach { from: Some(u64::MAX), ..request(7) }));
+    assert!(elsewhere.started.offset >= seen.len() as u64);
+    drop(elsewhere);
+    let again = host.session(Operation::Attach(request(0)));
+    assert_eq!((again.started.offset, again.started.input), (seen.len() as u64, 6));
+    let output = again.collect();
+    assert_eq!(output.lost, 0);
+    assert_eq!((seen + output.text()).lines().count(), 1_000_001);
 }
 
 #[test]

@@ -11,8 +11,8 @@ use std::{
 
 use prost::Message;
 use sandbar_protocol::{
-    AgentConfig, Attach, Event, Exec, Failure, Frame, FrameKind, Input, PREAMBLE, Ping, Preamble, Reply, Request, Started, Status, VERSION,
-    encode_message, event, input, read_frame, reply, request::Operation, write_frame,
+    AGENT_SOCKET, AgentConfig, Attach, CONFIG_OPTION, Event, Exec, Failure, Frame, FrameKind, Input, PREAMBLE, Ping, Preamble, Reply,
+    Request, Started, Status, VERSION, encode_message, event, input, read_frame, reply, request::Operation, write_frame,
 };
 use tempfile::TempDir;
 
@@ -20,6 +20,7 @@ use tempfile::TempDir;
 pub struct Host {
     pub agent: Child,
     folder: TempDir,
+    socket: &'static str,
 }
 
 impl Host {
@@ -36,6 +37,36 @@ impl Host {
 
     pub fn with(change: impl FnOnce(&mut AgentConfig)) -> Self {
         Self::start(&[], change)
+    }
+
+    /// One that makes its socket itself, with the configuration in a file.
+    pub fn in_folder() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = folder.path().join("workspace").into_os_string().into_encoded_bytes();
+        let config = AgentConfig {
+            jail: Some(workspace.clone()),
+            workdir: Some(workspace),
+            owner_pid: std::process::id(),
+            listen_folder: Some(folder.path().as_os_str().as_encoded_bytes().to_vec()),
+            ..AgentConfig::default()
+        };
+        fs::create_dir(folder.path().join("workspace")).unwrap();
+        fs::write(folder.path().join("config"), config.encode_to_vec()).unwrap();
+        let agent = Command::new(env!("CARGO_BIN_EXE_sandbar-agent"))
+            .arg(CONFIG_OPTION)
+            .arg(folder.path().join("config"))
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .spawn()
+            .unwrap();
+        let host = Self { agent, folder, socket: AGENT_SOCKET };
+        eventually("it listens", || UnixStream::connect(host.folder.path().join(host.socket)).is_ok());
+        host
+    }
+
+    /// The folder with its socket.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     fn start(within: &[&str], change: impl FnOnce(&mut AgentConfig)) -> Self {
@@ -63,7 +94,7 @@ impl Host {
             .stdin(Stdio::from(OwnedFd::from(listener)))
             .spawn()
             .unwrap();
-        Self { agent, folder }
+        Self { agent, folder, socket: "socket" }
     }
 
     pub fn workspace(&self) -> PathBuf {
@@ -80,7 +111,7 @@ impl Host {
     }
 
     pub fn connect(&self) -> UnixStream {
-        let stream = UnixStream::connect(self.folder.path().join("socket")).unwrap();
+        let stream = UnixStream::connect(self.folder.path().join(self.socket)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         stream.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
         stream
@@ -131,14 +162,14 @@ impl Host {
     }
 
     pub fn attach(&self, pid: u32, from: Option<u64>) -> Session {
-        self.session(Operation::Attach(Attach { pid, from }))
+        self.session(Operation::Attach(Attach { pid, from, ..Attach::default() }))
     }
 
     pub fn run(&self, line: &str) -> Output {
         self.shell(line).collect()
     }
 
-    fn session(&self, operation: Operation) -> Session {
+    pub fn session(&self, operation: Operation) -> Session {
         let (stream, answer) = self.ask(operation);
         match answer {
             reply::Answer::Started(started) => Session { stream, started },

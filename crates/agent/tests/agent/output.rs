@@ -38,8 +38,8 @@ fn output_and_status_are_kept_after_the_end() {
     let tail = host.attach(pid, Some(4)).collect();
     assert_eq!(tail.stdout.len() + tail.stderr.len(), 4);
     assert_eq!(host.attach(pid, Some(8)).collect().status, exited(4));
-    assert_eq!(host.refusal(Operation::Attach(Attach { pid, from: Some(9) })).kind, "invalid_input");
-    assert_eq!(host.refusal(Operation::Attach(Attach { pid: host.pid(), from: None })).kind, "not_found");
+    assert_eq!(host.refusal(Operation::Attach(Attach { pid, from: Some(9), ..Attach::default() })).kind, "invalid_input");
+    assert_eq!(host.refusal(Operation::Attach(Attach { pid: host.pid(), from: None, ..Attach::default() })).kind, "not_found");
     let record = record(&host, pid);
     assert_eq!((record.command.as_str(), record.status), ("/bin/sh -c echo out; echo err >&2; exit 4", Some(exited(4))));
     assert_eq!((record.output_start, record.output_end, record.attached, record.pty), (0, 8, 0, false));

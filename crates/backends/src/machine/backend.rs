@@ -1,9 +1,9 @@
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sandbar_core::{
-    CheckpointOptions, Connection, IdRange, Journal, Lifetime, LimitReport, Probe, ProviderInfo, Resource, Result, RootSource, SandboxId,
-    SandboxSpec, SandboxStats, SavedCheckpoint,
+    CheckpointOptions, Connection, Error, ErrorKind, IdRange, Journal, Lifetime, LimitReport, Probe, ProviderInfo, Resource, Result,
+    RootSource, SandboxId, SandboxSpec, SandboxStats, SavedCheckpoint,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -29,6 +29,15 @@ pub struct Boot<'a> {
     pub lifetime: Lifetime,
     /// Where to say what is about to be made.
     pub journal: &'a Arc<dyn Journal>,
+}
+
+/// The memory part of a checkpoint, for [`Backend::load`].
+#[derive(Clone, Copy)]
+pub struct Memory<'a> {
+    /// The checkpoint's folder, as [`Backend::save`] has filled it. Shared by all that begin from it: nothing in it may be changed.
+    pub folder: &'a Path,
+    /// The record that [`Backend::save`] gave.
+    pub record: &'a serde_json::Value,
 }
 
 /// What the host itself knows of a place, without asking the agent.
@@ -64,6 +73,22 @@ pub trait Backend: Send + Sync + 'static {
     /// content of the folder; tells the journal every resource before it is made. The folder itself is told by the machine.
     async fn boot(&self, boot: Boot<'_>) -> Result<Self::Place>;
 
+    /// Brings up a place whose processes go on from saved memory, with the layers of the checkpoint (they are in `boot.root.saved_layers`) as they
+    /// were when it was saved. As [`boot`](Self::boot) in everything else. The agent in it is quiet: this wakes it (see
+    /// `AgentConfig::listen_folder`).
+    ///
+    /// # Errors
+    /// `Conflict`, naming both, when the memory was saved by another version of the engine, or on another CPU, than are here.
+    async fn load(&self, boot: Boot<'_>, memory: Memory<'_>) -> Result<Self::Place> {
+        let _ = (boot, memory);
+        Err(Error::new(ErrorKind::Unsupported, "restore", "this provider does not restore memory"))
+    }
+
+    /// How long the agent of a new place may take until it answers.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+
     /// A new byte stream to the agent's listener.
     ///
     /// # Errors
@@ -79,7 +104,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Thaws.
     async fn thaw(&self, place: &Self::Place) -> Result<()>;
 
-    /// Saves into `options.into`. The place is frozen, or (`place` is `None`) stopped; `folder` is the generation's.
+    /// Saves into `options.into`; `folder` is the generation's.
+    ///
+    /// For `Disk` the place is frozen, or (`place` is `None`) stopped. For `Memory` it runs and its agent is quiet: it has no connection to the
+    /// host, and no listener if it makes its own. The wall saves layer and memory as of one moment, lets everything go on and wakes the agent, also
+    /// when saving failed.
     async fn save(&self, place: Option<&Self::Place>, folder: &Path, options: &CheckpointOptions) -> Result<SavedCheckpoint>;
 
     /// Ends every process at once (frozen ones too) and releases every resource but `folder` and what must be kept in it for a later

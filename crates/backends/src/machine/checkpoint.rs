@@ -1,30 +1,45 @@
 use std::sync::Arc;
 
-use sandbar_core::{CheckpointOptions, Error, ErrorKind, Journal, ProvisionRequest, RestoreRequest, Result, SavedCheckpoint, State};
+use sandbar_core::{CheckpointKind, CheckpointOptions, Error, ErrorKind, Journal, RestoreRequest, Result, SavedCheckpoint, State};
 
 use super::{
     Backend, Facts,
     lifecycle::commit,
     live::{Fate, Running, Shared},
     provision::{BootSteps, boot, complain, make_folder, undo},
+    quiet,
     record::generation_folder,
 };
 
-/// Freezes, saves, thaws. A sandbox that was frozen stays frozen; one that was not never stays so, whatever fails.
+/// Freezes (or, for memory, makes quiet), saves, thaws. A sandbox that was frozen stays frozen; one that was not never stays so, whatever fails.
 pub(super) async fn checkpoint<B: Backend>(shared: Arc<Shared<B>>, options: CheckpointOptions) -> Result<SavedCheckpoint> {
     let _change = shared.change.lock().await;
     let journal = Arc::clone(&shared.request.journal);
     journal.step("checkpoint.begun");
     let current = shared.current();
     let folder = shared.folder_of(&current);
-    let Some(running) = Running::of(current) else { return shared.backend.save(None, &folder, &options).await };
+    let with_memory = options.kind == CheckpointKind::Memory;
+    let refused = |message: &str, hint: &str| Err(Error::new(ErrorKind::Conflict, "checkpoint", message).with_hint(hint));
+    let Some(running) = Running::of(current) else {
+        if with_memory {
+            return refused("the sandbox is stopped: it has no memory", "start it first, or save its disk alone");
+        }
+        return shared.backend.save(None, &folder, &options).await;
+    };
     let place = running.place();
     match shared.facts(&running) {
         Facts::Gone(reason) => {
             let message = format!("the sandbox does not run any more: {reason}");
             return Err(Error::new(ErrorKind::Unavailable, "checkpoint", message).with_hint("start it first: sandbar start ID"));
         }
+        Facts::Frozen if with_memory => {
+            return refused(
+                "the sandbox is paused, and what is frozen cannot let go of what cannot be saved",
+                "resume it first: sandbar resume ID",
+            );
+        }
         Facts::Frozen => return shared.backend.save(Some(place), &folder, &options).await,
+        Facts::Alive if with_memory => return quiet::save(&shared, &running, &options).await,
         Facts::Alive => {}
     }
     let saved = match shared.backend.freeze(place).await {
@@ -44,7 +59,6 @@ pub(super) async fn checkpoint<B: Backend>(shared: Arc<Shared<B>>, options: Chec
 
 /// Builds the new generation beside the old and puts it in its place when its agent answers.
 pub(super) async fn restore<B: Backend>(shared: Arc<Shared<B>>, from: RestoreRequest) -> Result<()> {
-    refuse_memory(&from)?;
     let _change = shared.change.lock().await;
     let journal = Arc::clone(&shared.request.journal);
     journal.step("restore.begun");
@@ -56,7 +70,7 @@ pub(super) async fn restore<B: Backend>(shared: Arc<Shared<B>>, from: RestoreReq
     shared.backend.remove(&stray, &old.journal()).await?;
     let holdings = make_folder(&shared.request, generation).await?;
     journal.step("restore.folder");
-    let new = match boot(&shared.backend, &shared.request, &holdings, generation, &from.root, &steps).await {
+    let new = match boot(&shared.backend, &shared.request, &holdings, generation, &from, &steps).await {
         Ok(new) => new,
         Err(error) => {
             let journal: Arc<dyn Journal> = holdings;
@@ -80,19 +94,5 @@ pub(super) async fn restore<B: Backend>(shared: Arc<Shared<B>>, from: RestoreReq
     let sandbox = shared.request.folder.clone();
     complain("kept output", super::lifecycle::blocking(move || super::output::forget(&sandbox)).await);
     journal.step("restore.removed");
-    Ok(())
-}
-
-/// The request for a sandbox that begins from a checkpoint.
-pub(super) fn forked(request: ProvisionRequest, from: RestoreRequest) -> Result<ProvisionRequest> {
-    refuse_memory(&from)?;
-    Ok(ProvisionRequest { root: from.root, ..request })
-}
-
-/// No wall of the machine adapter loads memory yet. Providers do not claim it, so this is only met by callers without `Checked`.
-fn refuse_memory(from: &RestoreRequest) -> Result<()> {
-    if from.memory.is_some() {
-        return Err(Error::new(ErrorKind::Unsupported, "restore", "this provider does not restore memory"));
-    }
     Ok(())
 }

@@ -1,6 +1,6 @@
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
-use sandbar_core::{Connection, Error, ErrorKind, Result};
+use sandbar_core::{Connection, Error, ErrorKind, Feature, Result};
 use sandbar_protocol::{FrameError, FrameReader, FrameWriter, Ping, Reply, Request, reply::Answer, request::Operation};
 use tokio::{
     io::{ReadHalf, WriteHalf},
@@ -149,6 +149,11 @@ impl<B: Backend> Call<B> {
             let message = format!("the agent does not answer within {} ms", patience.as_millis());
             Err(Error::new(ErrorKind::TimedOut, self.verb, message))
         })
+    }
+
+    /// Whether memory can be saved here: then a connection may be cut for it.
+    pub(super) fn can_be_saved(&self) -> bool {
+        self.shared.backend.info().features.has(Feature::MemoryCheckpoint)
     }
 
     /// Turns a broken connection into an error that says what became of the sandbox.

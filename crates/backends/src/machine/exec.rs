@@ -7,19 +7,17 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use sandbar_core::{
-    Error, ErrorKind, ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecStream, OutputKind, ProcessInfo, Program, PtySize, Result, Signal,
-};
+use sandbar_core::{ExecEvent, ExecOutput, ExecRequest, ExecStream, OutputKind, ProcessInfo, Program, PtySize, Result, Signal};
 use sandbar_protocol::{
-    Attach, EnvVar, Event, Exec, Frame, FrameError, FrameKind, Input, List, SignalProcess, Started, event, input, reply::Answer,
-    request::Operation,
+    Attach, EnvVar, Event, Exec, Frame, FrameError, FrameKind, List, SignalProcess, event, reply::Answer, request::Operation,
 };
 
 use super::{
     Backend, answer,
-    client::{Call, Link, Patience, Reader, Writer},
+    client::{Call, Link, Patience, Reader},
     config::user_ref,
+    input::LiveInput,
+    rejoin::{Place, Session},
 };
 
 /// More processes than any agent remembers.
@@ -32,9 +30,9 @@ impl<B: Backend> Call<B> {
     /// What the agent says; as [`ask`](Self::ask).
     pub(super) async fn exec(self, request: ExecRequest) -> Result<ExecStream> {
         let stdin = request.stdin || request.pty.is_some();
-        let pty = request.pty.is_some();
+        let (pty, kill) = (request.pty.is_some(), request.kill_on_disconnect);
         let asked = self.ask(Operation::Exec(exec_message(request)), Patience::Quick).await?;
-        self.stream(asked, stdin, pty)
+        self.stream(asked, stdin, pty, kill)
     }
 
     /// Attaches to a process.
@@ -42,9 +40,9 @@ impl<B: Backend> Call<B> {
     /// # Errors
     /// As [`exec`](Self::exec).
     pub(super) async fn attach(self, pid: u32, from: Option<u64>) -> Result<ExecStream> {
-        let asked = self.ask(Operation::Attach(Attach { pid, from }), Patience::Quick).await?;
+        let asked = self.ask(Operation::Attach(Attach { pid, from, ..Attach::default() }), Patience::Quick).await?;
         // Whether it has a terminal, and whether its stdin is streamed, only the agent knows; it ignores what has no place.
-        self.stream(asked, true, true)
+        self.stream(asked, true, true, false)
     }
 
     /// The processes.
@@ -68,16 +66,24 @@ impl<B: Backend> Call<B> {
         self.order(Operation::Signal(SignalProcess { pid, signal: signal.0 }), Patience::Quick).await.map(drop)
     }
 
-    fn stream(self, (link, answer): (Link, Answer), stdin: bool, pty: bool) -> Result<ExecStream> {
-        let Answer::Started(Started { pid, offset, .. }) = answer else { return Err(self.unexpected()) };
-        let pid = answer::pid(self.verb, pid)?;
+    fn stream(self, (link, answer): (Link, Answer), stdin: bool, pty: bool, kill: bool) -> Result<ExecStream> {
+        let Answer::Started(started) = answer else { return Err(self.unexpected()) };
+        let pid = answer::pid(self.verb, started.pid)?;
         let closed = Arc::new(AtomicBool::new(false));
-        let input = Box::new(LiveInput { call: self.clone(), writer: link.writer, stdin, pty, closed: Arc::clone(&closed) });
-        Ok(ExecStream {
-            pid,
-            input,
-            output: Box::new(LiveOutput { call: self, reader: link.reader, offset, ended: false, input_closed: closed }),
-        })
+        let session = Arc::new(Session::new(pid, link.writer, &started, kill));
+        let input = LiveInput {
+            call: self.clone(),
+            joined: session.joined(),
+            session: Arc::clone(&session),
+            taken: started.input,
+            stdin,
+            pty,
+            ended: false,
+            closed: Arc::clone(&closed),
+        };
+        let output =
+            LiveOutput { call: self, session, reader: link.reader, place: Place::at(started.offset), ended: false, input_closed: closed };
+        Ok(ExecStream { pid, input: Box::new(input), output: Box::new(output) })
     }
 }
 
@@ -102,85 +108,32 @@ fn exec_message(request: ExecRequest) -> Exec {
     }
 }
 
-fn wire_size(size: PtySize) -> sandbar_protocol::PtySize {
+pub(super) fn wire_size(size: PtySize) -> sandbar_protocol::PtySize {
     sandbar_protocol::PtySize { rows: size.rows.into(), columns: size.columns.into() }
-}
-
-/// The writing half of an exec's connection.
-struct LiveInput<B: Backend> {
-    call: Call<B>,
-    writer: Writer,
-    stdin: bool,
-    pty: bool,
-    /// The other half has heard that the process closed its stdin.
-    closed: Arc<AtomicBool>,
-}
-
-impl<B: Backend> LiveInput<B> {
-    async fn sent(&mut self, sent: Result<(), FrameError>) -> Result<()> {
-        match sent {
-            Ok(()) => Ok(()),
-            // The agent closes when the process has ended: its status is on the other half.
-            Err(FrameError::Io(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-                Err(Error::new(ErrorKind::Unavailable, self.call.verb, "the process does not take input any more").with_source(error))
-            }
-            Err(error) => Err(self.call.explain(error).await),
-        }
-    }
-
-    async fn say(&mut self, what: input::What) -> Result<()> {
-        let sent = self.writer.message(&Input { what: Some(what) }).await;
-        self.sent(sent).await
-    }
-}
-
-#[async_trait]
-impl<B: Backend> ExecInput for LiveInput<B> {
-    async fn write(&mut self, data: Bytes) -> Result<()> {
-        if !self.stdin {
-            return Err(Error::new(ErrorKind::InvalidInput, self.call.verb, "stdin is closed, or was not asked for"));
-        }
-        if self.closed.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Unavailable, self.call.verb, "the process does not take input any more"));
-        }
-        let sent = self.writer.bytes(FrameKind::Bytes, &data).await;
-        self.sent(sent).await
-    }
-
-    async fn close(&mut self) -> Result<()> {
-        if !std::mem::take(&mut self.stdin) {
-            return Ok(());
-        }
-        let sent = self.writer.end().await;
-        self.sent(sent).await
-    }
-
-    async fn signal(&mut self, signal: Signal) -> Result<()> {
-        self.say(input::What::Signal(signal.0)).await
-    }
-
-    async fn resize(&mut self, size: PtySize) -> Result<()> {
-        if !self.pty {
-            return Err(Error::new(ErrorKind::InvalidInput, self.call.verb, "the process has no terminal"));
-        }
-        self.say(input::What::Resize(wire_size(size))).await
-    }
 }
 
 /// The reading half of an exec's connection.
 struct LiveOutput<B: Backend> {
     call: Call<B>,
+    session: Arc<Session>,
     reader: Reader,
-    offset: u64,
+    place: Place,
     ended: bool,
     /// For the writing half.
     input_closed: Arc<AtomicBool>,
 }
 
 impl<B: Backend> LiveOutput<B> {
+    /// Goes on after a cut that was none of the sandbox's doing.
+    async fn rejoin(&mut self, cut: FrameError) -> Result<()> {
+        let rejoined = self.session.rejoin(&mut self.call, &mut self.place, cut).await;
+        self.reader = rejoined.inspect_err(|_| self.session.end())?;
+        Ok(())
+    }
+
     fn advance(&mut self, bytes: u64) -> Result<u64> {
-        let begin = self.offset;
-        self.offset = begin.checked_add(bytes).ok_or_else(|| answer::nonsense(self.call.verb, "an offset out of range"))?;
+        let begin = self.place.offset;
+        self.place.offset = begin.checked_add(bytes).ok_or_else(|| answer::nonsense(self.call.verb, "an offset out of range"))?;
         Ok(begin)
     }
 
@@ -200,6 +153,7 @@ impl<B: Backend> LiveOutput<B> {
                     }
                     Some(event::What::Exited(exited)) => {
                         self.ended = true;
+                        self.session.end();
                         answer::status(verb, exited.status).map(|status| Some(ExecEvent::Exited(status)))
                     }
                     Some(event::What::Failure(failure)) => Err(answer::failure(verb, &failure)),
@@ -230,10 +184,16 @@ impl<B: Backend> ExecOutput for LiveOutput<B> {
                         return Ok(Some(event));
                     }
                 }
-                Ok(None) => return Err(self.call.explain(FrameError::Cut).await),
-                Err(error) => return Err(self.call.explain(error).await),
+                Ok(None) => self.rejoin(FrameError::Cut).await?,
+                Err(error) => self.rejoin(error).await?,
             }
         }
         Ok(None)
+    }
+}
+
+impl<B: Backend> Drop for LiveOutput<B> {
+    fn drop(&mut self) {
+        self.session.end();
     }
 }

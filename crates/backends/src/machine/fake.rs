@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use sandbar_core::{
-    CheckpointKind, CheckpointOptions, Connection, Error, ErrorKind, FeatureSet, Isolation, Journal, Lifetime, LimitReport, Probe,
+    CheckpointKind, CheckpointOptions, Connection, Error, ErrorKind, Feature, FeatureSet, Isolation, Journal, Lifetime, LimitReport, Probe,
     ProviderInfo, ProvisionRequest, Resource, Result, RootSource, SandboxHandle, SandboxId, SandboxProvider, SandboxSpec, SandboxStats,
     SavedCheckpoint, State,
 };
@@ -23,7 +23,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Backend, Boot, Facts, Machine};
+use super::{Backend, Boot, Facts, Machine, Memory};
 
 pub(super) type AgentReader = FrameReader<ReadHalf<DuplexStream>>;
 pub(super) type AgentWriter = FrameWriter<WriteHalf<DuplexStream>>;
@@ -40,6 +40,8 @@ pub(super) struct Fake {
     /// What fails from now on.
     pub(super) failing: Mutex<Vec<&'static str>>,
     pub(super) dials: AtomicU32,
+    /// Whether it claims to save memory.
+    pub(super) has_memory: AtomicBool,
     boots: AtomicU32,
     script: Mutex<Option<Arc<Script>>>,
 }
@@ -85,7 +87,7 @@ pub(super) fn reply(answer: Answer) -> Reply {
 }
 
 pub(super) fn started(pid: u32) -> Reply {
-    reply(Answer::Started(Started { pid, offset: 0, epoch: 0 }))
+    reply(Answer::Started(Started { pid, ..Started::default() }))
 }
 
 pub(super) fn exited(code: i32) -> Event {
@@ -103,7 +105,11 @@ impl Backend for FakeWall {
         ProviderInfo {
             name: "fake".to_owned(),
             isolation: Isolation::None,
-            features: FeatureSet::default(),
+            features: if self.0.has_memory.load(Ordering::SeqCst) {
+                [Feature::MemoryCheckpoint].into_iter().collect()
+            } else {
+                FeatureSet::default()
+            },
             description: String::new(),
             notes: Vec::new(),
         }
@@ -119,6 +125,11 @@ impl Backend for FakeWall {
         let place = self.0.boots.fetch_add(1, Ordering::SeqCst);
         self.0.alive.lock().unwrap().push(place);
         Ok(place)
+    }
+
+    async fn load(&self, boot: Boot<'_>, memory: Memory<'_>) -> Result<u32> {
+        assert_eq!(memory.record, &Value::from("saved"));
+        self.boot(boot).await
     }
 
     async fn dial(&self, place: &u32) -> Result<Connection> {
@@ -152,11 +163,12 @@ impl Backend for FakeWall {
         Ok(())
     }
 
-    async fn save(&self, _: Option<&u32>, _: &Path, _: &CheckpointOptions) -> Result<SavedCheckpoint> {
-        assert!(self.0.frozen.load(Ordering::SeqCst), "saved while it runs");
+    async fn save(&self, _: Option<&u32>, _: &Path, options: &CheckpointOptions) -> Result<SavedCheckpoint> {
+        let is_frozen = self.0.frozen.load(Ordering::SeqCst);
+        assert_eq!(is_frozen, options.kind == CheckpointKind::Disk, "memory is saved while it runs, a disk while it does not");
         tokio::task::yield_now().await;
         self.0.fail_if_told("save")?;
-        Ok(SavedCheckpoint { kind: CheckpointKind::Disk, bytes: 1, files: 1, record: Value::Null })
+        Ok(SavedCheckpoint { kind: options.kind, bytes: 1, files: 1, record: Value::Null })
     }
 
     async fn halt(&self, place: &u32, _: &Path, journal: &Arc<dyn Journal>) -> Result<()> {

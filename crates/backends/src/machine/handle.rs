@@ -3,8 +3,8 @@ use std::{net::SocketAddr, sync::Arc};
 use async_trait::async_trait;
 use sandbar_core::{
     CheckpointOptions, Connection, DirEntry, Error, ErrorKind, ExecRequest, ExecStream, ExposedPort, FileStat, LimitReport, ProcessInfo,
-    PutOptions, RemoveOptions, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxStats, SandboxStatus, SavedCheckpoint, Signal,
-    WatchStream,
+    PutOptions, RemoveOptions, Renewal, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxStats, SandboxStatus, SavedCheckpoint,
+    Signal, WatchStream,
 };
 use tokio::io::AsyncRead;
 
@@ -167,6 +167,10 @@ impl<B: Backend> SandboxHandle for MachineHandle<B> {
     fn limits(&self) -> Vec<LimitReport> {
         let current = self.shared.current();
         self.shared.backend.limits(current.record.place.as_ref(), &self.shared.request.spec)
+    }
+
+    fn renewal(&self) -> Option<Renewal> {
+        self.shared.current().record.renewal.clone()
     }
 
     async fn status(&self) -> SandboxStatus {

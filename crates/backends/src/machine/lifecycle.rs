@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use sandbar_core::{Error, ErrorKind, Result, State};
+use sandbar_core::{Error, ErrorKind, RestoreRequest, Result, State};
 use sandbar_protocol::{Chunk, FrameError, FrameKind, Shutdown, reply::Answer, request::Operation};
 use tokio::time::timeout;
 
@@ -141,8 +141,9 @@ pub(super) async fn start<B: Backend>(shared: Arc<Shared<B>>) -> Result<()> {
         shared.backend.halt(place, &shared.folder_of(&current), &current.journal()).await?;
     }
     let Record { generation, root, .. } = &current.record;
+    let from = RestoreRequest { root: root.clone(), memory: None };
     let steps = BootSteps { booted: "start.booted", answered: "start.answered" };
-    let started = boot(&shared.backend, &shared.request, &current.holdings, *generation, root, &steps).await?;
+    let started = boot(&shared.backend, &shared.request, &current.holdings, *generation, &from, &steps).await?;
     if let Err(error) = commit(&shared, &started.record, State::Running) {
         if let Some(place) = &started.record.place {
             complain("a start that failed", shared.backend.halt(place, &shared.folder_of(&started), &started.journal()).await);

@@ -10,8 +10,9 @@
 //! | `live` | what the clones and tasks of one handle share; why a place ended |
 //! | `client` | one operation over one connection: deadlines, and what a cut means |
 //! | `answer` | the agent's answers, validated |
-//! | `exec`, `files`, `bulk`, `watch`, `ports`, `status` | groups of operations |
+//! | `exec`, `input`, `files`, `bulk`, `watch`, `ports`, `status` | groups of operations |
 //! | `provision`, `lifecycle`, `checkpoint` | bringing up, stopping and starting, saving and restoring |
+//! | `quiet`, `rejoin`, `renewal` | the wire before a save of memory; clients that it cut off; what differs after memory was loaded |
 //! | `record` | what the ledger keeps; what a generation holds |
 //! | `output` | what a stop keeps of the processes |
 //! | `steps` | where tests may kill sandbar |
@@ -29,6 +30,7 @@ mod exec;
 mod fake;
 mod files;
 mod handle;
+mod input;
 pub mod launcher;
 mod lifecycle;
 mod live;
@@ -37,7 +39,10 @@ mod ports;
 pub mod process;
 mod provider;
 mod provision;
+mod quiet;
 mod record;
+mod rejoin;
+mod renewal;
 pub mod socket;
 mod status;
 mod steps;
@@ -45,7 +50,7 @@ mod steps;
 mod tests;
 mod watch;
 
-pub use backend::{Backend, Boot, Facts};
+pub use backend::{Backend, Boot, Facts, Memory};
 pub use handle::MachineHandle;
 pub use provider::Machine;
-pub use steps::STEPS;
+pub use steps::{MEMORY_STEPS, STEPS};

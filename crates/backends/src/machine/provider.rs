@@ -7,7 +7,7 @@ use sandbar_core::{
 use serde_json::Value;
 
 use super::{
-    Backend, MachineHandle, checkpoint,
+    Backend, MachineHandle,
     live::{Current, Shared},
     provision,
     record::{Holdings, Record},
@@ -41,8 +41,8 @@ impl<B: Backend> SandboxProvider for Machine<B> {
     }
 
     async fn provision(&self, request: ProvisionRequest) -> Result<Box<dyn SandboxHandle>> {
-        let shared = provision::provision(Arc::clone(&self.backend), request).await?;
-        Ok(Box::new(MachineHandle::new(shared)))
+        let from = RestoreRequest { root: request.root.clone(), memory: None };
+        self.restore(request, from).await
     }
 
     async fn attach(&self, request: AttachRequest) -> Result<Box<dyn SandboxHandle>> {
@@ -54,7 +54,8 @@ impl<B: Backend> SandboxProvider for Machine<B> {
     }
 
     async fn restore(&self, request: ProvisionRequest, from: RestoreRequest) -> Result<Box<dyn SandboxHandle>> {
-        self.provision(checkpoint::forked(request, from)?).await
+        let shared = provision::provision(Arc::clone(&self.backend), request, from).await?;
+        Ok(Box::new(MachineHandle::new(shared)))
     }
 
     fn resources(&self, record: &Value) -> Result<Option<Vec<Resource>>> {

@@ -1,17 +1,16 @@
 use std::{os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
 
-use sandbar_core::{Context, Error, ErrorKind, ProvisionRequest, Resource, Result, RootSource, State};
+use sandbar_core::{Context, Error, ErrorKind, ProvisionRequest, Renewal, Resource, RestoreRequest, Result, RootSource, State};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Backend, Boot, Facts,
+    Backend, Boot, Facts, Memory,
     client::Call,
     live::{Current, Running, Shared},
     record::{Holdings, Record, generation_folder},
+    renewal,
 };
 
-/// How long a new agent may take to answer, where the wall does not say otherwise.
-pub(super) const BOOT: Duration = Duration::from_secs(10);
 /// Between attempts while a machine's listener is not there yet.
 const RETRY: Duration = Duration::from_millis(5);
 
@@ -30,11 +29,11 @@ pub(super) async fn detached<T: Send + 'static>(work: impl Future<Output = Resul
 }
 
 /// Makes a sandbox, and undoes everything when that fails or when nobody waits for it any more.
-pub(super) async fn provision<B: Backend>(backend: Arc<B>, request: ProvisionRequest) -> Result<Arc<Shared<B>>> {
+pub(super) async fn provision<B: Backend>(backend: Arc<B>, request: ProvisionRequest, from: RestoreRequest) -> Result<Arc<Shared<B>>> {
     // Dropped with the caller: then the sandbox has no owner.
     let (deliver, delivered) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
-        let made = build(backend, request).await;
+        let made = build(backend, request, from).await;
         if let Err(Ok(shared)) = deliver.send(made) {
             undo(&shared.backend, &shared.current(), &shared.request.folder).await;
         }
@@ -42,14 +41,13 @@ pub(super) async fn provision<B: Backend>(backend: Arc<B>, request: ProvisionReq
     delivered.await.map_err(|error| Error::new(ErrorKind::Internal, "provision", "the task ended early").with_source(error))?
 }
 
-async fn build<B: Backend>(backend: Arc<B>, request: ProvisionRequest) -> Result<Arc<Shared<B>>> {
+async fn build<B: Backend>(backend: Arc<B>, request: ProvisionRequest, from: RestoreRequest) -> Result<Arc<Shared<B>>> {
     let journal = Arc::clone(&request.journal);
     journal.step("provision.begun");
-    let root = request.root.clone();
     let holdings = make_folder(&request, 1).await?;
     journal.step("provision.folder");
     let steps = BootSteps { booted: "provision.booted", answered: "provision.answered" };
-    let current = match boot(&backend, &request, &holdings, 1, &root, &steps).await {
+    let current = match boot(&backend, &request, &holdings, 1, &from, &steps).await {
         Ok(current) => current,
         Err(error) => {
             let folder = generation_folder(&request.folder, 1);
@@ -76,27 +74,31 @@ pub(super) async fn make_folder(request: &ProvisionRequest, generation: u32) -> 
     Ok(holdings)
 }
 
-/// Brings up a generation and waits until its agent answers; halts it when it does not. Its folder stays.
+/// Brings up a generation, from memory where there is some, and waits until its agent answers; halts it when it does not. Its folder stays.
 pub(super) async fn boot<B: Backend>(
     backend: &Arc<B>,
     request: &ProvisionRequest,
     holdings: &Arc<Holdings>,
     generation: u32,
-    root: &RootSource,
+    from: &RestoreRequest,
     steps: &BootSteps,
 ) -> Result<Current<B::Place>> {
     let folder = generation_folder(&request.folder, generation);
     let journal: Arc<dyn sandbar_core::Journal> = Arc::clone(holdings) as _;
     let ProvisionRequest { id, spec, ids, lifetime, .. } = request;
+    let root = &from.root;
     let boot = Boot { id, spec, root, folder: &folder, generation, ids: *ids, lifetime: *lifetime, journal: &journal };
-    let place = backend.boot(boot).await?;
+    let place = match &from.memory {
+        Some((folder, record)) => backend.load(boot, Memory { folder, record }).await?,
+        None => backend.boot(boot).await?,
+    };
     journal.step(steps.booted);
-    let record = Record::new(generation, root.clone(), Some(place.clone()), holdings.held());
-    let current = Current::new(record, Arc::clone(holdings));
-    match wait_until_answering(backend, request, &place, Arc::clone(holdings)).await {
-        Ok(()) => {
+    let mut record = Record::new(generation, root.clone(), Some(place.clone()), holdings.held());
+    match greet(backend, request, &place, Arc::clone(holdings), from.memory.is_some()).await {
+        Ok(renewal) => {
             journal.step(steps.answered);
-            Ok(current)
+            record.renewal = renewal;
+            Ok(Current::new(record, Arc::clone(holdings)))
         }
         Err(error) => {
             complain("a sandbox that did not come up", backend.halt(&place, &folder, &journal).await);
@@ -105,23 +107,27 @@ pub(super) async fn boot<B: Backend>(
     }
 }
 
-async fn wait_until_answering<B: Backend>(
+/// Waits until the agent answers, and has it renew what memory has that must not be shared.
+async fn greet<B: Backend>(
     backend: &Arc<B>,
     request: &ProvisionRequest,
     place: &B::Place,
     holdings: Arc<Holdings>,
-) -> Result<()> {
-    let deadline = Instant::now() + BOOT;
+    is_from_memory: bool,
+) -> Result<Option<Renewal>> {
+    let patience = backend.patience();
+    let deadline = Instant::now() + patience;
     // The pings go through a handle of its own, which nobody else has yet.
     let record = Record::new(0, RootSource::empty(), Some(place.clone()), Vec::new());
     let shared = Arc::new(Shared::new(Arc::clone(backend), request.clone(), Current::new(record, holdings)));
-    let Some(running) = Running::of(shared.current()) else { return Ok(()) };
+    let Some(running) = Running::of(shared.current()) else { return Ok(None) };
     let call = Call { shared, running, verb: "provision" };
     loop {
-        let error = match timeout_at(deadline, call.ping(BOOT)).await {
-            Ok(Ok(())) => return Ok(()),
+        let error = match timeout_at(deadline, call.ping(patience)).await {
+            Ok(Ok(())) if is_from_memory => return renewal::renew(&call, request).await.map(Some),
+            Ok(Ok(())) => return Ok(None),
             Ok(Err(error)) => error,
-            Err(_) => Error::new(ErrorKind::TimedOut, "provision", format!("the agent did not answer within {} s", BOOT.as_secs())),
+            Err(_) => Error::new(ErrorKind::TimedOut, "provision", format!("the agent did not answer within {} s", patience.as_secs())),
         };
         if let Facts::Gone(reason) = backend.facts(place) {
             return Err(Error::new(ErrorKind::Unavailable, "provision", format!("the agent did not come up: {reason}")).with_source(error));

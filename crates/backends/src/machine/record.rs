@@ -3,7 +3,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use sandbar_core::{Error, ErrorKind, Journal, Resource, Result, RootSource, State};
+use sandbar_core::{Error, ErrorKind, Journal, Renewal, Resource, Result, RootSource, State};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -22,11 +22,14 @@ pub(super) struct Record<P> {
     pub(super) place: Option<P>,
     /// What it holds outside of itself. A row of the ledger that is not among these was left by a crash.
     pub(super) resources: Vec<Resource>,
+    /// What was renewed, if it began from saved memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) renewal: Option<Renewal>,
 }
 
 impl<P: Serialize + DeserializeOwned> Record<P> {
     pub(super) fn new(generation: u32, root: RootSource, place: Option<P>, resources: Vec<Resource>) -> Self {
-        Self { version: VERSION, generation, root, place, resources }
+        Self { version: VERSION, generation, root, place, resources, renewal: None }
     }
 
     /// Reads a record.

@@ -11,14 +11,15 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags, openat},
+    fs::{CWD, FileType, Mode, OFlags, fstat, openat},
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with},
 };
 use tokio::net::UnixStream;
 
-/// The name of an agent's socket in the generation's folder.
-pub const AGENT_SOCKET: &str = "agent.sock";
+/// The name of the agent's socket in the generation's folder, whoever makes it.
+pub use sandbar_protocol::AGENT_SOCKET;
+
 /// `sun_path` has 108 bytes, the last for the NUL.
 const LONGEST: usize = 107;
 /// Connections that wait for the agent to accept them. The kernel's own limit (`net.core.somaxconn`) is 4096 since Linux 5.4.
@@ -63,6 +64,20 @@ pub async fn connect_in(folder: &Path, name: &str) -> io::Result<UnixStream> {
     }
 }
 
+/// The same for a folder that the sandbox can write: what is there under that name may be anything, and only a socket in the folder itself is connected
+/// to, never what a symbolic link names.
+///
+/// # Errors
+/// As [`connect_in`]; `InvalidData` when it is no socket.
+pub async fn connect_in_hostile(folder: &Path, name: &str) -> io::Result<UnixStream> {
+    let folder = openat(CWD, folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let socket = openat(&folder, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if FileType::from_raw_mode(fstat(&socket)?.st_mode) != FileType::Socket {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the agent's socket was replaced by something else"));
+    }
+    connect_in(Path::new("/proc/self/fd"), &socket.as_raw_fd().to_string()).await
+}
+
 /// An address that fits: the path itself, or through a descriptor of the folder, which must be held until it was used.
 fn address(folder: &Path, name: &str) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
     let path = folder.join(name);
@@ -97,6 +112,23 @@ mod tests {
                 assert_eq!(client.read(&mut heard).await.unwrap(), 0);
             }
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_sandbox_puts_in_the_place_of_its_socket_is_not_followed() {
+        let home = tempfile::tempdir().unwrap();
+        let (inside, outside) = (home.path().join("inside"), home.path().join("outside"));
+        std::fs::create_dir(&inside).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        let listener = listen_in(&inside, AGENT_SOCKET).unwrap();
+        connect_in_hostile(&inside, AGENT_SOCKET).await.unwrap();
+        drop(listener);
+        assert_eq!(connect_in_hostile(&inside, AGENT_SOCKET).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let _of_the_host = listen_in(&outside, AGENT_SOCKET).unwrap();
+        std::fs::remove_file(inside.join(AGENT_SOCKET)).unwrap();
+        assert_eq!(connect_in_hostile(&inside, AGENT_SOCKET).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        std::os::unix::fs::symlink(outside.join(AGENT_SOCKET), inside.join(AGENT_SOCKET)).unwrap();
+        assert_eq!(connect_in_hostile(&inside, AGENT_SOCKET).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[tokio::test]

@@ -29,3 +29,6 @@ pub const STEPS: [&str; 27] = [
     "destroy.halted",
     "destroy.removed",
 ];
+
+/// The further steps of a checkpoint with memory, between `checkpoint.begun` and its end.
+pub const MEMORY_STEPS: [&str; 3] = ["checkpoint.quiet", "checkpoint.memory-saved", "checkpoint.awake"];

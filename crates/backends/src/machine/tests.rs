@@ -18,6 +18,8 @@ use super::{
     fake::{Bench, broken_reader, exited, poll_once, reply, started},
 };
 
+mod memory;
+
 fn failure(kind: &str, message: &str) -> Failure {
     Failure { kind: kind.to_owned(), message: message.to_owned(), errno: None }
 }

@@ -1,6 +1,6 @@
 use clap::{Args, Subcommand};
 use sandbar_core::CheckpointKind;
-use sandbar_runtime::{ForkOptions, Runtime};
+use sandbar_runtime::{ForkOptions, RestoreOptions, Runtime};
 
 use super::options;
 use crate::{
@@ -112,11 +112,14 @@ pub(crate) struct Restore {
     id: String,
     /// The checkpoint
     checkpoint: String,
+    /// Take its disk alone, and start anew on it
+    #[arg(long)]
+    without_memory: bool,
 }
 
 impl Restore {
     pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
-        runtime.sandbox(&self.id).await?.restore(&self.checkpoint).await?;
+        runtime.sandbox(&self.id).await?.restore(&self.checkpoint, RestoreOptions { without_memory: self.without_memory }).await?;
         Ok(())
     }
 }
@@ -139,6 +142,9 @@ pub(crate) struct Fork {
     /// A name for it; of several, the beginning of their names
     #[arg(long)]
     name: Option<String>,
+    /// Of a checkpoint with memory, take the disk alone and start anew on it
+    #[arg(long)]
+    without_memory: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -152,7 +158,12 @@ impl Fork {
         if self.on.as_deref() == Some(options::NO_WALL) {
             options::warn_of_no_wall();
         }
-        let options = ForkOptions { name: self.name, provider: options::provider(self.on), ..ForkOptions::default() };
+        let options = ForkOptions {
+            name: self.name,
+            provider: options::provider(self.on),
+            without_memory: self.without_memory,
+            ..ForkOptions::default()
+        };
         let forks = runtime.fork(&self.from, self.count, options).await?;
         if !self.json {
             return output::raw(forks.iter().map(|fork| format!("{}\n", fork.id())).collect::<String>().as_bytes());

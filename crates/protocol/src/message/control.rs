@@ -53,7 +53,7 @@ pub struct UsageReport {
 /// Close everything towards the host.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct Quiesce {
-    /// Milliseconds after which the agent listens again, if it was not saved and resumed meanwhile.
+    /// Milliseconds after which the agent listens again, if nothing told it to do so earlier (see `AgentConfig::listen_folder`).
     #[prost(uint64, tag = "1")]
     pub resume_after_ms: u64,
 }

@@ -92,6 +92,13 @@ pub struct Attach {
     /// The first offset wanted; the oldest kept when absent.
     #[prost(uint64, optional, tag = "2")]
     pub from: Option<u64>,
+    /// The epoch that `from` is of; the agent's own when absent. Output of another epoch never was: what is wanted then is everything since the
+    /// memory was saved.
+    #[prost(uint32, optional, tag = "3")]
+    pub epoch: Option<u32>,
+    /// Kill the process group when this connection is lost: for a client that comes back.
+    #[prost(bool, tag = "4")]
+    pub kill_on_disconnect: bool,
 }
 
 /// A process was started, or found.
@@ -106,6 +113,9 @@ pub struct Started {
     /// Counts memory restores.
     #[prost(uint32, tag = "3")]
     pub epoch: u32,
+    /// Bytes of stdin taken so far, from all clients.
+    #[prost(uint64, tag = "4")]
+    pub input: u64,
 }
 
 /// Output that is not kept any more.

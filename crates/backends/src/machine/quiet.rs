@@ -1,0 +1,66 @@
+//! The wire before memory is saved: there are kernels that cannot be saved while a socket of the host is open.
+
+use std::{sync::Arc, time::Duration};
+
+use sandbar_core::{CheckpointKind, CheckpointOptions, Error, ErrorKind, Result, SavedCheckpoint};
+use sandbar_protocol::{Quiesce, request::Operation};
+use tokio::time::Instant;
+
+use super::{
+    Backend, Facts,
+    client::{Call, Patience},
+    live::{Running, Shared},
+};
+
+/// How long the agent stays quiet if nobody wakes it. Only met when sandbar is killed in the middle of a save.
+const QUIET: Duration = Duration::from_secs(60);
+/// How long the agent has until it answers again after a save.
+const AWAKE: Duration = Duration::from_secs(10);
+/// Between attempts to reach it.
+const RETRY: Duration = Duration::from_millis(2);
+
+/// Saves processes and layer, with the agent quiet meanwhile, and returns when it answers again.
+///
+/// # Errors
+/// Of the wall; `Unavailable` or `TimedOut` when the sandbox did not survive being saved.
+pub(super) async fn save<B: Backend>(
+    shared: &Arc<Shared<B>>,
+    running: &Running<B::Place>,
+    options: &CheckpointOptions,
+) -> Result<SavedCheckpoint> {
+    debug_assert_eq!(options.kind, CheckpointKind::Memory);
+    let journal = Arc::clone(&shared.request.journal);
+    let folder = shared.folder_of(running.current());
+    let call = Call { shared: Arc::clone(shared), running: running.clone(), verb: "checkpoint" };
+    let resume_after_ms = u64::try_from(QUIET.as_millis()).unwrap_or(u64::MAX);
+    call.order(Operation::Quiesce(Quiesce { resume_after_ms }), Patience::Quick).await.map(drop)?;
+    journal.step("checkpoint.quiet");
+    let saved = shared.backend.save(Some(running.place()), &folder, options).await;
+    journal.step("checkpoint.memory-saved");
+    let awake = answers(&call).await;
+    journal.step("checkpoint.awake");
+    let saved = saved?;
+    awake.map(|()| saved)
+}
+
+/// Waits until the agent answers.
+///
+/// # Errors
+/// `Unavailable` when it is gone, `TimedOut`.
+async fn answers<B: Backend>(call: &Call<B>) -> Result<()> {
+    let deadline = Instant::now() + AWAKE;
+    loop {
+        let error = match call.ping(AWAKE).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if let Facts::Gone(reason) = call.shared.facts(&call.running) {
+            let message = format!("the sandbox did not survive being saved: {reason}");
+            return Err(Error::new(ErrorKind::Unavailable, call.verb, message).with_source(error));
+        }
+        if Instant::now() >= deadline {
+            return Err(error);
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
