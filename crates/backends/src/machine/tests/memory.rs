@@ -5,9 +5,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use sandbar_core::{
-    CheckpointKind, CheckpointOptions, ErrorKind, ExecEvent, ExecRequest, ExitStatus, OutputKind, RestoreRequest, SandboxHandle, State,
-};
+use sandbar_core::{CheckpointKind, CheckpointOptions, ErrorKind, ExecEvent, ExecRequest, ExitStatus, OutputKind, RestoreRequest, State};
 use sandbar_protocol::{FrameKind, Started, reply::Answer, request::Operation};
 
 use super::{
