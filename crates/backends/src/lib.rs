@@ -12,4 +12,5 @@ pub mod dangerous_host;
 pub mod machine;
 mod registry;
 
+pub use container::{as_layer_owner, layer_ids};
 pub use registry::{Enrolled, PROVIDERS, Provider, ProviderOptions, Registry};

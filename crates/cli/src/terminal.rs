@@ -22,6 +22,11 @@ pub(crate) fn stdin_is_terminal() -> bool {
     isatty(stdin())
 }
 
+/// Whether standard output is a terminal.
+pub(crate) fn stdout_is_terminal() -> bool {
+    isatty(stdout())
+}
+
 /// Whether there is anything to be read from standard input that is worth passing on: it is neither a terminal nor `/dev/null`.
 pub(crate) fn stdin_has_data() -> bool {
     use rustix::fs::{FileType, fstat, major, minor};

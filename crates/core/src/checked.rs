@@ -32,17 +32,12 @@ impl<P: SandboxProvider> Checked<P> {
         let info = self.inner.info();
         let require = |feature| Claim::require(&info.name, &info.features, feature, &self.others);
         request.spec.limits.check()?;
-        request.spec.limits.features().try_for_each(require)?;
-        request.spec.network.feature().map_or(Ok(()), require)?;
+        request.spec.features().try_for_each(require)?;
         for volume in &request.spec.volumes {
-            require(if volume.read_only { Feature::VolumeReadOnly } else { Feature::VolumeReadWrite })?;
             if !volume.source.is_absolute() || !volume.target.is_absolute() {
                 let message = "both paths of a volume must be absolute";
                 return Err(Error::new(ErrorKind::InvalidInput, "volume", message).with("source", volume.source.display()));
             }
-        }
-        if request.spec.user.is_some() {
-            require(Feature::User)?;
         }
         for (name, value) in &request.spec.env {
             check_variable(name, Some(value))?;

@@ -28,6 +28,15 @@ pub struct SandboxSpec {
     pub runtime: Option<String>,
 }
 
+impl SandboxSpec {
+    /// The features that a provider must have for it.
+    pub fn features(&self) -> impl Iterator<Item = Feature> {
+        let volume = |volume: &Volume| if volume.read_only { Feature::VolumeReadOnly } else { Feature::VolumeReadWrite };
+        let user = self.user.is_some().then_some(Feature::User);
+        self.limits.features().chain(self.network.feature()).chain(self.volumes.iter().map(volume)).chain(user)
+    }
+}
+
 /// The most that a sandbox may use. `None` is the provider's default, which `inspect` shows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

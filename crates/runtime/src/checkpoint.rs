@@ -271,7 +271,7 @@ impl Runtime {
     }
 
     /// The layers of a checkpoint and of all that it builds on, the lowest first.
-    fn layers(&self, checkpoint: &CheckpointRow) -> Result<Vec<PathBuf>> {
+    pub(crate) fn layers(&self, checkpoint: &CheckpointRow) -> Result<Vec<PathBuf>> {
         /// overlayfs takes 500 lower layers (`OVL_MAX_STACK`), of which an image may need 128.
         const MOST: usize = 300;
         let mut layers = Vec::new();

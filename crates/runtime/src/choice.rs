@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use rustix::process::geteuid;
 use sandbar_backends::Provider;
-use sandbar_core::{Error, ErrorKind, Isolation, Result, SandboxProvider};
+use sandbar_core::{Error, ErrorKind, Feature, FeatureSet, Isolation, Result, SandboxProvider};
 
-use crate::runtime::Runtime;
+use crate::{image::HOST, runtime::Runtime};
+
+/// The name that asks for a choice, also where the configuration names a provider.
+pub(crate) const AUTO: &str = "auto";
 
 /// A provider with the reason why it was chosen, which `inspect` shows.
 #[derive(Clone)]
@@ -16,25 +19,41 @@ pub(crate) struct Choice {
     pub(crate) reason: String,
     /// Whether nobody named it: then a remembered probe spoke for it, and must not any more if it fails.
     pub(crate) automatic: bool,
+    /// Whether the reason says more than that the usual one was taken.
+    pub(crate) notable: bool,
+}
+
+/// What is asked of a provider.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wish<'a> {
+    /// Its name.
+    pub(crate) provider: Option<&'a str>,
+    /// The least isolation.
+    pub(crate) isolation: Option<Isolation>,
+    /// The image.
+    pub(crate) image: Option<&'a str>,
+    /// What the specification needs.
+    pub(crate) features: Vec<Feature>,
 }
 
 impl Runtime {
     /// Chooses a provider.
     ///
-    /// One that is named, by the request or by the configuration, is taken without asking whether it is usable: making the sandbox tells. Otherwise the usable ones
-    /// that meet the floor are taken in the order of their isolation, the weakest first, and within it in the order of the table; so the container is
-    /// the default (quick, offline, on any Linux), and a floor gives the cheapest wall that meets it. What has no wall is never chosen, only named.
+    /// One that is named, by the request or by the configuration, is taken without asking whether it is usable: making the sandbox tells. Otherwise, and for
+    /// the name `auto`, the usable ones that meet the floor and claim everything that is asked for are taken in the order of their isolation, the weakest
+    /// first, and within it in the order of the table; so the container is the default (quick, offline, on any Linux), and a floor gives the cheapest wall
+    /// that meets it. What has no wall is never chosen, only named.
     ///
     /// # Errors
     /// `InvalidInput` for an unknown name, `Unsupported` when the named one is below the floor, `Unavailable` with what each provider lacks
     /// when there is none.
-    pub(crate) async fn choose(&self, wanted: Option<&str>, floor: Option<Isolation>) -> Result<Choice> {
+    pub(crate) async fn choose(&self, wish: Wish<'_>) -> Result<Choice> {
         let config = self.config();
-        let floor = floor.max(config.isolation).unwrap_or(Isolation::None);
-        match (wanted, &config.provider) {
-            (Some(name), _) => self.named(name, floor, "asked for by name"),
-            (None, Some(name)) => self.named(name, floor, "named by the configuration"),
-            (None, None) => self.first_usable(floor).await,
+        let floor = wish.isolation.max(config.isolation).unwrap_or(Isolation::None);
+        match (wish.provider, &config.provider) {
+            (Some(name), _) if name != AUTO => self.named(name, floor, "asked for by name"),
+            (None, Some(name)) if name != AUTO => self.named(name, floor, "named by the configuration"),
+            _ => self.first_usable(floor, &wish).await,
         }
     }
 
@@ -55,14 +74,16 @@ impl Runtime {
                 false => error.with_hint(format!("isolation {floor} is available with --on {}", meeting.join(" or --on "))),
             });
         }
-        Ok(Choice { name: name.to_owned(), provider: Arc::clone(provider), reason: reason.to_owned(), automatic: false })
+        Ok(Choice { name: name.to_owned(), provider: Arc::clone(provider), reason: reason.to_owned(), automatic: false, notable: false })
     }
 
-    async fn first_usable(&self, floor: Isolation) -> Result<Choice> {
+    async fn first_usable(&self, floor: Isolation, wish: &Wish<'_>) -> Result<Choice> {
         let mut candidates: Vec<_> = self.providers().iter().collect();
         candidates.sort_by_key(|known| known.isolation);
         let mut passed_over = Vec::new();
-        let mut hint = None;
+        let mut hints = Vec::new();
+        // One below the floor is passed over because its user said so.
+        let mut surprising = false;
         for Provider { name, isolation, provider } in candidates {
             if *isolation == Isolation::None {
                 continue;
@@ -71,27 +92,37 @@ impl Runtime {
                 passed_over.push(format!("{name} has only {isolation}"));
                 continue;
             }
+            if let Some(lack) = lack(&provider.info().features, wish) {
+                surprising = true;
+                passed_over.push(format!("{name} {lack}"));
+                continue;
+            }
             match self.verdict(name, provider.as_ref()).await? {
                 Ok(verdict) => {
-                    let mut reason = format!("the first usable provider with isolation {floor} or stronger: {verdict}");
+                    let mut reason = match wish.isolation.is_some() || floor > Isolation::None {
+                        true => format!("the first usable provider with isolation {floor} or stronger: {verdict}"),
+                        false => format!("the first usable provider: {verdict}"),
+                    };
                     if !passed_over.is_empty() {
                         reason = format!("{reason} (passed over: {})", passed_over.join("; "));
                     }
-                    return Ok(Choice { name: (*name).to_owned(), provider: Arc::clone(provider), reason, automatic: true });
+                    let notable = surprising || wish.isolation.is_some() || wish.provider.is_some();
+                    return Ok(Choice { name: (*name).to_owned(), provider: Arc::clone(provider), reason, automatic: true, notable });
                 }
                 Err((verdict, how)) => {
+                    surprising = true;
                     passed_over.push(format!("{name}: {verdict}"));
-                    hint = hint.or_else(|| how.map(|how| format!("{name}: {how}")));
+                    hints.extend(how.map(|how| format!("{name}: {how}")));
                 }
             }
         }
-        let list =
-            if passed_over.is_empty() { "there is no provider with a wall in this build".to_owned() } else { passed_over.join("; ") };
-        let error = Error::new(ErrorKind::Unavailable, "create", format!("no usable provider with isolation {floor} or stronger: {list}"));
-        Err(match hint {
-            Some(hint) => error.with_hint(hint),
-            None => error,
-        })
+        let unwalled = self.providers().iter().filter(|known| known.isolation == Isolation::None);
+        passed_over.extend(unwalled.map(|known| format!("{} is no wall, and is only taken by name", known.name)));
+        let wanted = if floor > Isolation::None { format!(" with isolation {floor} or stronger") } else { String::new() };
+        let message = format!("no provider here{wanted} can do what is asked: {}", passed_over.join("; "));
+        let error = Error::new(ErrorKind::Unavailable, "create", message);
+        // The edge prints each on a line of its own.
+        Err(if hints.is_empty() { error } else { error.with_hint(hints.join("\n")) })
     }
 
     /// What the probe says, or said lately if it was good.
@@ -108,4 +139,19 @@ impl Runtime {
         self.ledger().set_probe(name, user, version, &probe.verdict)?;
         Ok(Ok(probe.verdict))
     }
+}
+
+/// What keeps a provider from what is asked, in words that follow its name.
+fn lack(claimed: &FeatureSet, wish: &Wish<'_>) -> Option<String> {
+    let takes_images = claimed.has(Feature::HostImage) || claimed.has(Feature::LayeredImage);
+    let image = match wish.image {
+        // What takes no image at all begins with an empty folder.
+        None if takes_images && !claimed.has(Feature::HostImage) => return Some("needs an image (--image)".to_owned()),
+        None => None,
+        Some(HOST) => Some(Feature::HostImage),
+        Some(_) => Some(Feature::LayeredImage),
+    };
+    let lacking: Vec<&str> =
+        wish.features.iter().copied().chain(image).filter(|feature| !claimed.has(*feature)).map(Feature::name).collect();
+    (!lacking.is_empty()).then(|| format!("does not have {} here", lacking.join(", ")))
 }

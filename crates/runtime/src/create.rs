@@ -9,7 +9,7 @@ use sandbar_core::{
 
 use crate::{
     CreateRequest, Runtime, Sandbox,
-    choice::Choice,
+    choice::{Choice, Wish},
     clock, fault, home,
     image::Pin,
     ledger::{Age, LedgerJournal, NewSandbox, SandboxRow},
@@ -42,8 +42,14 @@ impl Runtime {
         to_the_end(async move {
             request.name.as_deref().map_or(Ok(()), check_name)?;
             request.spec.limits.check()?;
-            let choice = runtime.choose(request.provider.as_deref(), request.isolation).await?;
             let image = request.image.as_deref().or(runtime.config().image.as_deref());
+            let wish = Wish {
+                provider: request.provider.as_deref(),
+                isolation: request.isolation,
+                image,
+                features: request.spec.features().collect(),
+            };
+            let choice = runtime.choose(wish).await?;
             let Resolved { image, root, pin } = runtime.resolve_image(image, &choice).await?;
             let CreateRequest { name, spec, lifetime, .. } = request;
             runtime.bring_up(Plan { name, choice, image, root, pin: pin.map(Arc::new), spec, lifetime, from: None }).await
@@ -85,7 +91,8 @@ impl Runtime {
                 let revision = self.ledger().finish(&id, State::Running, None)?;
                 fault::point("create.finished");
                 drop(lock);
-                let sandbox = Sandbox::with_handle(self.clone(), id, plan.name, revision, handle);
+                let remark = plan.choice.notable.then(|| format!("{}: {}", plan.choice.name, plan.choice.reason));
+                let sandbox = Sandbox::with_handle(self.clone(), id, plan.name, remark, revision, handle);
                 if expires_ms.is_some() {
                     self.arrange_deadline(&sandbox, plan.lifetime).await?;
                 }
@@ -164,10 +171,14 @@ impl Runtime {
         let removed = tokio::task::spawn_blocking(move || home::remove(&path)).await;
         let removed = removed.unwrap_or_else(|error| Err(std::io::Error::other(error)));
         let Err(error) = removed else { return Ok(()) };
-        if error.kind() == std::io::ErrorKind::PermissionDenied
-            && let Ok(provider) = self.provider(provider)
-        {
-            provider.reclaim(id, &[sandbar_core::Resource::Folder { path: folder.clone() }]).await?;
+        if error.kind() == std::io::ErrorKind::PermissionDenied {
+            if let Ok(provider) = self.provider(provider) {
+                provider.reclaim(id, &[sandbar_core::Resource::Folder { path: folder.clone() }]).await?;
+            } else {
+                // A checkpoint that came from elsewhere may name a provider that this build does not have.
+                let path = folder.clone();
+                crate::image::blocking(move || sandbar_backends::as_layer_owner(|| home::remove(&path))).await?;
+            }
             if !folder.exists() {
                 return Ok(());
             }

@@ -17,7 +17,7 @@ use rustix::process::{Signal, getpid, kill_process};
 
 /// The steps of the runtime itself, in the order in which a sandbox that does everything comes to them. A verb's provider steps lie between its `row`
 /// and the step after it.
-pub const STEPS: [&str; 30] = [
+pub const STEPS: [&str; 34] = [
     "create.row",
     "create.folder",
     "create.provisioned",
@@ -35,6 +35,10 @@ pub const STEPS: [&str; 30] = [
     "restore.row",
     "restore.pending",
     "fork.saved",
+    "import.unpacked",
+    "import.rows",
+    "import.placed",
+    "import.finished",
     "checkpoint-rm.row",
     "checkpoint-rm.folder",
     "expose.row",

@@ -5,14 +5,21 @@ use std::{sync::Arc, time::Duration};
 use sandbar_core::{CheckpointKind, Error, ErrorKind, Lifetime, Result, check_name};
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use crate::{Runtime, Sandbox, choice::Choice, create::Plan, fault, ledger::CheckpointRow, runtime::to_the_end};
+use crate::{
+    Runtime, Sandbox,
+    choice::{AUTO, Choice},
+    create::Plan,
+    fault,
+    ledger::CheckpointRow,
+    runtime::to_the_end,
+};
 
 /// What forks have that their origin has not.
 #[derive(Debug, Clone, Default)]
 pub struct ForkOptions {
     /// The name of the fork; with several, its beginning: `NAME-1`, `NAME-2` ….
     pub name: Option<String>,
-    /// The provider; that of the checkpoint when `None`. Another one must take the checkpoint's image.
+    /// The provider; that of the checkpoint when `None` or `auto`. Another one must take the checkpoint's image.
     pub provider: Option<String>,
     /// Whether they outlive this process.
     pub lifetime: Lifetime,
@@ -64,12 +71,13 @@ impl Runtime {
     async fn fork_checkpoint(&self, checkpoint: &CheckpointRow, count: u32, options: ForkOptions) -> Result<Vec<Sandbox>> {
         /// Enough to keep the processors busy; more would only hold more descriptors.
         const AT_ONCE: usize = 16;
-        let name = options.provider.as_deref().unwrap_or(&checkpoint.provider);
+        let name = options.provider.as_deref().filter(|name| *name != AUTO).unwrap_or(&checkpoint.provider);
         let choice = Choice {
             name: name.to_owned(),
             provider: Arc::clone(self.provider(name)?),
             reason: format!("a fork of {}", checkpoint.id),
             automatic: false,
+            notable: false,
         };
         self.require_floor(&choice)?;
         let (from, pin) = self.restore_request(checkpoint, name, !options.without_memory).await?;

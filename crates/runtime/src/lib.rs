@@ -9,6 +9,7 @@
 //! | `config`, `home` | [`RuntimeConfig`], the state folder |
 //! | `choice`, `root` | which provider, which root file system |
 //! | `create`, `destroy`, `fork`, `checkpoint` | the verbs that are more than a call |
+//! | `portable` | checkpoints as one file |
 //! | `sandbox`, `turn`, `verbs` | [`Sandbox`]: one life-cycle verb from lock to outcome, and the verbs that are only passed on |
 //! | `summary` | [`SandboxSummary`], [`Inspect`]: what is told |
 //! | `ledger` | what is known, in SQLite |
@@ -32,6 +33,7 @@ pub mod image;
 mod keeper;
 mod ledger;
 mod lock;
+mod portable;
 mod ports;
 mod process_identity;
 mod recover;
@@ -47,6 +49,7 @@ pub use config::RuntimeConfig;
 pub use fault::STEPS;
 pub use fork::ForkOptions;
 pub use gc::{GcItem, GcReport};
+pub use portable::{ExportOptions, Exported, Imported};
 pub use runtime::{CreateRequest, Runtime};
 pub use sandbar_backends::{ProviderOptions, Registry};
 pub use sandbox::Sandbox;

@@ -52,8 +52,8 @@ impl WeakRuntime {
 pub struct CreateRequest {
     /// A name that no other sandbox has; see [`check_name`](sandbar_core::check_name).
     pub name: Option<String>,
-    /// The provider. `None`: the configuration's; else the weakest usable one that meets the floor, which is the container where it works.
-    /// `dangerous-host` is never chosen, only named.
+    /// The provider. `None`: the configuration's; else, and for `auto`, the weakest usable one that meets the floor and has what is asked for, which is
+    /// the container where it works. `dangerous-host` is never chosen, only named.
     pub provider: Option<String>,
     /// The least isolation that is accepted.
     pub isolation: Option<Isolation>,

@@ -25,6 +25,8 @@ pub struct Sandbox {
 struct Shared {
     id: SandboxId,
     name: Option<String>,
+    /// What is worth telling about the choice of its provider.
+    remark: Option<String>,
     /// The provider's handle, as of a revision of the row: a later one was made by another process, whose changes this handle has not seen.
     handle: Mutex<Option<(i64, Arc<dyn SandboxHandle>)>>,
 }
@@ -37,17 +39,18 @@ impl fmt::Debug for Sandbox {
 
 impl Sandbox {
     pub(crate) fn of(runtime: Runtime, row: &SandboxRow) -> Self {
-        Self { runtime, shared: Arc::new(Shared { id: row.id.clone(), name: row.name.clone(), handle: Mutex::default() }) }
+        Self { runtime, shared: Arc::new(Shared { id: row.id.clone(), name: row.name.clone(), remark: None, handle: Mutex::default() }) }
     }
 
     pub(crate) fn with_handle(
         runtime: Runtime,
         id: SandboxId,
         name: Option<String>,
+        remark: Option<String>,
         revision: i64,
         handle: Arc<dyn SandboxHandle>,
     ) -> Self {
-        Self { runtime, shared: Arc::new(Shared { id, name, handle: Mutex::new(Some((revision, handle))) }) }
+        Self { runtime, shared: Arc::new(Shared { id, name, remark, handle: Mutex::new(Some((revision, handle))) }) }
     }
 
     /// Its id.
@@ -58,6 +61,12 @@ impl Sandbox {
     /// Its name.
     pub fn name(&self) -> Option<&str> {
         self.shared.name.as_deref()
+    }
+
+    /// Which provider was chosen and why, of a sandbox that was just made: where nobody named one, and the choice is not simply the usual one.
+    /// `inspect` tells the reason of any.
+    pub fn choice_remark(&self) -> Option<&str> {
+        self.shared.remark.as_deref()
     }
 
     pub(crate) fn runtime(&self) -> &Runtime {

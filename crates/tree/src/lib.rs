@@ -9,7 +9,7 @@
 //! | `beneath` | [`Base`]: a directory and what paths may reach from it; every single-path operation |
 //! | `listing` | [`ReadDir`], [`DirEntry`]: what a directory holds |
 //! | `metadata` | [`Metadata`], [`Kind`], [`Time`] |
-//! | `pack` | [`pack()`]: a tree out as a tar stream |
+//! | `pack` | [`pack()`]: a tree out as a tar stream; [`pack_merged`]: what an overlay of several shows |
 //! | `unpack` | [`unpack()`]: a tar stream in, as a tree |
 //! | `copy`, `measure` | [`copy_tree`], [`measure()`]: an overlay's upper layer, duplicated or weighed |
 //! | `remove` | [`remove_tree`], [`remove_contents`]: everything below a name, without following links |
@@ -47,7 +47,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use listing::{DirEntry, ReadDir};
 pub use measure::{Measured, measure};
 pub use metadata::{Kind, Metadata, Time};
-pub use pack::{PackOptions, PackWhiteouts, Packed, pack};
+pub use pack::{PackOptions, PackWhiteouts, Packed, Shown, pack, pack_merged};
 pub use remove::{remove_contents, remove_tree};
 pub use unpack::{Limits, Owner, UnpackOptions, Unpacked, Whiteouts, unpack, unpack_untrusted};
 pub use xattr::OverlayNamespace;

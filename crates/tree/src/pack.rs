@@ -1,5 +1,9 @@
 //! A tree beneath a base, written as a tar stream.
 
+mod merge;
+
+pub use merge::{Shown, pack_merged};
+
 use crate::beneath::{Base, Tree};
 use crate::emit::{Emitter, Entry};
 use crate::entry_path::WHITEOUT;
@@ -65,6 +69,8 @@ pub struct Packed {
     pub sockets: u64,
     /// Extended attributes left out, because tar cannot hold their name (`=`).
     pub attributes_skipped: u64,
+    /// Files and directories left out of a [`Shown`] directory, because not everybody may read them, or because they are pipes or devices.
+    pub left_out: u64,
     /// How many files or directories vanished, shrank (padded with zeros) or grew (cut off) while they were packed.
     /// Not zero means: the archive is well formed, and no state that the tree ever had.
     pub changed: u64,
@@ -85,7 +91,7 @@ pub struct Packed {
 pub fn pack(base: &Base, path: impl AsRef<Path>, writer: impl Write, options: &PackOptions) -> Result<Packed> {
     let path = path.as_ref();
     let tree = base.open_tree("pack", path)?;
-    let mut packing = Packing { emitter: Emitter::new(writer), options, linked: HashMap::new(), packed: Packed::default() };
+    let mut packing = Packing::new(writer, options);
     match tree {
         Tree::Directory(directory) => packing.tree(directory)?,
         Tree::Named(parent, name) => {
@@ -102,13 +108,19 @@ struct Packing<'options, Output> {
     options: &'options PackOptions,
     /// Files with several names, and the name under which they are in the archive.
     linked: HashMap<Identity, PathBuf>,
+    /// Whether what is packed now belongs to somebody else, who only shows it.
+    shown: bool,
     packed: Packed,
 }
 
-impl<Output: Write> Packing<'_, Output> {
+impl<'options, Output: Write> Packing<'options, Output> {
+    fn new(writer: Output, options: &'options PackOptions) -> Self {
+        Self { emitter: Emitter::new(writer), options, linked: HashMap::new(), shown: false, packed: Packed::default() }
+    }
+
     fn tree(&mut self, root: OwnedFd) -> Result<()> {
         let metadata = Metadata::of(&root).at("pack", ".")?;
-        self.directory(&root, Path::new(""), &metadata).map_err(|error| error.at(Path::new(".")))?;
+        self.marked_directory(&root, Path::new(""), &metadata).map_err(|error| error.at(Path::new(".")))?;
         let names = nofollow::names_to_pop(&root).at("pack", ".")?;
         let mut ladder = Ladder::new(root, &metadata, names);
         loop {
@@ -143,7 +155,7 @@ impl<Output: Write> Packing<'_, Output> {
             opened => opened?,
         };
         let metadata = Metadata::of(&directory)?;
-        self.directory(&directory, path, &metadata)?;
+        self.marked_directory(&directory, path, &metadata)?;
         let foreign = metadata.is_mount_point(ladder.identity()) && procfs::is_kernel_interface(&directory)?;
         let names = if foreign { Vec::new() } else { nofollow::names_to_pop(&directory)? };
         ladder.descend(name.to_owned(), directory, &metadata, names);
@@ -151,6 +163,16 @@ impl<Output: Write> Packing<'_, Output> {
     }
 
     /// The entry of a directory, and its opaque marker.
+    fn marked_directory(&mut self, directory: &OwnedFd, path: &Path, metadata: &Metadata) -> Attempt<()> {
+        self.directory(directory, path, metadata)?;
+        if self.options.whiteouts == PackWhiteouts::Oci && is_opaque(directory)? {
+            let name = path.join(OsStr::from_bytes(crate::entry_path::OPAQUE));
+            self.marker(&name, metadata)?;
+        }
+        Ok(())
+    }
+
+    /// The entry of a directory.
     fn directory(&mut self, directory: &OwnedFd, path: &Path, metadata: &Metadata) -> Attempt<()> {
         let is_root = path.as_os_str().is_empty();
         if !is_root || self.options.root_entry {
@@ -158,10 +180,6 @@ impl<Output: Write> Packing<'_, Output> {
             let mut name = if is_root { b".".to_vec() } else { path.as_os_str().as_bytes().to_vec() };
             name.push(b'/');
             self.write(&Entry { attributes: &attributes, ..Entry::new(&name, metadata) })?;
-        }
-        if self.options.whiteouts == PackWhiteouts::Oci && is_opaque(directory)? {
-            let name = path.join(OsStr::from_bytes(crate::entry_path::OPAQUE));
-            self.marker(&name, metadata)?;
         }
         Ok(())
     }
@@ -211,6 +229,10 @@ impl<Output: Write> Packing<'_, Output> {
         if metadata.kind != Kind::File {
             return Err(Errno::NOENT.into());
         }
+        if self.shown && !merge::is_for_everybody(&metadata) {
+            self.packed.left_out += 1;
+            return Ok(());
+        }
         let attributes = self.attributes(&file)?;
         let size = metadata.size;
         self.write(&Entry { attributes: &attributes, size, ..Entry::new(path.as_os_str().as_bytes(), &metadata) })?;
@@ -232,17 +254,23 @@ impl<Output: Write> Packing<'_, Output> {
 
     fn write(&mut self, entry: &Entry<'_>) -> Attempt<()> {
         self.packed.entries += 1;
-        self.emitter.entry(entry).map_err(|error| Failure::Told(stream(error)))
+        let metadata = if self.shown { merge::as_shown(entry.metadata) } else { *entry.metadata };
+        self.emitter.entry(&Entry { metadata: &metadata, ..*entry }).map_err(|error| Failure::Told(stream(error)))
     }
 
     /// What is written of a file's attributes.
     fn attributes(&mut self, file: &OwnedFd) -> Attempt<Vec<(Vec<u8>, Vec<u8>)>> {
         let from = Attributes::of(file);
         let mut taken = Vec::new();
+        if self.shown {
+            return Ok(taken);
+        }
         for name in from.names()? {
             let wanted = if is_overlay(&name) {
-                if self.options.whiteouts == PackWhiteouts::Oci && (name.ends_with(b".redirect") || name.ends_with(b".metacopy")) {
-                    let reason = "an OCI layer cannot hold overlayfs's redirects and metadata-only copies";
+                if self.options.whiteouts == PackWhiteouts::Oci
+                    && [&b".redirect"[..], b".metacopy", b".whiteout"].iter().any(|mark| name.ends_with(mark))
+                {
+                    let reason = "an OCI layer cannot hold overlayfs's redirects, metadata-only copies and marks of removal in attributes";
                     return Err(Failure::Unsupported(reason));
                 }
                 self.options.overlay_attributes

@@ -7,7 +7,7 @@
 //! | `child`, `syscall` | the child: cloned, spoken to, heard; system calls without the C library |
 //! | `network` | its network namespace, made by a process beside it |
 //! | `overlay`, `devices` | as root: the root file system, volumes and `/dev` with the sandbox's ids |
-//! | `ids` | which host ids a sandbox has |
+//! | `ids`, `owner` | which host ids a sandbox has, and whose the files of layers are |
 //! | `capabilities`, `seccomp`, `landlock` | what it may ask of the kernel |
 //! | `cgroup`, `limits`, `disk` | what it may use |
 //! | `folder`, `helper` | the writable layer: prepared, saved, weighed, removed; by a plain user in a process with the sandbox's ids |
@@ -38,6 +38,7 @@ mod lingering;
 mod network;
 mod offspring;
 mod overlay;
+mod owner;
 mod plan;
 mod probe;
 mod seccomp;
@@ -50,4 +51,5 @@ mod worker;
 
 pub use boot::STEPS;
 pub use info::claim;
+pub use owner::{as_layer_owner, layer_ids};
 pub use wall::{Container, ContainerProvider, Place};

@@ -2,7 +2,10 @@ use clap::{Args, Subcommand};
 use sandbar_core::CheckpointKind;
 use sandbar_runtime::{ForkOptions, RestoreOptions, Runtime};
 
-use super::options;
+use super::{
+    options,
+    portable::{Export, Import},
+};
 use crate::{
     error::{Failure, Outcome, usage},
     output::{self, Table, ago, bytes},
@@ -10,7 +13,8 @@ use crate::{
 
 /// Save the state of a sandbox, to go back to or to fork from
 ///
-/// Prints the checkpoint's id. Processes are frozen meanwhile and go on afterwards. `sandbar checkpoint rm CHECKPOINT` removes one.
+/// Prints the checkpoint's id. Processes are frozen meanwhile and go on afterwards. `export` and `import` take one elsewhere as a file, `rm` removes
+/// some.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -20,6 +24,7 @@ Examples:
   CP=$(sandbar checkpoint web --name clean)
   sandbar restore web clean
   sandbar fork clean -n 4
+  sandbar checkpoint export clean clean.tar
   sandbar checkpoint rm clean"
 )]
 pub(crate) struct Checkpoint {
@@ -41,6 +46,8 @@ pub(crate) struct Checkpoint {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    Export(Export),
+    Import(Import),
     /// Remove checkpoints
     Rm {
         /// The checkpoints
@@ -50,18 +57,24 @@ enum Action {
 }
 
 impl Checkpoint {
-    pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
-        if let Some(Action::Rm { checkpoints }) = self.action {
-            let mut errors = Vec::new();
-            for checkpoint in checkpoints {
-                errors.extend(runtime.remove_checkpoint(&checkpoint).await.err());
+    pub(super) async fn run(self, runtime: &Runtime) -> Outcome<u8> {
+        match self.action {
+            None => {}
+            Some(Action::Export(export)) => return export.run(runtime).await,
+            Some(Action::Import(import)) => return import.run(runtime).await,
+            Some(Action::Rm { checkpoints }) => {
+                let mut errors = Vec::new();
+                for checkpoint in checkpoints {
+                    errors.extend(runtime.remove_checkpoint(&checkpoint).await.err());
+                }
+                return Failure::from_all(errors).map(|()| 0);
             }
-            return Failure::from_all(errors);
         }
         let id = self.id.ok_or_else(|| usage("which sandbox?"))?;
         let kind = if self.with_memory { CheckpointKind::Memory } else { CheckpointKind::Disk };
         let saved = runtime.sandbox(&id).await?.checkpoint(kind, self.name).await?;
-        if self.json { output::json(&saved) } else { output::line(saved.id.as_str()) }
+        if self.json { output::json(&saved) } else { output::line(saved.id.as_str()) }?;
+        Ok(0)
     }
 }
 
@@ -158,12 +171,7 @@ impl Fork {
         if self.on.as_deref() == Some(options::NO_WALL) {
             options::warn_of_no_wall();
         }
-        let options = ForkOptions {
-            name: self.name,
-            provider: options::provider(self.on),
-            without_memory: self.without_memory,
-            ..ForkOptions::default()
-        };
+        let options = ForkOptions { name: self.name, provider: self.on, without_memory: self.without_memory, ..ForkOptions::default() };
         let forks = runtime.fork(&self.from, self.count, options).await?;
         if !self.json {
             return output::raw(forks.iter().map(|fork| format!("{}\n", fork.id())).collect::<String>().as_bytes());

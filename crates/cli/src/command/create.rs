@@ -5,7 +5,7 @@ use sandbar_core::{ExecRequest, Lifetime, Signal};
 use sandbar_runtime::{CreateRequest, Runtime, Sandbox};
 use tokio::time::timeout;
 
-use super::options::SandboxOptions;
+use super::options::{SandboxOptions, tell_choice};
 use crate::{
     args,
     command::exec,
@@ -66,6 +66,7 @@ impl Run {
             Ok(sandbox) => sandbox,
             Err(signal) => return Ok(End::Signaled(signal).status()),
         };
+        tell_choice(&sandbox);
         let session = Session { stdin, pty: self.tty, ..Session::default() };
         let ended = session.run(&sandbox, request, &mut signals).await;
         // The command's own end is the better answer, whatever is said of the sandbox's.
@@ -119,6 +120,7 @@ pub(crate) struct Create {
 impl Create {
     pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
         let sandbox = runtime.create(self.options.request(Lifetime::Detached)?).await?;
+        tell_choice(&sandbox);
         if self.json { output::json(&sandbox.inspect().await?) } else { output::line(sandbox.id().as_str()) }
     }
 }

@@ -9,6 +9,7 @@
 //! | `copy` | `cp` |
 //! | `list` | `ls`, `inspect`, `stats` |
 //! | `checkpoint` | `checkpoint`, `checkpoints`, `restore`, `fork` |
+//! | `portable` | `checkpoint export`, `checkpoint import` |
 //! | `life` | `pause`, `resume`, `stop`, `start`, `rm`, `gc` |
 //! | `port` | `expose`, `unexpose` |
 //! | `image` | `image` |
@@ -24,6 +25,7 @@ mod list;
 mod logs;
 mod options;
 mod port;
+mod portable;
 mod process;
 mod shell_completions;
 
@@ -119,6 +121,7 @@ impl Command {
             Self::Exec(command) => return command.run(runtime).await,
             Self::Shell(command) => return command.run(runtime).await,
             Self::Attach(command) => return command.run(runtime).await,
+            Self::Checkpoint(command) => return command.run(runtime).await,
             Self::Create(command) => command.run(runtime).await?,
             Self::Ps(command) => command.run(runtime).await?,
             Self::Kill(command) => command.run(runtime).await?,
@@ -127,7 +130,6 @@ impl Command {
             Self::Ls(command) => command.run(runtime).await?,
             Self::Inspect(command) => command.run(runtime).await?,
             Self::Stats(command) => command.run(runtime).await?,
-            Self::Checkpoint(command) => command.run(runtime).await?,
             Self::Checkpoints(command) => command.run(runtime).await?,
             Self::Restore(command) => command.run(runtime).await?,
             Self::Fork(command) => command.run(runtime).await?,
@@ -196,6 +198,9 @@ mod tests {
     fn checkpoint_makes_one_and_removes_some() {
         assert!(Cli::try_parse_from(["sandbar", "checkpoint", "web", "--name", "clean"]).is_ok());
         assert!(Cli::try_parse_from(["sandbar", "checkpoint", "rm", "clean", "other"]).is_ok());
+        assert!(Cli::try_parse_from(["sandbar", "checkpoint", "export", "--thin", "clean", "-"]).is_ok());
+        assert!(Cli::try_parse_from(["sandbar", "checkpoint", "import", "-", "--name", "clean"]).is_ok());
+        assert!(refusal(&["sandbar", "checkpoint", "export", "--thin", "--flatten", "clean", "-"]).contains("--flatten"));
         assert!(refusal(&["sandbar", "checkpoint"]).contains("ID"));
         assert!(refusal(&["sandbar", "checkpoint", "rm"]).contains("CHECKPOINT"));
     }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use clap::Args;
 use sandbar_core::{Error, ErrorKind, Isolation, Lifetime, Limits, Network, SandboxSpec, User, Volume};
-use sandbar_runtime::CreateRequest;
+use sandbar_runtime::{CreateRequest, Sandbox};
 
 use crate::{
     args::{self, Variable},
@@ -17,7 +17,7 @@ pub(super) const NO_WALL: &str = "dangerous-host";
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sandbox")]
 pub(crate) struct SandboxOptions {
-    /// The wall to use: container, dangerous-host …; without it, the lightest real one that works here
+    /// The wall to use: container, dangerous-host …; without it, or as auto, the lightest real one that works here and has what is asked for
     #[arg(long, value_name = "PROVIDER")]
     on: Option<String>,
     /// The weakest wall to accept: none, namespaces, user-kernel or vm
@@ -108,13 +108,15 @@ impl SandboxOptions {
             ttl: self.ttl,
             runtime: self.runtime,
         };
-        Ok(CreateRequest { name: self.name, provider: provider(self.on), isolation: self.isolation, image: self.image, spec, lifetime })
+        Ok(CreateRequest { name: self.name, provider: self.on, isolation: self.isolation, image: self.image, spec, lifetime })
     }
 }
 
-/// The provider that was named; `auto` is the same as none.
-pub(super) fn provider(on: Option<String>) -> Option<String> {
-    on.filter(|name| name != "auto")
+/// Says which wall was chosen, where nobody named one and it is not simply the usual one.
+pub(super) fn tell_choice(sandbox: &Sandbox) {
+    if let Some(remark) = sandbox.choice_remark() {
+        output::note(&format!("on {remark}"));
+    }
 }
 
 /// Says what the provider without a wall is, once, where it was asked for.

@@ -48,7 +48,7 @@ pub(crate) fn error(error: &Error) {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(hint) = error.downcast_ref::<Error>().and_then(Error::hint) {
-            label("hint", "36", hint);
+            hint.lines().for_each(|hint| label("hint", "36", hint));
         }
         cause = error.source();
     }

@@ -12,16 +12,21 @@ pub const CASES: &[Case] = &[
 ];
 
 /// A root file system with nothing but a shell in it.
-fn root_with_a_shell(root: &Path) {
-    let listed = Command::new("/usr/bin/ldd").arg("/bin/sh").output().unwrap();
+pub fn root_with_a_shell(root: &Path) {
+    add_program(root, "/bin/sh");
+    fs::write(root.join("mark"), "from the image").unwrap();
+}
+
+/// Copies a program of this host with its libraries.
+pub fn add_program(root: &Path, program: &str) {
+    let listed = Command::new("/usr/bin/ldd").arg(program).output().unwrap();
     let text = String::from_utf8(listed.stdout).unwrap();
     let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
-    for file in libraries.chain(["/bin/sh"]) {
+    for file in libraries.chain([program]) {
         let target = root.join(file.trim_start_matches('/'));
         fs::create_dir_all(target.parent().unwrap()).unwrap();
         fs::copy(file, target).unwrap();
     }
-    fs::write(root.join("mark"), "from the image").unwrap();
 }
 
 fn folder(home: &Home) {

@@ -2,14 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot do, it has to fail of")]
 
+mod choices;
 mod copies;
 mod exits;
 mod faults;
+mod file_of_checkpoint;
 mod images;
 mod life;
 mod listings;
 mod many;
 mod owned;
+mod portable;
 mod ports;
 mod streams;
 mod support;
@@ -29,6 +32,9 @@ fn main() -> ExitCode {
         life::CASES,
         ports::CASES,
         many::CASES,
+        choices::CASES,
+        portable::CASES,
+        file_of_checkpoint::CASES,
         faults::CASES,
     ];
     support::main(&cases.concat())

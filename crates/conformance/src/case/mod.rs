@@ -35,7 +35,7 @@ mod watch;
 
 use std::sync::LazyLock;
 
-use crate::Case;
+use crate::{Case, hard_tree};
 
 /// Every case of the suite; those that must run alone come last, so that they wait for nobody.
 pub fn all() -> &'static [Case] {
@@ -65,6 +65,7 @@ pub fn all() -> &'static [Case] {
             checkpoint::CASES,
             restore::CASES,
             fork::CASES,
+            hard_tree::CASES,
             image::CASES,
             volume::CASES,
             network::CASES,

@@ -1,6 +1,10 @@
 //! SHA-256 digests as OCI writes them, and streams that compute one on the way.
 
-use std::{fmt, io, io::Read, str::FromStr};
+use std::{
+    fmt, io,
+    io::{Read, Write},
+    str::FromStr,
+};
 
 use sandbar_core::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
@@ -108,6 +112,37 @@ impl Hasher {
 
     pub(super) fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
+    }
+}
+
+/// A writer that computes the digest of what passes, and counts it.
+pub(super) struct HashingWriter<W> {
+    inner: W,
+    hasher: Hasher,
+    written: u64,
+}
+
+impl<W: Write> HashingWriter<W> {
+    pub(super) fn new(inner: W) -> Self {
+        Self { inner, hasher: Hasher::default(), written: 0 }
+    }
+
+    /// What it wrote to, the digest and the number of bytes.
+    pub(super) fn finish(self) -> (W, Digest, u64) {
+        (self.inner, self.hasher.finish(), self.written)
+    }
+}
+
+impl<W: Write> Write for HashingWriter<W> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        self.written += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }
 

@@ -80,8 +80,19 @@ impl Layers {
     fn unpack(&self, archive: impl Read, size: u64, expected: Option<Expected>, layer: &Path) -> Result<(Digest, Weight)> {
         let site = tree_folder(layer)?;
         let limit = self.limits.unpacked(size);
+        Self::unpack_as(archive, limit, expected, &self.options(limit), &site)
+    }
+
+    /// Unpacks an archive into a folder, and compares its digests.
+    pub(super) fn unpack_as(
+        archive: impl Read,
+        limit: u64,
+        expected: Option<Expected>,
+        options: &UnpackOptions,
+        into: &File,
+    ) -> Result<(Digest, Weight)> {
         let mut archive = Hashing::new(archive);
-        let done = unpack(&mut archive, limit, &self.options(limit), &site);
+        let done = unpack(&mut archive, limit, options, into);
         let blob = expected.and_then(|expected| expected.blob);
         if let Some(blob) = blob {
             // Also, and first of all, when unpacking failed: damage in transit is the cause then, not the archive.
@@ -97,7 +108,7 @@ impl Layers {
 
     /// One way for all, as a layer is known by its archive's digest alone: the same archive must give the same tree
     /// wherever it came from.
-    fn options(&self, limit: u64) -> UnpackOptions {
+    pub(super) fn options(&self, limit: u64) -> UnpackOptions {
         let privilege = Privilege::here();
         UnpackOptions {
             owner: privilege.owner(),

@@ -118,17 +118,17 @@ pub(super) fn paired(config: &[u8], layers: usize) -> Result<Vec<Digest>> {
 }
 
 /// A folder of blobs, which a stranger may have filled: nothing in it leads out of it.
-struct Source {
+pub(super) struct Source {
     base: Base,
 }
 
 impl Source {
-    fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path) -> Result<Self> {
         let folder = File::open(path).context(OPERATION, || format!("cannot open {}", path.display()))?;
         Ok(Self { base: Base::jail(folder, None) })
     }
 
-    fn file(&self, path: &Path) -> Result<File> {
+    pub(super) fn file(&self, path: &Path) -> Result<File> {
         self.base.open_file(path, Access::Read, 0).map_err(|error| match error.kind() {
             sandbar_tree::ErrorKind::NotFound => {
                 Error::new(ErrorKind::Corrupt, OPERATION, "a part of the image is missing").with("path", path.display())
@@ -137,7 +137,7 @@ impl Source {
         })
     }
 
-    fn document(&self, path: &Path) -> Result<Vec<u8>> {
+    pub(super) fn document(&self, path: &Path) -> Result<Vec<u8>> {
         let mut text = Vec::new();
         let read = self.file(path)?.take(LARGEST_DOCUMENT + 1).read_to_end(&mut text);
         read.context(OPERATION, || format!("cannot read {}", path.display()))?;
@@ -148,14 +148,14 @@ impl Source {
         Ok(text)
     }
 
-    fn blob(&self, blob: &Blob) -> Result<Vec<u8>> {
+    pub(super) fn blob(&self, blob: &Blob) -> Result<Vec<u8>> {
         let text = self.document(&blob_path(&blob.digest))?;
         blob.digest.verify(OPERATION, "document", &text)?;
         Ok(text)
     }
 }
 
-fn blob_path(digest: &Digest) -> PathBuf {
+pub(super) fn blob_path(digest: &Digest) -> PathBuf {
     Path::new("blobs/sha256").join(digest.hex())
 }
 

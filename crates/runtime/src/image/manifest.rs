@@ -137,7 +137,13 @@ pub(super) fn choose(candidates: &[Candidate]) -> Result<&Candidate> {
 
 /// This host's platform, in OCI's words.
 pub(super) fn platform() -> String {
-    format!("{}/{}", Os::Linux, Arch::default())
+    let (os, architecture) = platform_words();
+    format!("{os}/{architecture}")
+}
+
+/// The same as the two words that documents have: system and architecture.
+pub(crate) fn platform_words() -> (String, String) {
+    (Os::Linux.to_string(), Arch::default().to_string())
 }
 
 fn blob(descriptor: &Descriptor) -> Result<Blob> {

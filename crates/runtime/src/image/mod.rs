@@ -12,6 +12,8 @@
 //! | `host` | the image `host`: allow-list, skeleton, fingerprint |
 //! | `import`, `folder`, `archive`, `layout` | images from this machine's files |
 //! | `pull`, `registry`, `download`, `credentials` | images from a registry |
+//! | `departure`, `arrival`, `unnamed` | images that leave as one tar, that arrive as one, and that only a checkpoint needs |
+//! | `owned`, `stop` | work with the owners of layers, and its calling off |
 //! | `layer`, `compression`, `limits`, `privilege` | one archive made into one overlay layer |
 //! | `manifest`, `config`, `digest`, `name` | the documents and words of OCI |
 //! | `index`, `paths`, `lock`, `temporary`, `collect` | what is where, and who may touch it |
@@ -22,10 +24,12 @@
 //! missing lock; and layers are collected only under a lock that nobody who needs one holds ([`ImageStore::pin`]).
 
 mod archive;
+mod arrival;
 mod collect;
 mod compression;
 mod config;
 mod credentials;
+mod departure;
 mod digest;
 mod download;
 mod error;
@@ -39,19 +43,26 @@ mod limits;
 mod lock;
 mod manifest;
 mod name;
+mod owned;
 mod paths;
 mod privilege;
 mod progress;
 mod pull;
 mod registry;
+mod stop;
 mod store;
 mod summary;
 mod temporary;
+mod unnamed;
 
+pub(crate) use arrival::{Arrival, Landing, Unpacked};
+pub(crate) use departure::{Departure, LayerSource, StagedLayer};
 pub use digest::Digest;
 pub use limits::ImageLimits;
+pub(crate) use manifest::platform_words;
 pub use name::{HOST, ImageName};
 pub use progress::{Progress, ProgressCallback, Stage};
 pub use registry::RegistryOptions;
+pub(crate) use store::blocking;
 pub use store::{ImageStore, Pin};
 pub use summary::{Collected, ImageSummary, Removed};

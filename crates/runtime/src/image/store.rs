@@ -30,7 +30,7 @@ const OPERATION: &str = "image store";
 /// File work is done on the runtime's blocking threads, so every method may be called from anywhere.
 #[derive(Debug, Clone)]
 pub struct ImageStore {
-    layers: Layers,
+    pub(super) layers: Layers,
     registries: Arc<RegistryOptions>,
 }
 
@@ -245,7 +245,7 @@ impl ImageStore {
         self.blocking(|store| store.pin_blocking()).await
     }
 
-    fn pin_blocking(&self) -> Result<Pin> {
+    pub(crate) fn pin_blocking(&self) -> Result<Pin> {
         // A collection holds the lock only while it renames things away.
         Ok(Pin { _lock: FileLock::shared(&self.layers.paths.lock())? })
     }
@@ -322,7 +322,7 @@ impl ImageStore {
 }
 
 /// File work, off the threads that drive everybody's futures.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(Error::new(ErrorKind::Internal, OPERATION, "file work was called off").with_source(error)),
@@ -343,7 +343,7 @@ pub(super) fn read_config(paths: &Paths, id: &Digest) -> Result<Config> {
 }
 
 /// Keeps a document under its digest.
-fn put_blob(paths: &Paths, digest: &Digest, content: &[u8]) -> Result<()> {
+pub(super) fn put_blob(paths: &Paths, digest: &Digest, content: &[u8]) -> Result<()> {
     let target = paths.blob(digest);
     if fs::read(&target).is_ok_and(|there| there == content) {
         return Ok(());

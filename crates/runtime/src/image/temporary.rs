@@ -20,7 +20,7 @@ const OPERATION: &str = "image store";
 /// Its maker holds a lock on it. A killed maker's lock is let go by the kernel, whichever way it died and whichever
 /// PID namespace it lived in, so "the lock is free" is exactly "nobody will finish this".
 #[derive(Debug)]
-pub(super) struct TemporaryFolder {
+pub(crate) struct TemporaryFolder {
     path: PathBuf,
     _lock: File,
 }
@@ -47,7 +47,7 @@ impl TemporaryFolder {
         }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }
@@ -85,10 +85,13 @@ pub(super) fn remove(path: &Path) -> Result<()> {
         Err(error) => return Err(error).context(OPERATION, || format!("cannot open {}", parent.display())),
     };
     match sandbar_tree::remove_tree(&parent, name) {
-        Err(error) if error.kind() != sandbar_tree::ErrorKind::NotFound => {
-            Err(tree(OPERATION, format!("cannot remove {}", path.display()), error))
+        Err(error) if error.kind() == sandbar_tree::ErrorKind::NotFound => Ok(()),
+        // Files of a layer may have other owners than this user.
+        Err(error) if error.kind() == sandbar_tree::ErrorKind::PermissionDenied && !rustix::process::geteuid().is_root() => {
+            sandbar_backends::as_layer_owner(|| crate::home::remove(path)).map_err(|error| error.with("path", path.display()))
         }
-        _ => Ok(()),
+        Err(error) => Err(tree(OPERATION, format!("cannot remove {}", path.display()), error)),
+        Ok(()) => Ok(()),
     }
 }
 

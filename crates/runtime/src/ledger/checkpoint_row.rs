@@ -1,4 +1,4 @@
-use std::str::FromStr;
+use std::{collections::BTreeSet, str::FromStr};
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use sandbar_core::{CheckpointId, CheckpointKind, Error, ErrorKind, Result, RootSource, SandboxId, SandboxSpec, SavedCheckpoint};
@@ -185,12 +185,25 @@ impl Ledger {
         })
     }
 
-    /// The checkpoints that are being saved or removed, or were when somebody died.
+    /// The checkpoints that are being saved or removed, or were when somebody died; none before those that build on it.
     pub(crate) fn unfinished_checkpoints(&self) -> Result<Vec<CheckpointRow>> {
-        self.read(|connection| {
+        let mut rows: Vec<CheckpointRow> = self.read(|connection| {
             let sql = format!("SELECT {COLUMNS} FROM checkpoints WHERE state <> 'ready'");
             connection.prepare_cached(&sql)?.query_map([], CheckpointRow::read)?.collect()
-        })
+        })?;
+        let mut ordered = Vec::with_capacity(rows.len());
+        while !rows.is_empty() {
+            let parents: BTreeSet<_> = rows.iter().filter_map(|row| row.parent.clone()).collect();
+            let (above, below): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| !parents.contains(&row.id));
+            if above.is_empty() {
+                // A circle, which a sound ledger does not have.
+                ordered.extend(below);
+                break;
+            }
+            ordered.extend(above);
+            rows = below;
+        }
+        Ok(ordered)
     }
 
     /// Checkpoints that nobody asked for and nothing builds on.

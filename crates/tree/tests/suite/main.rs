@@ -7,6 +7,7 @@
 //! | `round_trip` | trees packed and unpacked again |
 //! | `hostile` | archives that mean harm |
 //! | `layers` | OCI whiteouts and overlayfs's marks |
+//! | `merged` | what an overlay shows, packed without one |
 //! | `copies` | trees copied and weighed |
 //! | `races` | directories that a hostile thread swaps for links meanwhile |
 
@@ -16,6 +17,7 @@ mod base;
 mod copies;
 mod hostile;
 mod layers;
+mod merged;
 mod person;
 mod races;
 mod removal;

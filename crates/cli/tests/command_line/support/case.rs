@@ -11,12 +11,13 @@ pub struct Case {
     body: fn(&Home),
     walls: &'static [&'static str],
     needs: &'static [&'static str],
+    of_layers: bool,
 }
 
 impl Case {
     /// A fact of every wall.
     pub const fn new(name: &'static str, body: fn(&Home)) -> Self {
-        Self { name, body, walls: &["dangerous-host", "container", "container-rootless"], needs: &[] }
+        Self { name, body, walls: &["dangerous-host", "container", "container-rootless"], needs: &[], of_layers: false }
     }
 
     /// Only of these walls.
@@ -26,11 +27,22 @@ impl Case {
         self
     }
 
+    /// Of every wall that takes images of layers: all but the one that is none.
+    #[must_use]
+    pub const fn of_layers(mut self) -> Self {
+        self.of_layers = true;
+        self
+    }
+
     /// Only where these programs are, on the host and so in the image `host`.
     #[must_use]
     pub const fn needs(mut self, programs: &'static [&'static str]) -> Self {
         self.needs = programs;
         self
+    }
+
+    fn is_of(&self, wall: &Wall) -> bool {
+        if self.of_layers { wall.provider != "dangerous-host" } else { self.walls.contains(&wall.name) }
     }
 
     fn trial(self, wall: &Arc<Wall>) -> Trial {
@@ -58,14 +70,13 @@ pub fn main(cases: &[Case]) -> std::process::ExitCode {
     let scratch = tempfile::Builder::new().prefix("sandbar-test-").tempdir_in("/tmp").unwrap();
     open_to_all(scratch.path());
     let walls: Vec<_> = Wall::all(scratch.path()).into_iter().map(Arc::new).collect();
-    let trials =
-        walls.iter().flat_map(|wall| cases.iter().filter(|case| case.walls.contains(&wall.name)).map(|case| case.trial(wall))).collect();
+    let trials = walls.iter().flat_map(|wall| cases.iter().filter(|case| case.is_of(wall)).map(|case| case.trial(wall))).collect();
     let code = libtest_mimic::run(&arguments, trials).exit_code();
     drop(scratch);
     code
 }
 
-pub(super) fn open_to_all(path: &Path) {
+pub fn open_to_all(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }

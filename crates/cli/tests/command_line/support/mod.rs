@@ -7,7 +7,7 @@ mod leftovers;
 mod terminal;
 mod wall;
 
-pub use case::{Case, main};
+pub use case::{Case, main, open_to_all};
 pub use client::{Client, Finished, feed};
 pub use home::Home;
 pub use leftovers::{assert_nothing_left, control_groups_with, ids_with_traces, processes_with};

@@ -1,0 +1,197 @@
+//! Which provider is taken where nobody names one: among providers that say of themselves what a test wants.
+
+#![expect(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
+
+mod support;
+
+use async_trait::async_trait;
+use sandbar_core::{
+    AttachRequest, Claim, ErrorKind, Feature, FeatureSet, Isolation, Limits, Network, Probe, ProviderInfo, ProvisionRequest, Resource,
+    RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider, SandboxSpec,
+};
+use sandbar_runtime::{CreateRequest, ForkOptions, ProviderOptions, Registry, Runtime, RuntimeConfig};
+use support::Fake;
+use tempfile::TempDir;
+
+/// A fake that says something else of itself.
+struct Posing {
+    fake: Fake,
+    name: &'static str,
+    isolation: Isolation,
+    features: FeatureSet,
+    missing: Option<&'static str>,
+}
+
+#[async_trait]
+impl SandboxProvider for Posing {
+    fn info(&self) -> ProviderInfo {
+        ProviderInfo { name: self.name.into(), isolation: self.isolation, features: self.features.clone(), ..self.fake.info() }
+    }
+
+    async fn probe(&self) -> Probe {
+        match self.missing {
+            None => Probe { usable: true, verdict: format!("{} works", self.name), hint: None },
+            Some(missing) => Probe { usable: false, verdict: format!("{missing} is missing"), hint: Some(format!("install {missing}")) },
+        }
+    }
+
+    async fn provision(&self, request: ProvisionRequest) -> Result<Box<dyn SandboxHandle>> {
+        self.fake.provision(request).await
+    }
+
+    async fn attach(&self, request: AttachRequest) -> Result<Box<dyn SandboxHandle>> {
+        self.fake.attach(request).await
+    }
+
+    async fn restore(&self, request: ProvisionRequest, from: RestoreRequest) -> Result<Box<dyn SandboxHandle>> {
+        self.fake.restore(request, from).await
+    }
+
+    async fn reclaim(&self, id: &SandboxId, resources: &[Resource]) -> Result<()> {
+        self.fake.reclaim(id, resources).await
+    }
+}
+
+/// The providers of a machine: the weakest takes all that the fake takes but a disk limit; the others are as told.
+struct Machine {
+    home: TempDir,
+    registry: Registry,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let registry = Registry::new(&ProviderOptions { home: home.path().to_owned() });
+        Self { home, registry }.with("container", Isolation::Namespaces, Fake::features().without(Feature::LimitDisk), None)
+    }
+
+    fn with(mut self, name: &'static str, isolation: Isolation, features: FeatureSet, missing: Option<&'static str>) -> Self {
+        let posing = Posing { fake: Fake::default(), name, isolation, features: features.clone(), missing };
+        self.registry = self.registry.with(Claim { provider: name, features }, isolation, posing);
+        self
+    }
+
+    async fn runtime(&self) -> Runtime {
+        self.runtime_with(RuntimeConfig::new(self.home.path())).await
+    }
+
+    async fn runtime_with(&self, config: RuntimeConfig) -> Runtime {
+        Runtime::open_with(config, self.registry.clone()).await.unwrap()
+    }
+}
+
+fn with_disk() -> CreateRequest {
+    let limits = Limits { disk: Some(1 << 30), ..Limits::default() };
+    CreateRequest { spec: SandboxSpec { limits, ..SandboxSpec::default() }, ..CreateRequest::default() }
+}
+
+/// The provider, its reason, and what is worth telling.
+async fn chosen(runtime: &Runtime, request: CreateRequest) -> (String, String, Option<String>) {
+    let sandbox = runtime.create(request).await.unwrap();
+    let inspect = sandbox.inspect().await.unwrap();
+    let remark = sandbox.choice_remark().map(ToOwned::to_owned);
+    sandbox.destroy().await.unwrap();
+    (inspect.summary.provider, inspect.choice, remark)
+}
+
+#[tokio::test]
+async fn the_weakest_wall_that_works_is_the_usual_one() {
+    let machine = Machine::new().with("kernel", Isolation::UserKernel, Fake::features(), None);
+    let runtime = machine.runtime().await;
+    let (name, reason, remark) = chosen(&runtime, CreateRequest::default()).await;
+    assert_eq!((name.as_str(), reason.as_str(), remark), ("container", "the first usable provider: container works", None));
+    // Who asks for the choice is told of it, also where the configuration names one.
+    let config = RuntimeConfig { provider: Some("kernel".into()), ..RuntimeConfig::new(machine.home.path()) };
+    let runtime = machine.runtime_with(config).await;
+    let request = CreateRequest { provider: Some("auto".into()), ..CreateRequest::default() };
+    let (name, _, remark) = chosen(&runtime, request).await;
+    assert_eq!((name.as_str(), remark.as_deref()), ("container", Some("container: the first usable provider: container works")));
+    assert_eq!(chosen(&runtime, CreateRequest::default()).await.0, "kernel");
+}
+
+#[tokio::test]
+async fn what_lacks_something_that_is_asked_for_is_passed_over_and_that_is_told() {
+    let machine = Machine::new().with("kernel", Isolation::UserKernel, Fake::features(), None);
+    let (name, reason, remark) = chosen(&machine.runtime().await, with_disk()).await;
+    assert_eq!(name, "kernel");
+    assert_eq!(reason, "the first usable provider: kernel works (passed over: container does not have limit-disk here)");
+    assert_eq!(remark, Some(format!("kernel: {reason}")));
+    // By name it is refused, as ever.
+    let named = CreateRequest { provider: Some("container".into()), ..with_disk() };
+    assert_eq!(machine.runtime().await.create(named).await.unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[tokio::test]
+async fn what_does_not_work_here_is_passed_over_and_a_floor_is_met_by_the_weakest_that_does() {
+    let machine = Machine::new().with("kernel", Isolation::UserKernel, Fake::features(), Some("runsc")).with(
+        "machine",
+        Isolation::Vm,
+        Fake::features(),
+        None,
+    );
+    let request = CreateRequest { isolation: Some(Isolation::UserKernel), ..CreateRequest::default() };
+    let (name, reason, remark) = chosen(&machine.runtime().await, request).await;
+    assert_eq!(name, "machine");
+    let expected = "the first usable provider with isolation user-kernel or stronger: machine works \
+                    (passed over: container has only namespaces; kernel: runsc is missing)";
+    assert_eq!((reason.as_str(), remark), (expected, Some(format!("machine: {expected}"))));
+}
+
+#[tokio::test]
+async fn an_image_is_taken_by_whoever_takes_such_images() {
+    let only_layers: FeatureSet = Fake::features().iter().chain([Feature::LayeredImage]).collect();
+    let only_host: FeatureSet = Fake::features().iter().chain([Feature::HostImage]).collect();
+    let machine =
+        Machine::new().with("container", Isolation::Namespaces, only_layers, None).with("kernel", Isolation::UserKernel, only_host, None);
+    let runtime = machine.runtime().await;
+    let (name, reason, _) = chosen(&runtime, CreateRequest::default()).await;
+    assert_eq!(name, "kernel");
+    assert!(reason.contains("container needs an image"), "{reason}");
+    let on_host = CreateRequest { image: Some("host".into()), ..CreateRequest::default() };
+    let (name, reason, _) = chosen(&runtime, on_host).await;
+    assert_eq!(name, "kernel");
+    assert!(reason.contains("container does not have host-image here"), "{reason}");
+    // The choice falls before the image is looked for.
+    let other = CreateRequest { image: Some("other".into()), isolation: Some(Isolation::UserKernel), ..CreateRequest::default() };
+    let error = runtime.create(other).await.unwrap_err();
+    assert!(error.message().contains("kernel does not have layered-image here"), "{error}");
+}
+
+#[tokio::test]
+async fn where_nothing_will_do_each_provider_is_told_with_what_it_lacks() {
+    let machine = Machine::new().with("kernel", Isolation::UserKernel, Fake::features(), Some("runsc")).with(
+        "machine",
+        Isolation::Vm,
+        Fake::features().without(Feature::NetworkOpen),
+        None,
+    );
+    let spec = SandboxSpec { network: Network::Open, ..with_disk().spec };
+    let request = CreateRequest { spec, isolation: Some(Isolation::Namespaces), ..CreateRequest::default() };
+    let runtime = machine.runtime().await;
+    let error = runtime.create(request).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    for told in [
+        "container does not have limit-disk here",
+        "kernel: runsc is missing",
+        "machine does not have network-open here",
+        "dangerous-host is no wall",
+        "isolation namespaces or stronger",
+    ] {
+        assert!(error.message().contains(told), "{error}");
+    }
+    assert_eq!(error.hint(), Some("kernel: install runsc"));
+    assert!(runtime.list().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_fork_stays_with_its_checkpoints_provider_unless_one_is_named() {
+    let machine = Machine::new().with("kernel", Isolation::UserKernel, Fake::features(), None);
+    let runtime = machine.runtime().await;
+    let origin = CreateRequest { provider: Some("kernel".into()), name: Some("web".into()), ..CreateRequest::default() };
+    runtime.create(origin).await.unwrap();
+    for (asked, expected) in [(None, "kernel"), (Some("auto"), "kernel"), (Some("container"), "container")] {
+        let options = ForkOptions { provider: asked.map(ToOwned::to_owned), ..ForkOptions::default() };
+        let forks = runtime.fork("web", 1, options).await.unwrap();
+        assert_eq!(forks[0].summary().await.unwrap().provider, expected);
+    }
+}
