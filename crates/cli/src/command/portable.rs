@@ -81,20 +81,22 @@ impl Export {
         let options = ExportOptions { flatten: self.flatten, thin: self.thin, without_memory: self.without_memory };
         let mut signals = Signals::listen()?;
         let stop = Arc::new(AtomicBool::new(false));
-        let (unnamed, writer): (Option<Unnamed>, Box<dyn Write + Send>) = if to_stdout {
-            (None, Box::new(Pipe { stream: duplicate(io::stdout())?, ready: PollFlags::OUT, stop: Arc::clone(&stop) }))
-        } else {
-            let unnamed = Unnamed::beside(&self.file)?;
-            let file = unnamed.file.try_clone().context("export", || "cannot write the file".to_owned())?;
-            (Some(unnamed), Box::new(file))
+        let target = if to_stdout { Target::Stream(duplicate(io::stdout())?) } else { Target::at(&self.file)? };
+        let writing = || format!("cannot write {}", self.file.display());
+        let (unnamed, writer): (_, Box<dyn Write + Send>) = match target {
+            Target::Stream(stream) => (None, Box::new(Pipe { stream, ready: PollFlags::OUT, stop: Arc::clone(&stop) })),
+            Target::File(unnamed, path) => {
+                let file = unnamed.file.try_clone().context("export", writing)?;
+                (Some((unnamed, path)), Box::new(file))
+            }
         };
         let work = |told| runtime.export_checkpoint(&self.checkpoint, options, writer, told);
         let exported: Exported = match called_off(&mut signals, &stop, work).await? {
             Ok(exported) => exported,
             Err(signal) => return Ok(End::Signaled(signal).status()),
         };
-        if let Some(unnamed) = unnamed {
-            unnamed.name(&self.file)?;
+        if let Some((unnamed, path)) = unnamed {
+            unnamed.name(&path)?;
         }
         if exported.unreadable > 0 {
             let count = exported.unreadable;
@@ -203,6 +205,33 @@ impl<S: AsFd + Write> Write for Pipe<S> {
     }
 }
 
+/// Where the bytes go.
+enum Target {
+    /// What is there and is no file: a pipe, a device. It stays what it is.
+    Stream(File),
+    /// A file that is to be, and its path.
+    File(Unnamed, PathBuf),
+}
+
+impl Target {
+    fn at(path: &Path) -> Result<Self> {
+        let opening = || format!("cannot write {}", path.display());
+        match fs::metadata(path) {
+            Ok(found) if found.is_dir() => {
+                Err(Error::new(ErrorKind::InvalidInput, "export", "the file to write is a folder").with("path", path.display()))
+            }
+            Ok(found) if found.is_file() => {
+                // What a link leads to is written, and not the link replaced.
+                let path = path.canonicalize().context("export", opening)?;
+                Ok(Self::File(Unnamed::beside(&path)?, path))
+            }
+            Ok(_) => Ok(Self::Stream(File::options().write(true).open(path).context("export", opening)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::File(Unnamed::beside(path)?, path.to_owned())),
+            Err(error) => Err(error).context("export", opening),
+        }
+    }
+}
+
 /// A file without a name until it is whole, so that nothing is left of it however this process ends.
 struct Unnamed {
     file: File,
@@ -213,9 +242,6 @@ struct Unnamed {
 impl Unnamed {
     fn beside(target: &Path) -> Result<Self> {
         use rustix::fs::{CWD, Mode, OFlags, openat};
-        if target.is_dir() {
-            return Err(Error::new(ErrorKind::InvalidInput, "export", "the file to write is a folder").with("path", target.display()));
-        }
         let folder = folder_of(target);
         let cannot = |error: io::Error| Error::io("export", format!("cannot write into {}", folder.display()), error);
         match openat(CWD, folder, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o600)) {
@@ -286,6 +312,17 @@ mod tests {
         unnamed.name(&target).unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"new");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_no_file_stays_what_it_is() {
+        assert!(matches!(Target::at(Path::new("/dev/null")), Ok(Target::Stream(_))));
+        assert!(Target::at(Path::new("/dev")).is_err());
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("real", folder.path().join("link")).unwrap();
+        fs::write(folder.path().join("real"), "").unwrap();
+        let Target::File(_, path) = Target::at(&folder.path().join("link")).unwrap() else { panic!("a file is no stream") };
+        assert!(path.ends_with("real"));
     }
 
     #[test]
