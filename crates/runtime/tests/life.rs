@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
 
+#[path = "life/choice.rs"]
+mod choice;
 mod support;
 
 use std::time::Duration;

@@ -1,17 +1,14 @@
 //! Which provider is taken where nobody names one: among providers that say of themselves what a test wants.
 
-#![expect(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
-
-mod support;
-
 use async_trait::async_trait;
 use sandbar_core::{
     AttachRequest, Claim, ErrorKind, Feature, FeatureSet, Isolation, Limits, Network, Probe, ProviderInfo, ProvisionRequest, Resource,
     RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider, SandboxSpec,
 };
 use sandbar_runtime::{CreateRequest, ForkOptions, ProviderOptions, Registry, Runtime, RuntimeConfig};
-use support::Fake;
 use tempfile::TempDir;
+
+use crate::support::Fake;
 
 /// A fake that says something else of itself.
 struct Posing {
