@@ -49,7 +49,7 @@ fn layer(entries: &[(EntryType, &str, &str, &str)]) -> Vec<u8> {
 
 fn description() -> Value {
     json!({
-        "version": 1, "id": "cp-aaaaaaaaaaaa", "name": "mine", "sandbox": "sb-aaaaaaaaaaaa", "kind": "disk", "provider": "container", "created_ms": 1,
+        "version": 1, "id": "cp-bbbbbbbbbbbb", "name": "mine", "sandbox": "sb-bbbbbbbbbbbb", "kind": "disk", "provider": "container", "created_ms": 1,
         "spec": {}, "own_layers": 1, "image": { "reference": "tiny" }
     })
 }
@@ -91,7 +91,13 @@ fn import(home: &Home, data: &[u8]) -> crate::support::Finished {
 
 #[track_caller]
 fn assert_refused(home: &Home, data: &[u8], why: &str) {
+    assert_refused_with(home, data, why, "");
+}
+
+#[track_caller]
+fn assert_refused_with(home: &Home, data: &[u8], why: &str, told: &str) {
     let refused = import(home, data);
+    assert!(refused.stderr.contains(told), "{why}: {refused}");
     assert_eq!(refused.code, 125, "{why}: {refused}");
     assert!(refused.stderr.starts_with("error: ") && !refused.stderr.contains("internal"), "{why}: {refused}");
     for folder in ["images/temporary", "images/layers", "checkpoints"] {
@@ -113,7 +119,7 @@ fn damaged(home: &Home) {
         let mut flipped = whole.clone();
         let at = flipped.len() - size;
         flipped[at] ^= 1;
-        assert_refused(home, &flipped, name);
+        assert_refused_with(home, &flipped, name, "digest");
     }
     for part in 0..16 {
         assert_refused(home, &whole[..whole.len() * part / 16], "cut off");
@@ -138,7 +144,7 @@ fn damaged(home: &Home) {
     let at = whole.windows(missing.len()).rposition(|window| window == missing.as_bytes()).unwrap();
     let mut renamed = whole.clone();
     renamed[at..at + 2].copy_from_slice(if missing.starts_with("00") { b"11" } else { b"00" });
-    assert_refused(home, &renamed, "a blob is missing");
+    assert_refused_with(home, &renamed, "a blob is missing", "missing");
 }
 
 fn hostile(home: &Home) {
@@ -157,7 +163,7 @@ fn hostile(home: &Home) {
         ("a device in /dev", vec![(EntryType::Char, "dev/null", "", "")]),
         ("a whiteout of ..", vec![(EntryType::Regular, ".wh...", "", "")]),
     ] {
-        assert_refused(home, &file(&layer(&entries), &description()), why);
+        assert_refused_with(home, &file(&layer(&entries), &description()), why, "the layer cannot be unpacked");
     }
     // The file itself as well.
     let mut climbing = Builder::new(Vec::new());
