@@ -212,6 +212,11 @@ fn read_pinned(
         Some(id) if store.is_complete(id)? => Some(*id),
         _ => None,
     };
+    // Before the image has its entry, so that nothing holds its layers when one of these is refused.
+    let mut layers = (below..diff_ids.len()).map(|index| arrival.unpack(index)).collect::<Result<Vec<_>>>()?;
+    if layers.is_empty() {
+        layers.push(arrival.empty()?);
+    }
     let image = match here {
         // Its layers are shared then. Those in the file are compared all the same: a damaged file is told as such.
         Some(id) => {
@@ -229,10 +234,6 @@ fn read_pinned(
             store.add_unnamed(&config, &format!("checkpoint {}", description.id))?
         }
     };
-    let mut layers = (below..diff_ids.len()).map(|index| arrival.unpack(index)).collect::<Result<Vec<_>>>()?;
-    if layers.is_empty() {
-        layers.push(arrival.empty()?);
-    }
     Ok((description, image, here.is_some(), layers))
 }
 
