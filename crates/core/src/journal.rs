@@ -54,6 +54,14 @@ pub trait Journal: Send + Sync {
     /// `Unavailable` when the ledger cannot be written; then the resource must not be made.
     fn intend(&self, resource: &Resource) -> Result<()>;
 
+    /// The same for several that are about to be made, in one step.
+    ///
+    /// # Errors
+    /// As [`intend`](Self::intend); then none of them must be made.
+    fn intend_all(&self, resources: &[Resource]) -> Result<()> {
+        resources.iter().try_for_each(|resource| self.intend(resource))
+    }
+
     /// Forgets a resource after it is gone.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sandbar_core::{
     CheckpointId, Context, Error, ErrorKind, Lifetime, ProvisionRequest, RestoreRequest, Result, RootSource, SandboxHandle, SandboxId,
-    SandboxSpec, State, check_name,
+    SandboxSpec, check_name,
 };
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     ledger::{Age, LedgerJournal, NewSandbox, SandboxRow},
     lock::SandboxLock,
     root::Resolved,
-    runtime::to_the_end,
+    runtime::{gone, to_the_end},
 };
 
 /// A sandbox about to be made, from an image or from a checkpoint.
@@ -88,7 +88,7 @@ impl Runtime {
         fault::point("create.row");
         match self.make_place(&id, &plan, ids).await {
             Ok(handle) => {
-                let revision = self.ledger().finish(&id, State::Running, None)?;
+                let revision = self.ledger().standing(&id)?.ok_or_else(|| gone(&id))?.2;
                 fault::point("create.finished");
                 drop(lock);
                 let remark = plan.choice.notable.then(|| format!("{}: {}", plan.choice.name, plan.choice.reason));
@@ -119,10 +119,10 @@ impl Runtime {
             id: id.clone(),
             spec: with_hostname(&plan.spec, plan.name.as_deref()),
             root: plan.root.clone(),
-            folder,
+            folder: folder.clone(),
             ids,
             lifetime: plan.lifetime,
-            journal: Arc::new(LedgerJournal::new(Arc::clone(self.ledger()), id.clone())),
+            journal: Arc::new(LedgerJournal::of_new(Arc::clone(self.ledger()), id.clone(), folder)),
         };
         let handle = match &plan.from {
             None => plan.choice.provider.provision(request).await?,

@@ -89,10 +89,16 @@ impl Holdings {
 
 impl Journal for Holdings {
     fn intend(&self, resource: &Resource) -> Result<()> {
-        self.journal.intend(resource)?;
+        self.intend_all(std::slice::from_ref(resource))
+    }
+
+    fn intend_all(&self, resources: &[Resource]) -> Result<()> {
+        self.journal.intend_all(resources)?;
         let mut held = self.lock();
-        if !held.contains(resource) {
-            held.push(resource.clone());
+        for resource in resources {
+            if !held.contains(resource) {
+                held.push(resource.clone());
+            }
         }
         Ok(())
     }

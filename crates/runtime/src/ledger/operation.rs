@@ -1,4 +1,4 @@
-use std::{fmt, str::FromStr};
+use std::{collections::HashSet, fmt, str::FromStr};
 
 use rusqlite::params;
 use sandbar_core::{CheckpointId, Error, ErrorKind, Result, RootSource, SandboxId, State, Verb};
@@ -75,7 +75,11 @@ impl Ledger {
                 transaction.prepare_cached(sql)?.execute([id.as_str()])?;
             }
             Ok(())
-        })
+        })?;
+        if operation == Operation::Destroy {
+            self.ending().insert(id.clone(), HashSet::new());
+        }
+        Ok(())
     }
 
     /// Within a restore: the provider's commit will put `base` and `root` in the place of the present ones.

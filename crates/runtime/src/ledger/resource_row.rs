@@ -1,9 +1,10 @@
-use rusqlite::params;
+use rusqlite::{Transaction, params};
 use sandbar_core::{Resource, Result, SandboxId};
 
 use super::{
     Ledger,
     sandbox_row::{json, to_json},
+    store::Refusal,
 };
 
 /// Which of a sandbox's resources: an operation that is interrupted is undone by giving back what it took, or finished by giving back
@@ -19,18 +20,18 @@ pub(crate) enum Age {
 }
 
 impl Ledger {
-    /// Records a resource, before it is made.
-    pub(super) fn intend(&self, id: &SandboxId, resource: &Resource) -> Result<()> {
-        let resource = to_json(resource)?;
-        self.write(|transaction| {
-            let sql = "INSERT INTO resources VALUES (?1, ?2, 0, 1) ON CONFLICT DO UPDATE SET fresh = 1";
-            transaction.prepare_cached(sql)?.execute(params![id.as_str(), resource])?;
-            Ok(())
-        })
+    /// Records resources, before they are made.
+    pub(super) fn intend(&self, id: &SandboxId, resources: &[Resource]) -> Result<()> {
+        self.write(|transaction| insert(transaction, id, resources))
     }
 
-    /// Forgets a resource, after it is gone.
+    /// Forgets a resource, after it is gone. Of a sandbox that this process destroys, that is remembered until its row goes: until then
+    /// whoever comes after a crash finds what is gone already, which is no error.
     pub(crate) fn forget(&self, id: &SandboxId, resource: &Resource) -> Result<()> {
+        if let Some(gone) = self.ending().get_mut(id) {
+            gone.insert(resource.clone());
+            return Ok(());
+        }
         let resource = to_json(resource)?;
         self.write(|transaction| {
             let sql = "DELETE FROM resources WHERE sandbox = ?1 AND resource = ?2";
@@ -46,9 +47,21 @@ impl Ledger {
             Age::Fresh => "fresh AND NOT kept",
             Age::Old => "kept AND NOT fresh",
         };
-        self.read(|connection| {
+        let rows = self.read(|connection| {
             let sql = format!("SELECT resource FROM resources WHERE sandbox = ?1 AND {condition}");
-            connection.prepare_cached(&sql)?.query_map([id.as_str()], |row| json(row, 0))?.collect()
-        })
+            connection.prepare_cached(&sql)?.query_map([id.as_str()], |row| json(row, 0))?.collect::<rusqlite::Result<Vec<_>>>()
+        });
+        let ending = self.ending();
+        let gone = ending.get(id);
+        Ok(rows?.into_iter().filter(|resource| gone.is_none_or(|gone| !gone.contains(resource))).collect())
     }
+}
+
+/// Writes rows of resources, within a transaction.
+pub(super) fn insert(transaction: &Transaction<'_>, id: &SandboxId, resources: &[Resource]) -> Result<(), Refusal> {
+    let sql = "INSERT INTO resources VALUES (?1, ?2, 0, 1) ON CONFLICT DO UPDATE SET fresh = 1";
+    for resource in resources {
+        transaction.prepare_cached(sql)?.execute(params![id.as_str(), to_json(resource)?])?;
+    }
+    Ok(())
 }

@@ -208,11 +208,14 @@ impl Ledger {
         self.write(|transaction| {
             transaction.prepare_cached("DELETE FROM sandboxes WHERE id = ?1")?.execute([id.as_str()])?;
             Ok(())
-        })
+        })?;
+        self.ending().remove(id);
+        Ok(())
     }
 
-    /// Remembers that recovery failed now.
+    /// Remembers that recovery, or destroying it, failed now.
     pub(crate) fn note_attempt(&self, id: &SandboxId, reason: &str) -> Result<()> {
+        self.ending().remove(id);
         self.write(|transaction| {
             let sql = "UPDATE sandboxes SET attempted_ms = ?2, reason = ?3 WHERE id = ?1";
             transaction.prepare_cached(sql)?.execute(params![id.as_str(), clock::now_ms(), reason])?;

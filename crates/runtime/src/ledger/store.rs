@@ -1,4 +1,5 @@
 use std::{
+    collections::{HashMap, HashSet},
     fs::File,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -9,7 +10,7 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, config::DbConfig, ffi};
 use rustix::fs::{FlockOperation, flock};
-use sandbar_core::{Context, Error, ErrorKind, Result};
+use sandbar_core::{Context, Error, ErrorKind, Resource, Result, SandboxId};
 
 use super::schema;
 
@@ -18,7 +19,11 @@ pub(crate) struct Ledger {
     connection: Mutex<Connection>,
     path: PathBuf,
     boot: String,
+    ending: Mutex<Ending>,
 }
+
+/// Sandboxes that this process destroys, with those of their resources that are gone already.
+type Ending = HashMap<SandboxId, HashSet<Resource>>;
 
 impl Ledger {
     /// How long a writer waits for the others. Each holds the lock for tens of microseconds; a stopped process holds it for ever.
@@ -48,7 +53,7 @@ impl Ledger {
         }
         connection.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON").map_err(fail)?;
         super::log::bound(&mut connection, path).map_err(fail)?;
-        Ok(Self { connection: Mutex::new(connection), path: path.to_owned(), boot: boot.to_owned() })
+        Ok(Self { connection: Mutex::new(connection), path: path.to_owned(), boot: boot.to_owned(), ending: Mutex::default() })
     }
 
     /// Makes or migrates the tables. Under a lock of its own, since a change of the journal mode does not wait for other connections.
@@ -70,6 +75,11 @@ impl Ledger {
     /// The present boot.
     pub(crate) fn boot(&self) -> &str {
         &self.boot
+    }
+
+    /// What this process destroys.
+    pub(super) fn ending(&self) -> MutexGuard<'_, Ending> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {

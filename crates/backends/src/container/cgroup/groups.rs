@@ -114,18 +114,26 @@ impl Groups {
 
 impl Made {
     fn fill(&mut self, host: &Hierarchies, name: &str, limits: &Limits, default_pids: u64, journal: &Arc<dyn Journal>) -> Result<()> {
-        if let Some(base) = host.unified() {
-            let group = base.join(name);
-            self.groups.unified = Some(group.clone());
-            make_folder(&group, journal)?;
+        self.groups.unified = host.unified().map(|base| base.join(name));
+        let freezer = host.unified().is_none().then_some(Controller::Freezer);
+        let limiting = wanted(limits).map(|(controller, _)| controller).filter(|controller| !host.unified_has(*controller));
+        let v1 = freezer.into_iter().chain(limiting).filter_map(|controller| Some((controller, host.v1(controller)?.join(name))));
+        self.groups.v1 = v1.collect();
+        let resources: Vec<Resource> = self.groups.paths().map(|path| Resource::Cgroup { path: path.to_owned() }).collect();
+        journal.intend_all(&resources)?;
+        if let Some(group) = &self.groups.unified {
+            make_folder(group)?;
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             self.unified = Some(
-                openat(CWD, &group, flags, Mode::empty())
+                openat(CWD, group, flags, Mode::empty())
                     .map_err(io::Error::from)
                     .context(OPERATION, || format!("cannot open {}", group.display()))?,
             );
-        } else if let Some(base) = host.v1(Controller::Freezer) {
-            self.make_v1(Controller::Freezer, base, name, journal)?;
+        }
+        for (_, group) in &self.groups.v1 {
+            make_folder(group)?;
+            let threads = openat(CWD, group.join("tasks"), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+            self.threads.push(threads.map_err(io::Error::from).context(OPERATION, || format!("cannot open {}", group.display()))?);
         }
         for (controller, value) in wanted(limits) {
             if host.unified_has(controller) {
@@ -134,9 +142,8 @@ impl Made {
                     host.enable(controller).context(OPERATION, || format!("cannot enable the controller {}", controller.name()))?;
                 }
                 set_unified(&group, controller, value).context(OPERATION, || format!("cannot set the limit in {}", group.display()))?;
-            } else if let Some(base) = host.v1(controller) {
-                let group = self.make_v1(controller, base, name, journal)?;
-                set_v1(&group, controller, value).context(OPERATION, || format!("cannot set the limit in {}", group.display()))?;
+            } else if let Some(group) = self.groups.v1(controller) {
+                set_v1(group, controller, value).context(OPERATION, || format!("cannot set the limit in {}", group.display()))?;
             }
         }
         if limits.pids.is_none()
@@ -146,15 +153,6 @@ impl Made {
             let _ = write_existing(&group.join(limit_file(Controller::Pids)), default_pids + AGENT_PROCESSES);
         }
         Ok(())
-    }
-
-    fn make_v1(&mut self, controller: Controller, base: &Path, name: &str, journal: &Arc<dyn Journal>) -> Result<PathBuf> {
-        let group = base.join(name);
-        self.groups.v1.push((controller, group.clone()));
-        make_folder(&group, journal)?;
-        let threads = openat(CWD, group.join("tasks"), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-        self.threads.push(threads.map_err(io::Error::from).context(OPERATION, || format!("cannot open {}", group.display()))?);
-        Ok(group)
     }
 }
 
@@ -168,8 +166,7 @@ fn wanted(limits: &Limits) -> impl Iterator<Item = (Controller, u64)> {
     .filter_map(|(controller, value)| Some((controller, value?)))
 }
 
-fn make_folder(group: &Path, journal: &Arc<dyn Journal>) -> Result<()> {
-    journal.intend(&Resource::Cgroup { path: group.to_owned() })?;
+fn make_folder(group: &Path) -> Result<()> {
     match fs::create_dir(group) {
         // Left by a crash in the middle of the same boot: nothing runs in it, or it could not be removed and made anew.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => remove(group).and_then(|()| fs::create_dir(group)),
