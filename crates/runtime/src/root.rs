@@ -33,9 +33,8 @@ impl Runtime {
             return Err(Error::new(ErrorKind::InvalidInput, "create", format!("{} needs an image", choice.name))
                 .with_hint("name one with --image; sandbar image ls shows those that are here, sandbar image pull gets more"));
         }
-        let pin = Some(self.images().pin().await?);
-        let root = self.images().resolve(image).await?;
-        Ok(Resolved { image: image.unwrap_or(HOST).to_owned(), root, pin })
+        let (root, pin) = self.images().resolve_pinned(image).await?;
+        Ok(Resolved { image: image.unwrap_or(HOST).to_owned(), root, pin: Some(pin) })
     }
 
     /// The root of a checkpoint's image, without the checkpoint's layers. The image `host` is the skeleton of then over the host's programs of

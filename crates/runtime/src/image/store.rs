@@ -98,10 +98,22 @@ impl ImageStore {
     /// # Errors
     /// `NotFound`, with a hint how to get the image; `Corrupt` if a part of it is missing.
     pub async fn resolve(&self, reference: Option<&str>) -> Result<RootSource> {
+        self.resolve_pinned(reference).await.map(|(root, _)| root)
+    }
+
+    /// As [`resolve`](Self::resolve), with everything [kept in place](Self::pin) from before it is looked for.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub async fn resolve_pinned(&self, reference: Option<&str>) -> Result<(RootSource, Pin)> {
         let reference = reference.filter(|reference| *reference != HOST).map(str::to_owned);
-        self.blocking(move |store| match reference {
-            None => host::root(&store.layers.paths),
-            Some(reference) => store.root(&Index::read(&store.layers.paths)?.find(&reference)?),
+        self.blocking(move |store| {
+            let pin = store.pin_blocking()?;
+            let root = match reference {
+                None => host::root(&store.layers.paths)?,
+                Some(reference) => store.root(&Index::read(&store.layers.paths)?.find(&reference)?)?,
+            };
+            Ok((root, pin))
         })
         .await
     }
