@@ -49,14 +49,7 @@ pub(super) fn import(layers: &Layers, path: &Path, tag: Option<&str>, added: &mu
     }
     let diff_id = layers.add(&file, size, None)?;
     added.push(diff_id);
-    Ok(Finished {
-        config: Config::of_layers(&[diff_id])?,
-        manifest: None,
-        list: None,
-        names: Vec::new(),
-        claimed: Vec::new(),
-        origin: String::new(),
-    })
+    Ok(Finished::nameless(Config::of_layers(&[diff_id])?))
 }
 
 /// Unpacks an archive of images, whose members are data and nothing else.

@@ -46,12 +46,5 @@ pub(super) fn import(layers: &Layers, path: &Path, added: &mut Vec<Digest>) -> R
             .with("changed", packed.changed)
             .with("first", first));
     }
-    Ok(Finished {
-        config: Config::of_layers(&[diff_id])?,
-        manifest: None,
-        list: None,
-        names: Vec::new(),
-        claimed: Vec::new(),
-        origin: String::new(),
-    })
+    Ok(Finished::nameless(Config::of_layers(&[diff_id])?))
 }

@@ -65,7 +65,7 @@ pub(super) fn import(layers: &Layers, path: &Path, tag: Option<&str>, added: &mu
             added.push(diff_id);
         }
     }
-    Ok(Finished { config, manifest: Some((blob.digest, text)), list, names: Vec::new(), claimed: names, origin: String::new() })
+    Ok(Finished { manifest: Some((blob.digest, text)), list, claimed: names, ..Finished::nameless(config) })
 }
 
 /// Takes an image from an unpacked archive of `docker save`.
@@ -99,7 +99,7 @@ pub(super) fn import_docker(layers: &Layers, path: &Path, tag: Option<&str>, add
         }
     }
     let names = tags(image).iter().filter_map(|name| claimed(name)).collect();
-    Ok(Finished { config, manifest: None, list: None, names: Vec::new(), claimed: names, origin: String::new() })
+    Ok(Finished { claimed: names, ..Finished::nameless(config) })
 }
 
 /// A name that an archive gives its image, if it may have it.

@@ -56,6 +56,13 @@ pub(super) struct Finished {
     pub(super) origin: String,
 }
 
+impl Finished {
+    /// An image of which nothing is known but its configuration.
+    pub(super) fn nameless(config: Vec<u8>) -> Self {
+        Self { config, manifest: None, list: None, names: Vec::new(), claimed: Vec::new(), origin: String::new() }
+    }
+}
+
 impl ImageStore {
     /// Opens the store in a state folder, and makes it if there is none. The store is closed to other users: its
     /// layers hold programs with setuid, and as root files of foreign ids.
