@@ -133,6 +133,12 @@ fn end_process(process: &HostProcess) -> Result<()> {
     Ok(())
 }
 
+/// Removes a generation's folder, and has it forgotten.
+fn remove(path: &Path, journal: &Arc<dyn Journal>) -> Result<()> {
+    folder::remove(path)?;
+    journal.forget(&Resource::Folder { path: path.to_owned() })
+}
+
 fn reclaim(resource: &Resource) -> Result<()> {
     match resource {
         Resource::Process { pid, start_time, .. } => end_process(&HostProcess { pid: *pid, start_time: *start_time }),
@@ -237,10 +243,15 @@ impl Backend for Container {
 
     async fn remove(&self, folder: &Path, journal: &Arc<dyn Journal>) -> Result<()> {
         let (path, journal) = (folder.to_owned(), Arc::clone(journal));
+        worker::run_and_drop(move || (remove(&path, &journal), lingering::take(&path))).await?
+    }
+
+    async fn end(&self, place: &Place, folder: &Path, journal: &Arc<dyn Journal>, halted: &'static str) -> Result<()> {
+        let (place, path, journal) = (place.clone(), folder.to_owned(), Arc::clone(journal));
         worker::run_and_drop(move || {
-            let removed = folder::remove(&path);
-            let root = lingering::take(&path);
-            (removed.and_then(|()| journal.forget(&Resource::Folder { path })), root)
+            let ended = place.halt(&journal);
+            journal.step(halted);
+            (ended.and(remove(&path, &journal)), lingering::take(&path))
         })
         .await?
     }

@@ -119,6 +119,14 @@ pub trait Backend: Send + Sync + 'static {
     /// them, and the folder (`Resource::Folder`) as the last. A folder that is gone already is no error.
     async fn remove(&self, folder: &Path, journal: &Arc<dyn Journal>) -> Result<()>;
 
+    /// [`halt`](Self::halt) and [`remove`](Self::remove) of a place that is destroyed, with the journal's step `halted` between them. The
+    /// second is tried whatever becomes of the first. A backend whose work blocks can do both on one thread.
+    async fn end(&self, place: &Self::Place, folder: &Path, journal: &Arc<dyn Journal>, halted: &'static str) -> Result<()> {
+        let ended = self.halt(place, folder, journal).await;
+        journal.step(halted);
+        ended.and(self.remove(folder, journal).await)
+    }
+
     /// Usage, by the host's facts; the machine adds the agent's claims for what is `None`.
     async fn usage(&self, place: &Self::Place, folder: &Path) -> Result<SandboxStats>;
 

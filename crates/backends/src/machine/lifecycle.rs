@@ -164,23 +164,22 @@ pub(super) async fn destroy<B: Backend>(shared: Arc<Shared<B>>) -> Result<()> {
     journal.step("destroy.begun");
     let current = shared.current();
     current.doom(Fate::Destroyed);
-    let mut result = Ok(());
-    if let Some(place) = &current.record.place {
-        result = shared.backend.halt(place, &shared.folder_of(&current), &current.journal()).await;
+    let (sandbox, folder) = (&shared.request.folder, shared.folder_of(&current));
+    let mut result = match &current.record.place {
+        Some(place) => shared.backend.end(place, &folder, &current.journal(), "destroy.halted").await,
+        None => {
+            journal.step("destroy.halted");
+            shared.backend.remove(&folder, &current.journal()).await
+        }
+    };
+    // What a restore that was interrupted left beside it.
+    for generation in generations_on_disk(sandbox) {
+        result = result.and(shared.backend.remove(&generation_folder(sandbox, generation), &current.journal()).await);
     }
-    journal.step("destroy.halted");
-    let sandbox = shared.request.folder.clone();
-    let mut generations = blocking(move || Ok(generations_on_disk(&sandbox))).await?;
-    // The folder may be gone while its row is still there.
-    if !generations.contains(&current.record.generation) {
-        generations.push(current.record.generation);
+    if output::begun_or_kept(sandbox) {
+        let sandbox = sandbox.clone();
+        result = result.and(blocking(move || output::forget(&sandbox)).await);
     }
-    for generation in generations {
-        let folder = generation_folder(&shared.request.folder, generation);
-        result = result.and(shared.backend.remove(&folder, &current.journal()).await);
-    }
-    let sandbox = shared.request.folder.clone();
-    result = result.and(blocking(move || output::forget(&sandbox)).await);
     journal.step("destroy.removed");
     result
 }
