@@ -6,26 +6,26 @@ use tokio::io::AsyncRead;
 
 use crate::{
     AttachRequest, CheckpointKind, CheckpointOptions, Claim, Connection, DirEntry, Error, ErrorKind, ExecRequest, ExecStream, ExposedPort,
-    Feature, FeatureSet, FileStat, ImageKind, LimitReport, Probe, ProcessInfo, Program, ProviderInfo, ProvisionRequest, PtySize,
-    PutOptions, RemoveOptions, Renewal, Resource, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider, SandboxStats,
-    SandboxStatus, SavedCheckpoint, Signal, WatchStream,
+    Feature, FileStat, ImageKind, LimitReport, Probe, ProcessInfo, Program, ProviderInfo, ProvisionRequest, PtySize, PutOptions,
+    RemoveOptions, Renewal, Resource, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider, SandboxStats, SandboxStatus,
+    SavedCheckpoint, Signal, WatchStream,
 };
 
 /// A provider whose unclaimed features are refused, and whose arguments are validated, in one wording for all providers.
 pub struct Checked<P> {
-    inner: P,
+    inner: Arc<P>,
     others: Arc<[Claim]>,
 }
 
-impl<P: SandboxProvider> Checked<P> {
+impl<P: SandboxProvider + 'static> Checked<P> {
     /// Wraps a provider; `others` are the claims of every provider of this build, for the hints.
     pub fn new(inner: P, others: Arc<[Claim]>) -> Self {
-        Self { inner, others }
+        Self { inner: Arc::new(inner), others }
     }
 
     fn wrap(&self, handle: Box<dyn SandboxHandle>) -> Box<dyn SandboxHandle> {
-        let info = self.inner.info();
-        Box::new(CheckedHandle { inner: handle, provider: info.name, features: info.features, others: Arc::clone(&self.others) })
+        let provider = Arc::clone(&self.inner) as Arc<dyn SandboxProvider>;
+        Box::new(CheckedHandle { inner: handle, provider, others: Arc::clone(&self.others) })
     }
 
     fn check(&self, request: &ProvisionRequest) -> Result<()> {
@@ -51,7 +51,7 @@ impl<P: SandboxProvider> Checked<P> {
 }
 
 #[async_trait]
-impl<P: SandboxProvider> SandboxProvider for Checked<P> {
+impl<P: SandboxProvider + 'static> SandboxProvider for Checked<P> {
     fn info(&self) -> ProviderInfo {
         self.inner.info()
     }
@@ -91,14 +91,15 @@ impl<P: SandboxProvider> SandboxProvider for Checked<P> {
 /// A handle whose unclaimed features are refused; made by [`Checked`].
 pub struct CheckedHandle {
     inner: Box<dyn SandboxHandle>,
-    provider: String,
-    features: FeatureSet,
+    /// Asked only when a call needs a claim: it may have to look at the machine, which a plain exec need not wait for.
+    provider: Arc<dyn SandboxProvider>,
     others: Arc<[Claim]>,
 }
 
 impl CheckedHandle {
     fn require(&self, feature: Feature) -> Result<()> {
-        Claim::require(&self.provider, &self.features, feature, &self.others)
+        let info = self.provider.info();
+        Claim::require(&info.name, &info.features, feature, &self.others)
     }
 }
 
@@ -272,7 +273,7 @@ impl SandboxHandle for CheckedHandle {
 
     async fn resume(&self) -> Result<()> {
         // A checkpoint freezes as well; who was killed in the middle of one leaves a sandbox that somebody else has to thaw.
-        if !self.features.has(Feature::DiskCheckpoint) {
+        if !self.provider.info().features.has(Feature::DiskCheckpoint) {
             self.require(Feature::Pause)?;
         }
         self.inner.resume().await
