@@ -18,7 +18,6 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use sandbar_core::{Context, Result};
 use tracing_subscriber::EnvFilter;
 
@@ -29,7 +28,8 @@ use crate::{
 
 fn main() -> ExitCode {
     terminal::restore_on_panic();
-    let cli = match Cli::try_parse() {
+    let words: Vec<_> = std::env::args_os().collect();
+    let cli = match Cli::read(&words) {
         Ok(cli) => cli,
         Err(error) => return exit(error::report_usage(&error)),
     };

@@ -29,9 +29,12 @@ mod portable;
 mod process;
 mod shell_completions;
 
-use std::path::PathBuf;
+use std::{
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+};
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use sandbar_core::{Context, Result};
 use sandbar_runtime::{Runtime, RuntimeConfig};
 
@@ -53,11 +56,37 @@ Exit status: the command's own; 124 timed out, 125 sandbar failed, 126 not execu
 #[derive(Debug, Parser)]
 #[command(name = "sandbar", version, after_help = EXAMPLES, max_term_width = 120, disable_help_subcommand = true)]
 pub(crate) struct Cli {
+    #[command(flatten)]
+    place: Place,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct Place {
     /// The state folder
     #[arg(long, global = true, value_name = "DIR", env = "SANDBAR_HOME", hide_env_values = true)]
     home: Option<PathBuf>,
+}
+
+/// A command line with few commands that it could be.
+#[derive(Debug, Parser)]
+struct Only<Commands: Subcommand> {
+    #[command(flatten)]
+    place: Place,
     #[command(subcommand)]
-    command: Command,
+    command: Commands,
+}
+
+#[derive(Debug, Subcommand)]
+enum OnlyExec {
+    Exec(exec::Exec),
+}
+
+#[derive(Debug, Subcommand)]
+enum OnlyRun {
+    Run(create::Run),
 }
 
 #[derive(Debug, Subcommand)]
@@ -102,15 +131,46 @@ enum Command {
 }
 
 impl Cli {
+    /// Reads a command line.
+    ///
+    /// The definitions of all commands together take more time to build than an `exec` takes to do. So what scripts call in loops is tried
+    /// alone first; what does not fit there, a mistake or a call for help, is read again with everything that could be said about it.
+    ///
+    /// # Errors
+    /// What clap says, which may be the help that was asked for.
+    pub(crate) fn read(words: &[OsString]) -> Result<Self, clap::Error> {
+        let alone = match verb(words).and_then(OsStr::to_str) {
+            Some("exec") => Only::try_parse_from(words)
+                .map(|Only { place, command: OnlyExec::Exec(command) }| Self { place, command: Command::Exec(command) }),
+            Some("run") => Only::try_parse_from(words)
+                .map(|Only { place, command: OnlyRun::Run(command) }| Self { place, command: Command::Run(command) }),
+            _ => return Self::try_parse_from(words),
+        };
+        alone.or_else(|_| Self::try_parse_from(words))
+    }
+
     /// Does it, and gives the status to exit with.
     pub(crate) async fn run(self) -> Outcome<u8> {
-        let home = self.home;
+        let home = self.place.home;
         match self.command {
             Command::Completions(command) => command.run()?,
             Command::Version => output::line(concat!("sandbar ", env!("CARGO_PKG_VERSION")))?,
             command => return command.run(&open(home).await?).await,
         }
         Ok(0)
+    }
+}
+
+/// The command among the words: the first that is neither `--home` nor its value.
+fn verb(words: &[OsString]) -> Option<&OsStr> {
+    let mut rest = words.iter().skip(1);
+    loop {
+        let word = rest.next()?;
+        if word == "--home" {
+            rest.next()?;
+        } else if !word.as_encoded_bytes().starts_with(b"--home=") {
+            return Some(word);
+        }
     }
 }
 
@@ -184,6 +244,30 @@ mod tests {
         assert_eq!(run(&["sandbar", "run", "--", "a", "--help", "--", "-x"]), ["a", "--help", "--", "-x"]);
         assert_eq!(run(&["sandbar", "run", "--memory", "1G", "a", "--memory", "2G"]), ["a", "--memory", "2G"]);
         assert_eq!(run(&["sandbar", "run", "--", "-x"]), ["-x"]);
+    }
+
+    #[test]
+    fn a_command_that_is_read_alone_is_the_same_command() {
+        let read = |line: &str| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let show = |read: Result<Cli, clap::Error>| read.map(|cli| format!("{cli:?}")).map_err(|error| error.to_string());
+            let (quickly, slowly) = (show(Cli::read(&words)), show(Cli::try_parse_from(&words)));
+            assert_eq!(quickly, slowly);
+            quickly
+        };
+        for line in [
+            "sandbar exec web -- ls -la",
+            "sandbar --home /x exec -it -e A=B -w /y --timeout 5 web bash",
+            "sandbar exec --home=/x web -- ls --home /y",
+            "sandbar --home=/x run --memory 1G -v /a:/b:ro -- exec",
+        ] {
+            assert!(read(line).unwrap().contains("home: "), "{line}");
+        }
+        for line in
+            ["sandbar exec", "sandbar exec --help", "sandbar run --memroy 1G -- ls", "sandbar exce web -- ls", "sandbar --home", "sandbar"]
+        {
+            assert!(read(line).is_err(), "{line}");
+        }
     }
 
     #[test]
