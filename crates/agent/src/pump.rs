@@ -1,6 +1,6 @@
-use std::{os::fd::OwnedFd, rc::Rc, time::Duration};
+use std::{io, os::fd::OwnedFd, rc::Rc, time::Duration};
 
-use rustix::process::Signal;
+use rustix::{io::Errno, process::Signal};
 use sandbar_protocol::FrameKind;
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -56,7 +56,7 @@ pub(crate) async fn run(agent: Rc<Agent>, process: Rc<Process>, mut sources: Vec
             let waiting = |source: &Source| rustix::io::ioctl_fionread(source.fd.get_ref()).unwrap_or(0);
             aftermath = Some(Aftermath { ended: now, quiet: now + QUIET, owed: sources.iter().map(waiting).sum() });
         }
-        let moved = pass(&agent, &process, &mut sources);
+        let moved = pass(&agent, &process, &mut sources, exit.is_some());
         if moved > 0
             && let Some(aftermath) = &mut aftermath
         {
@@ -109,7 +109,10 @@ pub(crate) async fn run(agent: Rc<Agent>, process: Rc<Process>, mut sources: Vec
 }
 
 /// Reads each stream once.
-fn pass(agent: &Agent, process: &Process, sources: &mut Vec<Source>) -> usize {
+///
+/// When the process has ended, the kernel itself is asked: the event loop may not have heard yet of what is there, however long ago that
+/// was on a busy machine, and the end must not be told before the last words.
+fn pass(agent: &Agent, process: &Process, sources: &mut Vec<Source>, ended: bool) -> usize {
     let mut scratch = agent.scratch.borrow_mut();
     let mut moved = 0;
     sources.retain(|source| {
@@ -117,13 +120,17 @@ fn pass(agent: &Agent, process: &Process, sources: &mut Vec<Source>) -> usize {
         if room == 0 {
             return true;
         }
-        match source.fd.try_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut scratch[..room])?)) {
+        let mut outcome = source.fd.try_io(Interest::READABLE, |fd| read(fd, &mut scratch[..room]));
+        if ended && outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            outcome = read(source.fd.get_ref(), &mut scratch[..room]);
+        }
+        match outcome {
             Ok(length) if length > 0 => {
                 process.push(source.kind, &scratch[..length]);
                 moved += length;
                 true
             }
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => true,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => true,
             // The end of a pipe; a terminal says EIO.
             Ok(_) | Err(_) => {
                 process.terminal.replace(None);
@@ -132,6 +139,15 @@ fn pass(agent: &Agent, process: &Process, sources: &mut Vec<Source>) -> usize {
         }
     });
     moved
+}
+
+/// Reads what is there. A terminal's end counts when it is told twice: the kernel looks for data first and for the close of the other end
+/// second, so what was written and closed in between is behind an `EIO`, but not behind another one, whose look came after the close.
+fn read(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+    match rustix::io::read(fd, &mut *buffer) {
+        Err(Errno::IO) => Ok(rustix::io::read(fd, buffer)?),
+        other => Ok(other?),
+    }
 }
 
 fn has_room(process: &Process, sources: &[Source]) -> bool {

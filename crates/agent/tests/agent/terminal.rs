@@ -11,7 +11,6 @@ fn open(host: &Host, line: &str) -> Session {
 #[test]
 fn a_terminal_has_its_size_and_takes_another() {
     let host = Host::new();
-    // The loop keeps the terminal from being hung up, at which the kernel throws away what nobody has read.
     let line = "trap 'stty size' WINCH; stty size; echo $TERM; test -t 0 -a -t 2 && echo terminal; while :; do sleep 0.01; done";
     let mut session = open(&host, line);
     let seen = session.wait_for("terminal");
@@ -41,12 +40,13 @@ fn control_characters_and_signals_reach_the_foreground() {
 #[test]
 fn the_end_of_input_is_the_terminals_character() {
     let host = Host::new();
-    let mut session = open(&host, "stty -echo; echo ready; cat; echo end; sleep 1000");
+    let mut session = open(&host, "stty -echo; echo ready; cat; echo end");
     session.wait_for("ready");
     session.write(b"line\nhalf");
     session.end();
-    let seen = session.wait_for("end\r\n");
-    assert!(seen.ends_with("line\r\nhalfend\r\n"), "{seen:?}");
+    let output = session.collect();
+    assert!(output.text().ends_with("line\r\nhalfend\r\n"), "{:?}", output.text());
+    assert_eq!(output.status, exited(0));
 }
 
 #[test]
@@ -62,6 +62,32 @@ fn a_shell_that_ignores_term_goes_with_its_client() {
     let pid = session.started.pid;
     drop(session);
     eventually("it was killed", || !is_alive(pid));
+}
+
+#[test]
+fn last_words_are_heard_on_a_busy_machine() {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let busy = || Busy(std::process::Command::new("/bin/sh").args(["-c", "while :; do :; done"]).spawn().unwrap());
+    let _busy: Vec<Busy> = (0..4 * processors).map(|_| busy()).collect();
+    let host = Host::new();
+    for round in 0..5 {
+        let sessions: Vec<Session> = (0..40).map(|_| open(&host, "echo first; echo second; echo last words")).collect();
+        for (number, session) in sessions.into_iter().enumerate() {
+            let output = session.collect();
+            assert_eq!(output.text(), "first\r\nsecond\r\nlast words\r\n", "round {round}, command {number}");
+            assert_eq!(output.status, exited(0));
+        }
+    }
+}
+
+/// A process that wants a processor for itself, as long as this is there.
+struct Busy(std::process::Child);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]
