@@ -10,8 +10,8 @@ use std::{
 };
 
 use sandbar_core::{
-    CheckpointKind, CheckpointOptions, Feature, FeatureSet, Lifetime, ProvisionRequest, RestoreRequest, Result, SandboxId, SandboxSpec,
-    SavedCheckpoint,
+    CheckpointKind, CheckpointOptions, Feature, FeatureSet, Lifetime, ProvisionRequest, Resource, RestoreRequest, Result, SandboxId,
+    SandboxSpec, SavedCheckpoint,
 };
 use tokio::time::timeout;
 
@@ -203,6 +203,18 @@ impl Context {
         files.chain(mounts).collect()
     }
 
+    /// Removes the case's folder. In checkpoints of a plain user there are files of the sandbox's other ids, which only the provider may remove.
+    async fn remove_folder(&self) -> Result<(), Failure> {
+        match fs::remove_dir_all(&self.folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                let (request, _) = self.request(SandboxSpec::default())?;
+                let folder = Resource::Folder { path: self.folder.clone() };
+                self.subject.provider.reclaim(&request.id, &[folder]).await.map_err(Failure::from)
+            }
+            removed => removed.map_err(|error| Failure::new(format!("cannot remove the case's folder: {error}"))),
+        }
+    }
+
     /// Destroys every sandbox that the case did not, checks that nothing is left, and removes the case's folder.
     ///
     /// # Errors
@@ -215,7 +227,7 @@ impl Context {
         }
         drop(made);
         if outcome.is_ok() {
-            fs::remove_dir_all(&self.folder).map_err(|error| Failure::new(format!("cannot remove the case's folder: {error}")))?;
+            self.remove_folder().await?;
         }
         outcome
     }

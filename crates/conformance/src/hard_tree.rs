@@ -9,7 +9,7 @@ use sandbar_core::{
 
 use crate::{
     Context, Failure,
-    Reach::{RealFiles, Shell},
+    Reach::{OwnRoot, RealFiles, Shell},
     Sandbox,
     failure::ensure,
     suite::cases,
@@ -22,7 +22,7 @@ const PYTHON: &str = "/usr/bin/python3";
 const FOLDER: &str = "hard tree";
 
 cases! { "hard_tree";
-    a_fork_has_all_of_it [.needs(&[DiskCheckpoint, Fork]).reach(&[Shell, RealFiles])],
+    a_fork_has_all_of_it [.needs(&[DiskCheckpoint, Fork]).reach(&[Shell, OwnRoot, RealFiles])],
 }
 
 /// Runs the program inside; what it says.

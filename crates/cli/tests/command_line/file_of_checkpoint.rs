@@ -56,7 +56,7 @@ fn description() -> Value {
 
 /// A file with an image of one layer, and this one above it.
 fn file(own: &[u8], description: &Value) -> Vec<u8> {
-    let below = layer(&[(EntryType::Regular, "below", "", "of the image")]);
+    let below = below();
     let layers = [below.as_slice(), own];
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let diff_ids = layers.map(digest);
@@ -77,6 +77,11 @@ fn file(own: &[u8], description: &Value) -> Vec<u8> {
         entry(&mut builder, EntryType::Regular, &format!("blobs/sha256/{}", &digest(blob)[7..]), "", blob);
     }
     builder.into_inner().unwrap()
+}
+
+/// The image's layer.
+fn below() -> Vec<u8> {
+    layer(&[(EntryType::Regular, "below", "", "of the image")])
 }
 
 fn plain() -> Vec<u8> {
@@ -114,11 +119,11 @@ fn honest(home: &Home) {
 
 fn damaged(home: &Home) {
     let whole = file(&plain(), &description());
-    for (name, size) in [("the last layer", 1024 + 512), ("the layer below", 1024 + 512 + 1536 + 512)] {
-        // From the end: the marker, then the layers with their headers; in the content of their first file.
+    for (name, layer) in [("the last layer", plain()), ("the layer below", below())] {
+        let begin = whole.windows(layer.len()).position(|window| window == layer).unwrap();
         let mut flipped = whole.clone();
-        let at = flipped.len() - size;
-        flipped[at] ^= 1;
+        // In the content of the layer's first file, behind its header.
+        flipped[begin + 512] ^= 1;
         assert_refused_with(home, &flipped, name, "digest");
     }
     for part in 0..16 {

@@ -55,7 +55,7 @@ fn shapes(home: &Home) {
         (Some(id.as_str()), Some("web"), Some("running"))
     );
     let inspected = home.json(&["inspect", "web"]);
-    let more = ["base", "choice", "ids", "image_id", "limits", "operation", "port_failures", "provider_notes", "spec"];
+    let more = ["base", "choice", "ids", "image_id", "limits", "operation", "port_failures", "provider_notes", "renewal", "spec"];
     let mut expected: Vec<&str> = SUMMARY.into_iter().chain(more).collect();
     expected.sort_unstable();
     assert_eq!(keys(&inspected), expected);
