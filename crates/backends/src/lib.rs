@@ -4,13 +4,17 @@
 //! |---|---|
 //! | [`machine`] | the adapter: everything that is the same behind every wall |
 //! | [`container`] | namespaces, seccomp, Landlock, control groups |
+//! | [`gvisor`] | a user-space kernel, by `runsc` |
 //! | [`dangerous_host`] | no wall |
+//! | `host` | what walls on this host's own kernel share |
 //! | [`registry`](Registry) | the table of providers of this build |
 
 pub mod container;
 pub mod dangerous_host;
+pub mod gvisor;
+mod host;
 pub mod machine;
 mod registry;
 
-pub use container::{as_layer_owner, layer_ids};
+pub use host::owner::{as_layer_owner, layer_ids};
 pub use registry::{Enrolled, PROVIDERS, Provider, ProviderOptions, Registry};

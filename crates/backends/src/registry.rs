@@ -2,13 +2,22 @@ use std::{path::PathBuf, sync::Arc};
 
 use sandbar_core::{Checked, Claim, Error, ErrorKind, Isolation, Result, SandboxProvider};
 
-use crate::{container, dangerous_host};
+use crate::{container, dangerous_host, gvisor};
 
 /// What every provider is made with.
 #[derive(Debug, Clone)]
 pub struct ProviderOptions {
     /// The state folder (`SANDBAR_HOME`).
     pub home: PathBuf,
+    /// How `gvisor` uses `runsc`.
+    pub gvisor: gvisor::GvisorOptions,
+}
+
+impl ProviderOptions {
+    /// The defaults, for a state folder.
+    pub fn new(home: impl Into<PathBuf>) -> Self {
+        Self { home: home.into(), gvisor: gvisor::GvisorOptions::default() }
+    }
 }
 
 /// One provider of this build.
@@ -24,6 +33,12 @@ pub struct Enrolled {
 
 /// Every provider of this build, the strongest wall first. A backend is enrolled by one line here and nowhere else.
 pub const PROVIDERS: &[Enrolled] = &[
+    Enrolled {
+        name: "gvisor",
+        isolation: Isolation::UserKernel,
+        claim: gvisor::claim,
+        make: |options, claims| Arc::new(Checked::new(gvisor::Gvisor::provider(&options.home, options.gvisor.clone()), claims)),
+    },
     Enrolled {
         name: "container",
         isolation: Isolation::Namespaces,
@@ -111,7 +126,7 @@ mod tests {
 
     #[test]
     fn the_table_agrees_with_what_providers_say_of_themselves() {
-        let registry = Registry::new(&ProviderOptions { home: "/nonexistent".into() });
+        let registry = Registry::new(&ProviderOptions::new("/nonexistent"));
         for (enrolled, known) in PROVIDERS.iter().zip(registry.iter()) {
             let info = known.provider.info();
             let claim = (enrolled.claim)();
@@ -123,7 +138,7 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_told_with_those_that_there_are() {
-        let registry = Registry::new(&ProviderOptions { home: "/nonexistent".into() });
+        let registry = Registry::new(&ProviderOptions::new("/nonexistent"));
         let error = registry.get("nope").err().unwrap();
         assert!(error.hint().unwrap().contains("dangerous-host"));
     }

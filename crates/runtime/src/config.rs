@@ -5,6 +5,7 @@ use std::{
 };
 
 use rustix::process::geteuid;
+use sandbar_backends::gvisor::GvisorOptions;
 use sandbar_core::{Context, Error, ErrorKind, Isolation, Result};
 use serde::Deserialize;
 
@@ -26,6 +27,8 @@ pub struct RuntimeConfig {
     pub first_id: u32,
     /// How long a life-cycle verb waits for another one on the same sandbox.
     pub lock_wait: Duration,
+    /// How `gvisor` uses `runsc`.
+    pub gvisor: GvisorOptions,
     /// Instead of the kernel's id of this boot: a hook for tests of what happens after a reboot.
     pub boot_id: Option<String>,
 }
@@ -39,6 +42,7 @@ struct File {
     image: Option<String>,
     first_id: Option<u32>,
     lock_wait_seconds: Option<u64>,
+    gvisor: Option<GvisorOptions>,
 }
 
 impl RuntimeConfig {
@@ -58,6 +62,7 @@ impl RuntimeConfig {
             image: None,
             first_id: Self::DEFAULT_FIRST_ID,
             lock_wait: Duration::from_secs(60),
+            gvisor: GvisorOptions::default(),
             boot_id: None,
         }
     }
@@ -116,6 +121,9 @@ impl RuntimeConfig {
         if let Some(seconds) = file.lock_wait_seconds {
             self.lock_wait = Duration::from_secs(seconds);
         }
+        if let Some(gvisor) = file.gvisor {
+            self.gvisor = gvisor;
+        }
         Ok(())
     }
 }
@@ -142,11 +150,16 @@ mod tests {
     #[test]
     fn a_file_sets_what_it_names() {
         let mut config = RuntimeConfig::new("/x");
-        config.apply("provider = 'container'\nisolation = 'user-kernel'\nlock-wait-seconds = 3\nfirst-id = 131072").unwrap();
+        config
+            .apply(
+                "provider = 'container'\nisolation = 'user-kernel'\nlock-wait-seconds = 3\nfirst-id = 131072\n[gvisor]\nrunsc = '/x/runsc'",
+            )
+            .unwrap();
         assert_eq!(config.provider.as_deref(), Some("container"));
         assert_eq!(config.isolation, Some(Isolation::UserKernel));
         assert_eq!(config.lock_wait, Duration::from_secs(3));
         assert_eq!(config.first_id, 131_072);
+        assert_eq!(config.gvisor.runsc.as_deref(), Some(Path::new("/x/runsc")));
     }
 
     #[test]

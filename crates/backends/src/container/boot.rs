@@ -15,14 +15,17 @@ use sandbar_core::{Context, Error, ErrorKind, IdRange, Journal, Lifetime, Result
 use sandbar_protocol::AgentConfig;
 
 use super::{
-    Place,
+    Place, devices, landlock, limits,
+    plan::{Outline, Root, plan},
+};
+use crate::host::{
     cgroup::{Groups, Made},
     child::{Channel, Child, StayDumpable},
-    devices, disk, folder,
+    disk, folder,
     ids::Ids,
-    landlock, limits, lingering, offspring,
+    lingering, offspring,
     overlay::{RootOverlay, mount_volumes},
-    plan::{Outline, Overlay, Plan, Root},
+    plan::Overlay,
     syscall::reap,
 };
 use crate::machine::{
@@ -96,7 +99,7 @@ impl OwnedBoot {
             })?;
         }
         let name = format!("sandbar-{}-g{}", self.id, self.generation);
-        let made = Groups::make(&name, &self.spec.limits, u64::from(limits::DEFAULT_PIDS), &self.journal)?;
+        let made = Groups::make(&name, &self.spec.limits, Some(u64::from(limits::DEFAULT_PIDS)), &self.journal)?;
         let groups = made.groups.clone();
         self.journal.step(STEPS[0]);
         let _dumpable = StayDumpable::begin();
@@ -143,7 +146,7 @@ impl OwnedBoot {
             network_beside: available_parallelism().is_ok_and(|processors| processors.get() > 1),
             rehearsal: self.agent.is_none(),
         };
-        let mut child = Child::start(Plan::new(outline)?, channel, made.unified.as_ref().map(AsFd::as_fd))?;
+        let mut child = Child::start(plan(outline)?, libc::CLONE_NEWPID, channel, made.unified.as_ref().map(AsFd::as_fd))?;
 
         self.journal.step(STEPS[1]);
         // From here on the child makes its namespaces while we prepare what it waits for.

@@ -11,7 +11,7 @@ use rustix::{
 };
 use sandbar_core::{Context, Result};
 
-use super::syscall::with_file_owner;
+use crate::host::syscall::with_file_owner;
 
 /// The devices of a sandbox, and no others: name, major, minor.
 pub(super) const DEVICES: [(&str, u32, u32); 6] =

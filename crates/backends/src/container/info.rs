@@ -2,11 +2,12 @@
 
 use sandbar_core::{Claim, Feature, FeatureSet, Isolation, ProviderInfo};
 
-use super::{
+use super::landlock;
+use crate::host::{
     cgroup::{Controller, Hierarchies},
     disk,
     ids::{Ids, is_root},
-    kernel, landlock,
+    kernel,
 };
 
 /// The provider's name.

@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 use landlock::{ABI, Access, AccessFs, Ruleset, RulesetAttr, Scope};
 use sandbar_core::{Error, ErrorKind, Result};
 
-use super::{plan::Domain, syscall::landlock_version};
+use super::plan::Domain;
+use crate::host::syscall::landlock_version;
 
 /// Rename and link across folders are refused in every domain unless they are named (Linux 5.19). Before that no domain can be had that
 /// leaves ordinary work alone.

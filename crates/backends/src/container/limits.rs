@@ -3,7 +3,7 @@
 use rustix::process::{Resource, getrlimit};
 use sandbar_core::{LimitReport, Limits};
 
-use super::{
+use crate::host::{
     cgroup::{AGENT_PROCESSES, Controller, Hierarchies},
     disk, kernel,
 };

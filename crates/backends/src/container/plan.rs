@@ -1,8 +1,8 @@
 //! The order of things: which steps make a sandbox, from `clone3` to the agent.
 
 use std::{
-    ffi::{CString, OsStr, OsString},
-    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    ffi::{CString, OsString},
+    os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
     sync::OnceLock,
 };
@@ -10,17 +10,15 @@ use std::{
 use sandbar_core::{Error, ErrorKind, HostImage, Lifetime, Result, Volume};
 use sandbar_protocol::{CONFIG_FD, LISTEN_FD};
 
-use super::{
-    capabilities, devices,
-    folder::{LAYER, WORK},
+use super::{devices, seccomp};
+use crate::host::{
+    capabilities,
     ids::Ids,
     network::Network,
-    seccomp,
-    step::{CHANNEL, Failure, MOST_DESCRIPTORS, Planned, Step},
+    plan::{Builder, HARMLESS, Overlay, READ_ONLY, c_string, clone_old, hosts_file, known, mount, path_string},
+    step::{Arguments, CHANNEL, Failure, MOST_DESCRIPTORS, Planned, Step},
 };
 
-const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY;
-const HARMLESS: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
 const INERT: u64 = HARMLESS | libc::MOUNT_ATTR_NOEXEC;
 const MOUNT_HARMLESS: u64 = libc::MS_NOSUID | libc::MS_NODEV;
 const MOUNT_INERT: u64 = MOUNT_HARMLESS | libc::MS_NOEXEC;
@@ -54,19 +52,6 @@ pub(super) enum Root {
     Sent,
     /// The child mounts the overlay itself.
     Made(Overlay),
-}
-
-/// An overlay to be mounted in a user namespace.
-#[derive(Debug)]
-pub(super) struct Overlay {
-    /// The highest first.
-    pub(super) layers: Vec<PathBuf>,
-    /// The folder with `layer` and `work`.
-    pub(super) folder: PathBuf,
-    /// Whether the kernel takes descriptors of layers (Linux 6.13).
-    pub(super) by_descriptor: bool,
-    /// Whether it may lose what was not written yet when the machine goes down.
-    pub(super) volatile: bool,
 }
 
 /// What a Landlock ruleset allows where.
@@ -104,187 +89,125 @@ pub(super) struct Outline<'a> {
 /// The steps. The parent has to send two messages: with the first, /dev/null five times and the root if it is [`Root::Sent`];
 /// with the second the agent's configuration, its listener and its program, /dev if the root was sent, the Landlock ruleset if
 /// any, the volumes if the parent is root, the groups.
-#[derive(Debug)]
-pub(super) struct Plan {
-    pub(super) steps: Vec<Planned>,
-}
+///
+/// # Errors
+/// `InvalidInput` for a name with a NUL, a volume at `/`, or too many volumes.
+pub(super) fn plan(outline: Outline<'_>) -> Result<Vec<Planned>> {
+    let mut plan = Builder::new(128);
+    let sent_root = matches!(outline.root, Root::Sent).then(|| plan.number());
+    let first: Vec<i32> = (0..CHANNEL).chain(sent_root).collect();
+    let (config, listener, agent) = (plan.number(), plan.number(), plan.number());
+    let dev = sent_root.map(|_| plan.number());
+    let ruleset = outline.landlock.map(|domain| (plan.number(), domain));
+    let volumes = plan.numbers(if outline.ids.is_root() { outline.volumes.len() } else { 0 });
+    let groups = plan.numbers(outline.groups);
+    let second: Vec<i32> = (config..=plan.next).collect();
+    if second.len() > MOST_DESCRIPTORS {
+        return Err(invalid("too many volumes").with("most", MOST_DESCRIPTORS - 16));
+    }
+    // Above all that is received, since the kernel gives the lowest number that is free.
+    let old = plan.number();
+    let cloned = plan.numbers(if outline.ids.is_root() { 0 } else { outline.volumes.len() });
+    let network = outline.network_beside.then(|| (plan.number(), plan.number()));
 
-/// Builds a [`Plan`].
-struct Builder {
-    steps: Vec<Planned>,
-    next: i32,
+    // What needs no ids yet, while the parent writes the maps and prepares the root.
+    plan.add(Step::KeepOnly(outline.channel));
+    plan.add(Step::NewSession);
+    let namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    if let Some((channel, process)) = network {
+        plan.add(Step::BeginNetwork(Network::new(channel, process)));
+        plan.add(Step::Unshare(namespaces));
+    } else {
+        plan.add(Step::Unshare(namespaces | libc::CLONE_NEWNET));
+        plan.add(Step::LoopbackUp);
+    }
+    plan.add(Step::HostName(c_string(&outline.hostname[..outline.hostname.floor_char_boundary(63)])?));
+    plan.add(Step::DomainName(c"(none)".to_owned()));
+    plan.add_or(Step::NewKeyring, Failure::Ignored);
+
+    // The root, while the parent prepares the rest.
+    plan.add(Step::Receive(first));
+    plan.add(Step::BecomeRoot { groups: outline.ids.groups_may_change() });
+    plan.add(Step::ClearUmask);
+    plan.add(Step::OpenPath { path: c"/".to_owned(), to: old });
+    let mut receive_second = Some(Step::Receive(second));
+    match (outline.root, sent_root) {
+        (Root::Made(overlay), _) => {
+            // Before the overlay, which leaves descriptors open.
+            receive_second.take().into_iter().for_each(|step| plan.add(step));
+            if let Some(path) = outline.agent {
+                plan.add(Step::OpenProgram { path: path_string(path)?, to: agent });
+            }
+            let (root, attached) = plan.add_overlay(overlay)?;
+            plan.add(Step::ChangeRoot { root, attached });
+        }
+        (Root::Sent, root) => plan.add(Step::ChangeRoot { root: root.unwrap_or(-1), attached: false }),
+    }
+    plan.add_proc();
+    for folder in outline.host.map_or(&[][..], |host| &host.folders) {
+        plan.add_host_folder(old, folder)?;
+    }
+    receive_second.into_iter().for_each(|step| plan.add(step));
+    plan.add(Step::Inherit { from: config, to: CONFIG_FD });
+    plan.add(Step::Inherit { from: listener, to: LISTEN_FD });
+    for group in groups {
+        plan.add(Step::JoinGroup(group));
+    }
+    plan.add(Step::Unshare(libc::CLONE_NEWCGROUP));
+    match dev {
+        Some(mount) => plan.add(Step::Attach { mount, target: known("/dev") }),
+        None => plan.add_dev(old, outline.shared_memory),
+    }
+    plan.add_terminals(outline.ids.count());
+    if let Some((channel, _)) = network {
+        plan.add(Step::JoinNetwork(channel));
+    }
+    plan.add_sys(outline.ids.count());
+    plan.add_masks();
+    plan.add(Step::MakeFolder { path: c"/tmp".to_owned(), mode: 0o1777 });
+    for (volume, to) in outline.volumes.iter().zip(&cloned) {
+        let attributes = HARMLESS | if volume.read_only { READ_ONLY } else { 0 };
+        plan.add(clone_old(old, &volume.source, attributes, *to)?);
+    }
+    plan.add(Step::DropOldRoot);
+    // From here on no path leads out of the new root, whatever links its layers have.
+    plan.add_hosts(outline.hostname);
+    for (volume, mount) in outline.volumes.iter().zip(volumes.iter().chain(&cloned)) {
+        plan.add_mount_point(&volume.source, &volume.target)?;
+        plan.add(Step::Attach { mount: *mount, target: path_string(&volume.target)? });
+    }
+
+    plan.add(Step::Limit { resource: libc::RLIMIT_CORE, value: 0 });
+    plan.add(Step::Limit { resource: libc::RLIMIT_NOFILE, value: outline.open_files });
+    for capability in capabilities::dropped() {
+        plan.add(Step::DropCapability(capability));
+    }
+    plan.add(Step::NoNewPrivileges);
+    if outline.lifetime == Lifetime::Owned {
+        // After the last change of ids, which clears it. A parent that died before shows as the end of the channel below.
+        plan.add(Step::DieWithParent);
+    }
+    if let Some((ruleset, domain)) = ruleset {
+        plan.add(Step::LandlockAllow { ruleset, path: c"/".to_owned(), accesses: domain.everywhere });
+        if let Some(accesses) = domain.devices {
+            plan.add(Step::LandlockAllow { ruleset, path: c"/dev".to_owned(), accesses });
+        }
+        plan.add(Step::LandlockEnforce(ruleset));
+    }
+    if let Some((_, process)) = network {
+        plan.add(Step::EndNetwork(process));
+    }
+    let writes_to_the_host = outline.volumes.iter().any(|volume| !volume.read_only);
+    plan.add(Step::Filter(if writes_to_the_host { seccomp::filter_without_special_bits() } else { seccomp::filter() }));
+    // Until here nothing of the sandbox's has run. Only when the ledger knows the process does it go on.
+    plan.add(Step::Wait);
+    plan.add(Step::UnblockSignals);
+    let arguments = Arguments::new(vec![c"sandbar-agent".to_owned()]);
+    plan.add(if outline.rehearsal { Step::Exit } else { Step::Execute { program: agent, arguments, inherits: CHANNEL } });
+    Ok(plan.steps)
 }
 
 impl Builder {
-    fn add(&mut self, step: Step) {
-        self.steps.push(Planned { step, failure: Failure::Fatal });
-    }
-
-    fn add_or(&mut self, step: Step, failure: Failure) {
-        self.steps.push(Planned { step, failure });
-    }
-
-    fn number(&mut self) -> i32 {
-        self.next += 1;
-        self.next
-    }
-
-    fn numbers(&mut self, count: usize) -> Vec<i32> {
-        (0..count).map(|_| self.number()).collect()
-    }
-}
-
-impl Plan {
-    /// # Errors
-    /// `InvalidInput` for a name with a NUL, a volume at `/`, or too many volumes.
-    pub(super) fn new(outline: Outline<'_>) -> Result<Self> {
-        let mut plan = Builder { steps: Vec::with_capacity(128), next: CHANNEL };
-        let sent_root = matches!(outline.root, Root::Sent).then(|| plan.number());
-        let first: Vec<i32> = (0..CHANNEL).chain(sent_root).collect();
-        let (config, listener, agent) = (plan.number(), plan.number(), plan.number());
-        let dev = sent_root.map(|_| plan.number());
-        let ruleset = outline.landlock.map(|domain| (plan.number(), domain));
-        let volumes = plan.numbers(if outline.ids.is_root() { outline.volumes.len() } else { 0 });
-        let groups = plan.numbers(outline.groups);
-        let second: Vec<i32> = (config..=plan.next).collect();
-        if second.len() > MOST_DESCRIPTORS {
-            return Err(invalid("too many volumes").with("most", MOST_DESCRIPTORS - 16));
-        }
-        // Above all that is received, since the kernel gives the lowest number that is free.
-        let old = plan.number();
-        let cloned = plan.numbers(if outline.ids.is_root() { 0 } else { outline.volumes.len() });
-        let network = outline.network_beside.then(|| (plan.number(), plan.number()));
-
-        // What needs no ids yet, while the parent writes the maps and prepares the root.
-        plan.add(Step::KeepOnly(outline.channel));
-        plan.add(Step::NewSession);
-        let namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-        if let Some((channel, process)) = network {
-            plan.add(Step::BeginNetwork(Network::new(channel, process)));
-            plan.add(Step::Unshare(namespaces));
-        } else {
-            plan.add(Step::Unshare(namespaces | libc::CLONE_NEWNET));
-            plan.add(Step::LoopbackUp);
-        }
-        plan.add(Step::HostName(c_string(&outline.hostname[..outline.hostname.floor_char_boundary(63)])?));
-        plan.add(Step::DomainName(c"(none)".to_owned()));
-        plan.add_or(Step::NewKeyring, Failure::Ignored);
-
-        // The root, while the parent prepares the rest.
-        plan.add(Step::Receive(first));
-        plan.add(Step::BecomeRoot { groups: outline.ids.groups_may_change() });
-        plan.add(Step::ClearUmask);
-        plan.add(Step::OpenPath { path: c"/".to_owned(), to: old });
-        let mut receive_second = Some(Step::Receive(second));
-        match (outline.root, sent_root) {
-            (Root::Made(overlay), _) => {
-                // Before the overlay, which leaves descriptors open.
-                receive_second.take().into_iter().for_each(|step| plan.add(step));
-                if let Some(path) = outline.agent {
-                    plan.add(Step::OpenProgram { path: path_string(path)?, to: agent });
-                }
-                plan.add_overlay(overlay)?;
-            }
-            (Root::Sent, root) => plan.add(Step::ChangeRoot { root: root.unwrap_or(-1), attached: false }),
-        }
-        plan.add_proc();
-        for folder in outline.host.map_or(&[][..], |host| &host.folders) {
-            plan.add_host_folder(old, folder)?;
-        }
-        receive_second.into_iter().for_each(|step| plan.add(step));
-        plan.add(Step::Inherit { from: config, to: CONFIG_FD });
-        plan.add(Step::Inherit { from: listener, to: LISTEN_FD });
-        for group in groups {
-            plan.add(Step::JoinGroup(group));
-        }
-        plan.add(Step::Unshare(libc::CLONE_NEWCGROUP));
-        match dev {
-            Some(mount) => plan.add(Step::Attach { mount, target: known("/dev") }),
-            None => plan.add_dev(old, outline.shared_memory),
-        }
-        plan.add_terminals(outline.ids.count());
-        if let Some((channel, _)) = network {
-            plan.add(Step::JoinNetwork(channel));
-        }
-        plan.add_sys(outline.ids.count());
-        plan.add_masks();
-        plan.add(Step::MakeFolder { path: c"/tmp".to_owned(), mode: 0o1777 });
-        for (volume, to) in outline.volumes.iter().zip(&cloned) {
-            let attributes = HARMLESS | if volume.read_only { READ_ONLY } else { 0 };
-            plan.add(clone_old(old, &volume.source, attributes, *to)?);
-        }
-        plan.add(Step::DropOldRoot);
-        // From here on no path leads out of the new root, whatever links its layers have.
-        plan.add_hosts(outline.hostname)?;
-        for (volume, mount) in outline.volumes.iter().zip(volumes.iter().chain(&cloned)) {
-            plan.add_mount_point(&volume.source, &volume.target)?;
-            plan.add(Step::Attach { mount: *mount, target: path_string(&volume.target)? });
-        }
-
-        plan.add(Step::Limit { resource: libc::RLIMIT_CORE, value: 0 });
-        plan.add(Step::Limit { resource: libc::RLIMIT_NOFILE, value: outline.open_files });
-        for capability in capabilities::dropped() {
-            plan.add(Step::DropCapability(capability));
-        }
-        plan.add(Step::NoNewPrivileges);
-        if outline.lifetime == Lifetime::Owned {
-            // After the last change of ids, which clears it. A parent that died before shows as the end of the channel below.
-            plan.add(Step::DieWithParent);
-        }
-        if let Some((ruleset, domain)) = ruleset {
-            plan.add(Step::LandlockAllow { ruleset, path: c"/".to_owned(), accesses: domain.everywhere });
-            if let Some(accesses) = domain.devices {
-                plan.add(Step::LandlockAllow { ruleset, path: c"/dev".to_owned(), accesses });
-            }
-            plan.add(Step::LandlockEnforce(ruleset));
-        }
-        if let Some((_, process)) = network {
-            plan.add(Step::EndNetwork(process));
-        }
-        let writes_to_the_host = outline.volumes.iter().any(|volume| !volume.read_only);
-        plan.add(Step::Filter(if writes_to_the_host { seccomp::filter_without_special_bits() } else { seccomp::filter() }));
-        // Until here nothing of the sandbox's has run. Only when the ledger knows the process does it go on.
-        plan.add(Step::Wait);
-        plan.add(Step::UnblockSignals);
-        plan.add(if outline.rehearsal { Step::Exit } else { Step::Execute { program: agent, name: c"sandbar-agent".to_owned() } });
-        Ok(Self { steps: plan.steps })
-    }
-}
-
-impl Builder {
-    fn add_overlay(&mut self, overlay: Overlay) -> Result<()> {
-        let root = self.number();
-        if overlay.by_descriptor {
-            let mut options = vec![
-                (c"userxattr".to_owned(), CString::default()),
-                (c"index".to_owned(), c"off".to_owned()),
-                (c"xino".to_owned(), c"off".to_owned()),
-            ];
-            if overlay.volatile {
-                options.push((c"volatile".to_owned(), CString::default()));
-            }
-            let layers = overlay.layers.iter().map(|layer| path_string(layer)).collect::<Result<_>>()?;
-            self.add(Step::Overlay { layers, folder: path_string(&overlay.folder)?, options, to: root });
-            self.add(Step::ChangeRoot { root, attached: false });
-            return Ok(());
-        }
-        let (upper, work) = (overlay.folder.join(LAYER), overlay.folder.join(WORK));
-        let (mut layers, mut names) = (Vec::new(), Vec::new());
-        for layer in overlay.layers.iter().chain([&upper, &work]) {
-            let number = self.number();
-            layers.push((path_string(layer)?, number));
-            names.push(format!("/proc/self/fd/{number}"));
-        }
-        let (folders, own) = names.split_at(overlay.layers.len());
-        let volatile = if overlay.volatile { ",volatile" } else { "" };
-        let options =
-            format!("lowerdir={},upperdir={},workdir={},userxattr,index=off,xino=off{volatile}", folders.join(":"), own[0], own[1]);
-        let target = path_string(&overlay.folder)?;
-        self.add(Step::ClassicOverlay { layers, options: c_string(&options)?, target, to: root });
-        self.add(Step::ChangeRoot { root, attached: true });
-        Ok(())
-    }
-
     fn mount(&mut self, kind: &str, target: &str, flags: u64, options: &str, failure: Failure) {
         self.add_or(mount(kind, kind, target, flags, options), failure);
     }
@@ -365,14 +288,12 @@ impl Builder {
     /// So that the sandbox's own name has an address; as container engines do, anew at every start, and before the volumes, one
     /// of which may be in its place. A mount, since to write it through the overlay would take as long as a fifth of the whole
     /// start. An image may have no /etc.
-    fn add_hosts(&mut self, hostname: &str) -> Result<()> {
-        let content = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n");
+    fn add_hosts(&mut self, hostname: &str) {
         self.add_or(Step::MakeFile(known(HOSTS)), Failure::Ignored);
-        self.add(Step::Replace { path: known(HOSTS_SOURCE), content: c_string(content)? });
+        self.add(Step::Replace { path: known(HOSTS_SOURCE), content: hosts_file(hostname) });
         self.add_or(mount(HOSTS_SOURCE, "", HOSTS, libc::MS_BIND, ""), Failure::Ignored);
         // The mount keeps the file.
         self.add(Step::Unlink(known(HOSTS_SOURCE)));
-        Ok(())
     }
 
     /// What a volume is mounted on: made if missing, with the folders above it.
@@ -399,32 +320,8 @@ impl Builder {
     }
 }
 
-fn mount(source: &str, kind: &str, target: &str, flags: u64, options: &str) -> Step {
-    Step::Mount { source: known(source), target: known(target), kind: known(kind), flags, options: known(options) }
-}
-
-fn clone_old(old: i32, source: &Path, attributes: u64, to: i32) -> Result<Step> {
-    let below = source.strip_prefix("/").unwrap_or(source);
-    // A volume may be the host's root itself.
-    let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
-    Ok(Step::CloneOld { old, source: path_string(below)?, attributes, to })
-}
-
 fn invalid(message: &str) -> Error {
     Error::new(ErrorKind::InvalidInput, "container start", message)
-}
-
-fn c_string(text: impl AsRef<OsStr>) -> Result<CString> {
-    CString::new(text.as_ref().as_bytes()).map_err(|_| invalid("a name has a NUL"))
-}
-
-fn path_string(path: &Path) -> Result<CString> {
-    c_string(path)
-}
-
-/// A text of this program's own, which has no NUL.
-fn known(text: &str) -> CString {
-    CString::new(text).unwrap_or_default()
 }
 
 /// Those of [`MASKED`] that this kernel has and that everybody may read, and whether they are folders. Looked for once.

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, fs, os::unix::fs::DirBuilderExt, path::Path, sy
 
 use sandbar_core::{Context, Error, IdRange, ImageKind, Lifetime, NoJournal, Probe, Result, RootSource, SandboxId, SandboxSpec};
 
-use super::{boot::OwnedBoot, folder, ids::is_root, info, kernel};
+use super::{boot::OwnedBoot, info};
+use crate::host::{folder, ids::is_root, kernel};
 
 /// A rehearsal takes a few milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);

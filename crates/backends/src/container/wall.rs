@@ -6,18 +6,20 @@ use std::{
 
 use async_trait::async_trait;
 use sandbar_core::{
-    CheckpointOptions, Connection, Context, Error, ErrorKind, Journal, LimitReport, Probe, ProviderInfo, Resource, Result, SandboxId,
-    SandboxSpec, SandboxStats, SavedCheckpoint,
+    CheckpointKind, CheckpointOptions, Connection, Context, Error, ErrorKind, Journal, LimitReport, Probe, ProviderInfo, Resource, Result,
+    SandboxId, SandboxSpec, SandboxStats, SavedCheckpoint,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use super::{
-    boot::OwnedBoot,
+use super::{boot::OwnedBoot, info, limits, probe, stopper};
+use crate::host::{
     cgroup::{self, Groups},
-    disk, folder, info, kernel, limits, lingering, offspring, probe, stopper,
+    disk, folder, kernel, lingering, offspring,
+    reclaim::reclaim,
     syscall::Ended,
-    worker,
+    worker::{self, blocking},
 };
 use crate::machine::{
     Backend, Boot, Facts, Machine,
@@ -96,7 +98,7 @@ impl Place {
     fn halt(&self, journal: &Arc<dyn Journal>) -> Result<()> {
         // A disk of its own is not shared with anybody, and its device must be given back.
         if disk::image(&self.folder).is_none() {
-            lingering::hold(&self.folder, &self.process);
+            lingering::hold(&self.folder, &self.process, "");
         }
         // A v1 freezer holds even the killed; in a frozen v2 group a signal to kill works.
         if cgroup::is_frozen(&self.groups) {
@@ -131,24 +133,6 @@ fn end_process(process: &HostProcess) -> Result<()> {
     process.kill(PATIENCE).map_err(|error| Error::io("halt", "cannot end the sandbox's first process", error).with("pid", process.pid))?;
     offspring::forget(process);
     Ok(())
-}
-
-/// Removes a generation's folder, and has it forgotten.
-fn remove(path: &Path, journal: &Arc<dyn Journal>) -> Result<()> {
-    folder::remove(path)?;
-    journal.forget(&Resource::Folder { path: path.to_owned() })
-}
-
-fn reclaim(resource: &Resource) -> Result<()> {
-    match resource {
-        Resource::Process { pid, start_time, .. } => end_process(&HostProcess { pid: *pid, start_time: *start_time }),
-        Resource::Cgroup { path } => {
-            cgroup::empty_and_remove(path).context("reclaim", || format!("cannot remove the control group {}", path.display()))
-        }
-        Resource::Loop { backing } => disk::detach(backing),
-        Resource::Folder { path } => folder::remove(path),
-        other => Err(Error::new(ErrorKind::Internal, "reclaim", format!("container makes no such resource: {other:?}"))),
-    }
 }
 
 #[async_trait]
@@ -224,26 +208,24 @@ impl Backend for Container {
     }
 
     async fn save(&self, place: Option<&Place>, folder: &Path, options: &CheckpointOptions) -> Result<SavedCheckpoint> {
-        let (folder, is_running, options) = (folder.to_owned(), place.is_some(), options.clone());
-        blocking(move || folder::save(&folder, is_running, &options)).await
+        if options.kind != CheckpointKind::Disk {
+            return Err(Error::new(ErrorKind::Unsupported, "checkpoint", "a container saves its disk only"));
+        }
+        let (folder, is_running, into) = (folder.to_owned(), place.is_some(), options.into.clone());
+        let (bytes, files) = blocking(move || folder::save(&folder, is_running, &into)).await?;
+        Ok(SavedCheckpoint { kind: CheckpointKind::Disk, bytes, files, record: Value::Null })
     }
 
     async fn halt(&self, place: &Place, _: &Path, journal: &Arc<dyn Journal>) -> Result<()> {
         let (place, journal) = (place.clone(), Arc::clone(journal));
         let folder = place.folder.clone();
         let halted = worker::run(move || place.halt(&journal)).await?;
-        tokio::spawn(async move {
-            tokio::time::sleep(lingering::MOMENT).await;
-            if let Some(root) = lingering::take(&folder) {
-                let _ = worker::run(move || drop(root)).await;
-            }
-        });
+        lingering::drop_later(folder);
         halted
     }
 
     async fn remove(&self, folder: &Path, journal: &Arc<dyn Journal>) -> Result<()> {
-        let (path, journal) = (folder.to_owned(), Arc::clone(journal));
-        worker::run_and_drop(move || (remove(&path, &journal), lingering::take(&path))).await?
+        folder::remove_told(folder.to_owned(), Arc::clone(journal)).await
     }
 
     async fn end(&self, place: &Place, folder: &Path, journal: &Arc<dyn Journal>, halted: &'static str) -> Result<()> {
@@ -251,7 +233,7 @@ impl Backend for Container {
         worker::run_and_drop(move || {
             let ended = place.halt(&journal);
             journal.step(halted);
-            (ended.and(remove(&path, &journal)), lingering::take(&path))
+            (ended.and(folder::remove_and_forget(&path, &journal)), lingering::take(&path))
         })
         .await?
     }
@@ -266,22 +248,6 @@ impl Backend for Container {
     }
 
     async fn reclaim(&self, _: &SandboxId, resources: &[Resource]) -> Result<()> {
-        let mut resources = resources.to_vec();
-        // Processes hold groups and mounts; groups may hold more processes; mounts hold devices; and all of them use folders.
-        resources.sort_by_key(|resource| match resource {
-            Resource::Process { .. } => 0,
-            Resource::Cgroup { .. } => 1,
-            Resource::Loop { .. } => 2,
-            _ => 3,
-        });
-        blocking(move || resources.iter().map(reclaim).fold(Ok(()), Result::and)).await
-    }
-}
-
-/// Runs work on files elsewhere.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => Err(Error::new(ErrorKind::Internal, "container", "a blocking task ended early").with_source(error)),
+        reclaim(resources, end_process).await
     }
 }

@@ -23,7 +23,7 @@ impl Found {
     pub async fn find(world: &World, variant: &str, provider: &str) -> Result<Self, String> {
         let folder = |name: &str| world.folder(name).map_err(|error| format!("no folder: {error}"));
         let (folder, home) = (folder(variant)?, folder(&format!("{variant}/state"))?);
-        let registry = Registry::new(&ProviderOptions { home: home.clone() });
+        let registry = Registry::new(&ProviderOptions::new(&home));
         let provider = registry.get(provider).map_err(|error| error.chain())?.clone();
         let probe = provider.probe().await;
         if !probe.usable {

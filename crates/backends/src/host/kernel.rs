@@ -14,17 +14,17 @@ fn parse(release: &str) -> Option<(u32, u32)> {
 }
 
 /// Whether `overlay` takes descriptors of layers, and layers that are mounted nowhere.
-pub(super) fn takes_detached_layers() -> bool {
+pub(crate) fn takes_detached_layers() -> bool {
     version() >= (6, 15)
 }
 
 /// Whether RLIMIT_NPROC counts a user's processes in each user namespace apart. Before, it counted all of the host's user.
-pub(super) fn counts_processes_by_namespace() -> bool {
+pub(crate) fn counts_processes_by_namespace() -> bool {
     version() >= (5, 14)
 }
 
 /// The version, for messages.
-pub(super) fn describe() -> String {
+pub(crate) fn describe() -> String {
     format!("Linux {}.{}", version().0, version().1)
 }
 

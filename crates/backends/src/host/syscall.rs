@@ -18,7 +18,7 @@ use rustix::io::Errno;
 /// # Safety
 /// As the call itself: every pointer must be valid for what the kernel does with it.
 #[inline(always)]
-pub(super) unsafe fn syscall<const N: usize>(number: c_long, arguments: [usize; N]) -> Result<usize, Errno> {
+pub(crate) unsafe fn syscall<const N: usize>(number: c_long, arguments: [usize; N]) -> Result<usize, Errno> {
     const { assert!(N <= 6) };
     let mut all = [0; 6];
     let mut index = 0;
@@ -44,7 +44,7 @@ pub(super) unsafe fn syscall<const N: usize>(number: c_long, arguments: [usize; 
 }
 
 /// What a child does, on its own stack, until it executes a program or ends.
-pub(super) type ChildMain = extern "C" fn(*const c_void) -> !;
+pub(crate) type ChildMain = extern "C" fn(*const c_void) -> !;
 
 /// `clone3` of a child that shares this process's memory (so that no page table is copied, however large this process is), with a
 /// stack of its own and every signal handler reset. Returns the child's process id.
@@ -52,7 +52,7 @@ pub(super) type ChildMain = extern "C" fn(*const c_void) -> !;
 /// # Safety
 /// `main` may use nothing but [`syscall`] and memory that nobody changes meanwhile. `stack` and what `data` points to must stay until
 /// the child has executed a program or ended. `arguments` must not ask for a thread.
-pub(super) unsafe fn clone_sharing_memory(
+pub(crate) unsafe fn clone_sharing_memory(
     mut arguments: libc::clone_args,
     stack: &mut [MaybeUninit<u8>],
     main: ChildMain,
@@ -87,15 +87,15 @@ pub(super) unsafe fn clone_sharing_memory(
 /// `struct mount_attr`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct MountAttributes {
-    pub(super) set: u64,
-    pub(super) clear: u64,
-    pub(super) propagation: u64,
-    pub(super) user_namespace: u64,
+pub(crate) struct MountAttributes {
+    pub(crate) set: u64,
+    pub(crate) clear: u64,
+    pub(crate) propagation: u64,
+    pub(crate) user_namespace: u64,
 }
 
 /// `mount_setattr` on the mount that a descriptor refers to, and with `recursive` on all beneath it.
-pub(super) fn mount_setattr(mount: BorrowedFd<'_>, attributes: &MountAttributes, recursive: bool) -> Result<(), Errno> {
+pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, attributes: &MountAttributes, recursive: bool) -> Result<(), Errno> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     let size = size_of::<MountAttributes>();
     // SAFETY: the path is an empty C string, the attributes are a whole `struct mount_attr`.
@@ -107,7 +107,7 @@ pub(super) fn mount_setattr(mount: BorrowedFd<'_>, attributes: &MountAttributes,
 ///
 /// # Errors
 /// `CHILD` when it is not this process's child.
-pub(super) fn reap(process: BorrowedFd<'_>) -> Result<Option<Ended>, Errno> {
+pub(crate) fn reap(process: BorrowedFd<'_>) -> Result<Option<Ended>, Errno> {
     // SAFETY: all zeroes is a valid `siginfo_t`.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     let options = libc::WEXITED | libc::WNOHANG | libc::__WALL;
@@ -120,7 +120,7 @@ pub(super) fn reap(process: BorrowedFd<'_>) -> Result<Option<Ended>, Errno> {
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(crate) enum Ended {
     /// With this code.
     Exited(i32),
     /// By this signal.
@@ -128,7 +128,7 @@ pub(super) enum Ended {
 }
 
 /// Blocks every signal for the calling thread.
-pub(super) fn block_signals() {
+pub(crate) fn block_signals() {
     let all = u64::MAX;
     // SAFETY: the kernel's signal set has eight bytes.
     let _ = unsafe { syscall(libc::SYS_rt_sigprocmask, [libc::SIG_BLOCK as usize, &raw const all as usize, 0, 8]) };
@@ -138,7 +138,7 @@ pub(super) fn block_signals() {
 ///
 /// # Safety
 /// Nobody else may own it.
-pub(super) unsafe fn own(raw: i32) -> OwnedFd {
+pub(crate) unsafe fn own(raw: i32) -> OwnedFd {
     // SAFETY: the caller's promise.
     unsafe { OwnedFd::from_raw_fd(raw) }
 }
@@ -149,7 +149,7 @@ fn fd(descriptor: BorrowedFd<'_>) -> usize {
 }
 
 /// The version of Landlock's interface; 0 without Landlock.
-pub(super) fn landlock_version() -> u32 {
+pub(crate) fn landlock_version() -> u32 {
     const VERSION: usize = 1;
     // SAFETY: asked for its version, the call takes no pointer.
     unsafe { syscall(libc::SYS_landlock_create_ruleset, [0, 0, VERSION]) }.ok().and_then(|version| version.try_into().ok()).unwrap_or(0)
@@ -159,7 +159,7 @@ pub(super) fn landlock_version() -> u32 {
 ///
 /// # Errors
 /// Of the kernel, or of the work.
-pub(super) fn with_file_owner<T>(uid: u32, gid: u32, work: impl FnOnce() -> std::io::Result<T>) -> std::io::Result<T> {
+pub(crate) fn with_file_owner<T>(uid: u32, gid: u32, work: impl FnOnce() -> std::io::Result<T>) -> std::io::Result<T> {
     let _back = FileOwner;
     set_file_owner(uid, gid);
     // Changing from root to another user takes the capabilities over files out of the effective set.
@@ -183,13 +183,13 @@ fn set_file_owner(uid: u32, gid: u32) {
 }
 
 /// Waits for a child that ends by itself.
-pub(super) fn reap_child(pid: u32) {
+pub(crate) fn reap_child(pid: u32) {
     // SAFETY: the pointers may be null.
     while unsafe { syscall(libc::SYS_wait4, [pid as usize, 0, 0, 0]) } == Err(Errno::INTR) {}
 }
 
 /// Loop devices.
-pub(super) mod loop_device {
+pub(crate) mod loop_device {
     use std::os::fd::{AsRawFd, BorrowedFd};
 
     use rustix::io::Errno;
@@ -221,13 +221,13 @@ pub(super) mod loop_device {
     }
 
     /// The number of a device that has no file behind it (which another may take meanwhile).
-    pub(in crate::container) fn free(control: BorrowedFd<'_>) -> Result<usize, Errno> {
+    pub(crate) fn free(control: BorrowedFd<'_>) -> Result<usize, Errno> {
         // SAFETY: takes no argument.
         unsafe { syscall(libc::SYS_ioctl, [fd(control), LOOP_CTL_GET_FREE, 0]) }
     }
 
     /// Puts a file behind a device.
-    pub(in crate::container) fn attach(device: BorrowedFd<'_>, file: i32) -> Result<(), Errno> {
+    pub(crate) fn attach(device: BorrowedFd<'_>, file: i32) -> Result<(), Errno> {
         let config = LoopConfig {
             file: file.cast_unsigned(),
             block_size: 4096,
@@ -248,7 +248,7 @@ pub(super) mod loop_device {
     }
 
     /// Takes the file away as soon as nobody uses the device. A device without a file is no error.
-    pub(in crate::container) fn detach(device: BorrowedFd<'_>) {
+    pub(crate) fn detach(device: BorrowedFd<'_>) {
         // SAFETY: takes no argument.
         let _ = unsafe { syscall(libc::SYS_ioctl, [fd(device), LOOP_CLR_FD, 0]) };
     }

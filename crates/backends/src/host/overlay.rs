@@ -21,25 +21,25 @@ use sandbar_core::{Context, Error, ErrorKind, Result, Volume};
 
 use super::syscall::{MountAttributes, mount_setattr, with_file_owner};
 
-const OPERATION: &str = "container start";
+const OPERATION: &str = "sandbox start";
 const HARMLESS: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
 
 /// An overlay of a sandbox whose mounter is root.
-pub(super) struct RootOverlay<'a> {
+pub(crate) struct RootOverlay<'a> {
     /// The highest first.
-    pub(super) layers: &'a [PathBuf],
+    pub(crate) layers: &'a [PathBuf],
     /// The folder with `layer` and `work`.
-    pub(super) folder: &'a Path,
+    pub(crate) folder: &'a Path,
     /// A mount of a file system with `layer` and `work`, in place of the folder.
-    pub(super) disk: Option<OwnedFd>,
+    pub(crate) disk: Option<OwnedFd>,
     /// The sandbox's user namespace: its maps say how ids translate.
-    pub(super) user_namespace: BorrowedFd<'a>,
+    pub(crate) user_namespace: BorrowedFd<'a>,
     /// The sandbox's root, as the host sees it.
-    pub(super) owner: u32,
+    pub(crate) owner: u32,
     /// Whether what was not written yet may be lost when the machine goes down.
-    pub(super) volatile: bool,
+    pub(crate) volatile: bool,
     /// Whether the kernel takes layers that are mounted nowhere (Linux 6.15).
-    pub(super) by_descriptor: bool,
+    pub(crate) by_descriptor: bool,
 }
 
 impl RootOverlay<'_> {
@@ -48,7 +48,7 @@ impl RootOverlay<'_> {
     ///
     /// # Errors
     /// `Unavailable` where the file system of the state folder cannot translate ids.
-    pub(super) fn mount(mut self, left: &mut Vec<OwnedFd>) -> Result<OwnedFd> {
+    pub(crate) fn mount(mut self, left: &mut Vec<OwnedFd>) -> Result<OwnedFd> {
         let own = match self.disk.take() {
             Some(disk) => disk,
             None => clone_mount(CWD, self.folder, false).context(OPERATION, || format!("cannot open {}", self.folder.display()))?,
@@ -145,7 +145,7 @@ const OPTIONS: [(&str, &str); 4] = [("index", "off"), ("metacopy", "off"), ("red
 ///
 /// # Errors
 /// `NotFound` for a source that is not there; `Unavailable` for a writable one whose file system cannot translate ids.
-pub(super) fn mount_volumes(volumes: &[Volume], user_namespace: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
+pub(crate) fn mount_volumes(volumes: &[Volume], user_namespace: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
     volumes.iter().map(|volume| mount_volume(volume, user_namespace)).collect()
 }
 
@@ -172,11 +172,19 @@ fn mount_volume(volume: &Volume, user_namespace: BorrowedFd<'_>) -> Result<Owned
 }
 
 /// A mount of what is at a path, in no namespace; with `recursive` of all beneath it too.
-pub(super) fn clone_mount(at: BorrowedFd<'_>, path: &Path, recursive: bool) -> io::Result<OwnedFd> {
+pub(crate) fn clone_mount(at: BorrowedFd<'_>, path: &Path, recursive: bool) -> io::Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     flags.set(OpenTreeFlags::AT_EMPTY_PATH, path.as_os_str().is_empty());
     Ok(open_tree(at, path, flags)?)
+}
+
+/// A mount of what is at a path, in no namespace, that cannot be written through and translates no ids.
+pub(crate) fn clone_read_only(path: &Path) -> io::Result<OwnedFd> {
+    let mount = clone_mount(CWD, path, false)?;
+    let set = HARMLESS | libc::MOUNT_ATTR_RDONLY;
+    mount_setattr(mount.as_fd(), &MountAttributes { set, propagation: libc::MS_PRIVATE, ..MountAttributes::default() }, false)?;
+    Ok(mount)
 }
 
 fn open_in(mount: &OwnedFd, name: &'static str) -> Result<OwnedFd> {

@@ -32,7 +32,7 @@ struct State {
 ///
 /// # Errors
 /// `ResourceExhausted` when there is no thread and none can be started; `Internal` when the work panics.
-pub(super) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+pub(crate) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     run_and_drop(move || (work(), ())).await
 }
 
@@ -40,14 +40,25 @@ pub(super) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
 ///
 /// # Errors
 /// As [`run`].
-pub(super) async fn run_and_drop<T: Send + 'static, L: 'static>(work: impl FnOnce() -> (T, L) + Send + 'static) -> Result<T> {
+pub(crate) async fn run_and_drop<T: Send + 'static, L: 'static>(work: impl FnOnce() -> (T, L) + Send + 'static) -> Result<T> {
     let (answer, answered) = tokio::sync::oneshot::channel();
     POOL.give(Box::new(move || {
         let (result, left) = work();
         let _ = answer.send(result);
         drop(left);
     }))?;
-    answered.await.map_err(|_| Error::new(ErrorKind::Internal, "container", "a worker thread's task panicked"))
+    answered.await.map_err(|_| Error::new(ErrorKind::Internal, "sandbox", "a worker thread's task panicked"))
+}
+
+/// Runs work on files on a thread of the runtime's own.
+///
+/// # Errors
+/// Of the work; `Internal` when it panics.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(Error::new(ErrorKind::Internal, "sandbox", "a blocking task ended early").with_source(error)),
+    }
 }
 
 impl Pool {
@@ -68,7 +79,7 @@ impl Pool {
                 Ok(_) => state.threads += 1,
                 Err(error) if state.threads == 0 => {
                     state.queue.pop_back();
-                    return Err(Error::new(ErrorKind::ResourceExhausted, "container", "cannot start a thread").with_source(error));
+                    return Err(Error::new(ErrorKind::ResourceExhausted, "sandbox", "cannot start a thread").with_source(error));
                 }
                 Err(_) => {}
             }

@@ -15,7 +15,7 @@ use super::{
     syscall::{reap_child, syscall},
 };
 
-const OPERATION: &str = "container files";
+const OPERATION: &str = "sandbox files";
 /// The child's descriptor of the channel. Everything above it is closed.
 const CHANNEL: i32 = 3;
 /// First answers: the namespace is made, or not.
@@ -30,7 +30,7 @@ const GO: u8 = b'g';
 ///
 /// # Errors
 /// What the work says, or `Unavailable` when there is no such namespace to be had.
-pub(super) fn as_sandbox_root<T: Serialize + DeserializeOwned>(ids: &Ids, work: impl FnOnce() -> io::Result<T>) -> Result<T> {
+pub(crate) fn as_sandbox_root<T: Serialize + DeserializeOwned>(ids: &Ids, work: impl FnOnce() -> io::Result<T>) -> Result<T> {
     let (mut ours, theirs) = UnixStream::pair().context(OPERATION, || "cannot make a channel to a helper".to_owned())?;
     // SAFETY: the child does the work and ends by `_exit`, without returning.
     let pid = match unsafe { libc::fork() } {

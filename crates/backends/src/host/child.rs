@@ -21,20 +21,19 @@ use rustix::{
 use sandbar_core::{Context, Error, ErrorKind, Result};
 
 use super::{
-    plan::Plan,
-    step::{MOST_DESCRIPTORS, Stopped, end, follow},
+    step::{MOST_DESCRIPTORS, Planned, Stopped, end, follow},
     syscall::{Ended, clone_sharing_memory, own, reap},
 };
 use crate::machine::process::wait_for_exit;
 
-const OPERATION: &str = "container start";
+const OPERATION: &str = "sandbox start";
 /// The child's stack. It uses a few KiB. Small enough for an allocator to have it at hand.
 const STACK: usize = 64 << 10;
 /// How long a killed child may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A channel between parent and child: made before the plan, which names the child's end.
-pub(super) struct Channel {
+pub(crate) struct Channel {
     ours: OwnedFd,
     theirs: OwnedFd,
 }
@@ -42,20 +41,20 @@ pub(super) struct Channel {
 impl Channel {
     /// # Errors
     /// `ResourceExhausted` when there are no descriptors left.
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
         let (ours, theirs) = pair.map_err(io::Error::from).context(OPERATION, || "cannot make a channel to the child".to_owned())?;
         Ok(Self { ours, theirs })
     }
 
     /// The number of the child's end.
-    pub(super) fn number(&self) -> i32 {
+    pub(crate) fn number(&self) -> i32 {
         self.theirs.as_raw_fd()
     }
 }
 
 /// A child that follows a plan. Killed when this is dropped before it has come to its end.
-pub(super) struct Child {
+pub(crate) struct Child {
     pid: u32,
     process: OwnedFd,
     channel: OwnedFd,
@@ -64,27 +63,27 @@ pub(super) struct Child {
 }
 
 struct Used {
-    plan: Plan,
+    plan: Vec<Planned>,
     stack: Box<[MaybeUninit<u8>]>,
 }
 
 extern "C" fn child_main(plan: *const c_void) -> ! {
     // SAFETY: `start` gives a plan that stays, unchanged, until this process has executed the agent or ended.
-    let plan = unsafe { &*plan.cast::<Plan>() };
-    end(follow(&plan.steps))
+    let plan = unsafe { &*plan.cast::<Vec<Planned>>() };
+    end(follow(plan))
 }
 
 impl Child {
-    /// Clones it into a new user and PID namespace, and into a v2 control group.
+    /// Clones it into a new user namespace and those of `namespaces` (`CLONE_NEW…`), and into a v2 control group.
     ///
     /// # Errors
     /// `Unavailable` where the kernel refuses namespaces to this user.
-    pub(super) fn start(plan: Plan, channel: Channel, group: Option<BorrowedFd<'_>>) -> Result<Self> {
+    pub(crate) fn start(plan: Vec<Planned>, namespaces: i32, channel: Channel, group: Option<BorrowedFd<'_>>) -> Result<Self> {
         let mut used = Box::new(Used { plan, stack: Box::new_uninit_slice(STACK) });
         let mut process = -1_i32;
         // SAFETY: all zeroes is a valid `clone_args`.
         let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-        arguments.flags = u64::from((libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_PIDFD).cast_unsigned());
+        arguments.flags = u64::from((libc::CLONE_NEWUSER | libc::CLONE_PIDFD | namespaces).cast_unsigned());
         if let Some(group) = group {
             arguments.cgroup = number(group);
             arguments.flags |= CLONE_INTO_CGROUP;
@@ -103,7 +102,7 @@ impl Child {
     }
 
     /// Its process id, of this PID namespace. It stays its own as long as this lives.
-    pub(super) const fn pid(&self) -> u32 {
+    pub(crate) const fn pid(&self) -> u32 {
         self.pid
     }
 
@@ -111,7 +110,7 @@ impl Child {
     ///
     /// # Errors
     /// What the child has to say, if it has failed.
-    pub(super) fn send(&mut self, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+    pub(crate) fn send(&mut self, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
@@ -123,7 +122,7 @@ impl Child {
     ///
     /// # Errors
     /// The step that failed.
-    pub(super) fn release(mut self) -> Result<OwnedFd> {
+    pub(crate) fn release(mut self) -> Result<OwnedFd> {
         send(&self.channel, b"g", SendFlags::NOSIGNAL).map_err(|errno| self.why_silent(errno))?;
         self.hear()?;
         // It has a memory of its own now, or none.
@@ -166,7 +165,7 @@ impl Child {
         let Stopped::Failed(index, errno) = stopped else {
             return Error::new(ErrorKind::Internal, OPERATION, "the sandbox's first process was abandoned");
         };
-        let step = self.used.as_ref().and_then(|used| used.plan.steps.get(index as usize));
+        let step = self.used.as_ref().and_then(|used| used.plan.get(index as usize));
         let what = step.map_or_else(|| "come to the end of the plan".to_owned(), |planned| planned.step.to_string());
         let error = Error::new(kind(errno), OPERATION, format!("cannot {what}")).with_source(io::Error::from(errno));
         match step.and_then(|planned| planned.step.hint(errno)) {
@@ -190,13 +189,13 @@ impl Drop for Child {
 
 /// Keeps this process's memory readable for its own user as long as it lives: a child that shares it and changes its ids makes the kernel
 /// forbid that. The last of several at the same time puts it back to what it was before the first.
-pub(super) struct StayDumpable(());
+pub(crate) struct StayDumpable(());
 
 /// How many there are, and how it was before the first.
 static STAY_DUMPABLE: Mutex<(usize, Option<DumpableBehavior>)> = Mutex::new((0, None));
 
 impl StayDumpable {
-    pub(super) fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         let mut state = STAY_DUMPABLE.lock().unwrap_or_else(PoisonError::into_inner);
         if state.0 == 0 {
             state.1 = dumpable_behavior().ok();

@@ -8,7 +8,7 @@ use super::step::Step;
 
 impl Step {
     /// What a user can do about it when this step fails this way.
-    pub(super) fn hint(&self, errno: Errno) -> Option<&'static str> {
+    pub(crate) fn hint(&self, errno: Errno) -> Option<&'static str> {
         match (self, errno) {
             (Self::Unshare(_) | Self::BeginNetwork(_) | Self::JoinNetwork(_) | Self::BecomeRoot { .. }, Errno::PERM | Errno::ACCESS) => {
                 Some(
@@ -69,7 +69,7 @@ impl fmt::Display for Step {
             Self::LandlockAllow { .. } | Self::LandlockEnforce(_) => f.write_str("enter the Landlock domain"),
             Self::Filter(_) => f.write_str("install the seccomp filter"),
             Self::UnblockSignals => f.write_str("let signals through"),
-            Self::Execute { .. } => f.write_str("execute the agent"),
+            Self::Execute { .. } => f.write_str("execute the program"),
             Self::Exit => f.write_str("end"),
         }
     }

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// `TimedOut`, `Unsupported` without a group that can freeze, or of the kernel.
-pub(in crate::container) fn freeze(groups: &Groups) -> io::Result<()> {
+pub(crate) fn freeze(groups: &Groups) -> io::Result<()> {
     let result = match (&groups.unified, groups.v1(Controller::Freezer)) {
         (Some(group), _) => {
             fs::write(group.join("cgroup.freeze"), "1")?;
@@ -36,7 +36,7 @@ pub(in crate::container) fn freeze(groups: &Groups) -> io::Result<()> {
 ///
 /// # Errors
 /// Of the kernel.
-pub(in crate::container) fn thaw(groups: &Groups) -> io::Result<()> {
+pub(crate) fn thaw(groups: &Groups) -> io::Result<()> {
     match (&groups.unified, groups.v1(Controller::Freezer)) {
         (Some(group), _) => fs::write(group.join("cgroup.freeze"), "0"),
         (None, Some(group)) => fs::write(group.join("freezer.state"), "THAWED"),
@@ -45,7 +45,7 @@ pub(in crate::container) fn thaw(groups: &Groups) -> io::Result<()> {
 }
 
 /// Whether it is frozen, or about to be.
-pub(in crate::container) fn is_frozen(groups: &Groups) -> bool {
+pub(crate) fn is_frozen(groups: &Groups) -> bool {
     match (&groups.unified, groups.v1(Controller::Freezer)) {
         (Some(group), _) => field(group, "cgroup.events", "frozen") == Some(1),
         (None, Some(group)) => fs::read(group.join("freezer.state")).is_ok_and(|state| !state.starts_with(b"THAWED")),

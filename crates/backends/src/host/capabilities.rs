@@ -34,8 +34,28 @@ const KEPT: [u32; 11] = [
     number::SETFCAP,
 ];
 
+/// Their bit mask.
+pub(crate) fn kept() -> u64 {
+    KEPT.iter().fold(0, |mask, capability| mask | 1 << capability)
+}
+
+/// Their names.
+pub(crate) const KEPT_NAMES: [&str; 11] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_SETFCAP",
+];
+
 /// The capabilities that are taken away for good, of all that this kernel has.
-pub(super) fn dropped() -> impl Iterator<Item = u32> {
+pub(crate) fn dropped() -> impl Iterator<Item = u32> {
     static LAST: OnceLock<u32> = OnceLock::new();
     let last = *LAST.get_or_init(|| {
         let read = fs::read_to_string("/proc/sys/kernel/cap_last_cap");

@@ -26,7 +26,7 @@ use super::{
     syscall::loop_device,
 };
 
-const OPERATION: &str = "container disk";
+const OPERATION: &str = "sandbox disk";
 /// The file behind it, in the generation's folder.
 const IMAGE: &str = "disk.img";
 /// Where distributions put it.
@@ -35,13 +35,13 @@ const MKFS: [&str; 3] = ["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4", "/usr/bin/mkf
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether such a limit can be held here.
-pub(super) fn is_available() -> bool {
+pub(crate) fn is_available() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
     *FOUND.get_or_init(|| is_root() && mkfs().is_some() && Path::new("/dev/loop-control").exists())
 }
 
 /// How such a limit is held here, in words.
-pub(super) fn holder(asked: bool) -> String {
+pub(crate) fn holder(asked: bool) -> String {
     match (asked, is_available()) {
         (true, true) => "loop device",
         (false, true) => "not limited (loop device)",
@@ -51,12 +51,12 @@ pub(super) fn holder(asked: bool) -> String {
 }
 
 /// The file of a generation's file system, if it has one.
-pub(super) fn image(folder: &Path) -> Option<PathBuf> {
+pub(crate) fn image(folder: &Path) -> Option<PathBuf> {
     Some(folder.join(IMAGE)).filter(|path| path.exists())
 }
 
 /// Bytes that a file system takes on the disk.
-pub(super) fn occupied(image: &Path) -> io::Result<u64> {
+pub(crate) fn occupied(image: &Path) -> io::Result<u64> {
     Ok(fs::metadata(image)?.blocks() * 512)
 }
 
@@ -64,7 +64,7 @@ pub(super) fn occupied(image: &Path) -> io::Result<u64> {
 ///
 /// # Errors
 /// `Unsupported` without `mkfs.ext4` or loop devices.
-pub(super) fn prepare(folder: &Path, bytes: u64, journal: &Arc<dyn Journal>) -> Result<OwnedFd> {
+pub(crate) fn prepare(folder: &Path, bytes: u64, journal: &Arc<dyn Journal>) -> Result<OwnedFd> {
     let image = folder.join(IMAGE);
     if !image.exists() {
         // Under another name until it is whole.
@@ -95,7 +95,7 @@ pub(super) fn prepare(folder: &Path, bytes: u64, journal: &Arc<dyn Journal>) -> 
 ///
 /// # Errors
 /// Of the kernel.
-pub(super) fn layer(image: &Path) -> Result<OwnedFd> {
+pub(crate) fn layer(image: &Path) -> Result<OwnedFd> {
     let mount = mount(image)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(&mount, LAYER, flags, Mode::empty()).map_err(io::Error::from).context(OPERATION, || "the disk has no writable layer".to_owned())
@@ -105,7 +105,7 @@ pub(super) fn layer(image: &Path) -> Result<OwnedFd> {
 ///
 /// # Errors
 /// As [`detach`], or of the journal.
-pub(super) fn release(folder: &Path, journal: &Arc<dyn Journal>) -> Result<()> {
+pub(crate) fn release(folder: &Path, journal: &Arc<dyn Journal>) -> Result<()> {
     let Some(image) = image(folder) else { return Ok(()) };
     detach(&image)?;
     journal.forget(&Resource::Loop { backing: image })
@@ -115,7 +115,7 @@ pub(super) fn release(folder: &Path, journal: &Arc<dyn Journal>) -> Result<()> {
 ///
 /// # Errors
 /// `TimedOut`.
-pub(super) fn detach(image: &Path) -> Result<()> {
+pub(crate) fn detach(image: &Path) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let mut pause = Duration::from_micros(50);
     while let Some(device) = device_of(image).context(OPERATION, || "cannot look for the loop device".to_owned())? {

@@ -21,12 +21,12 @@ fn members() -> MutexGuard<'static, HashMap<HostProcess, Member>> {
 }
 
 /// Remembers one.
-pub(super) fn add(process: HostProcess, held: OwnedFd) {
+pub(crate) fn add(process: HostProcess, held: OwnedFd) {
     members().insert(process, Member::Held(held));
 }
 
 /// How one of them ended; `None` while it runs, or when it is not one of them. Leaves no zombie.
-pub(super) fn how_ended(process: &HostProcess) -> Option<Ended> {
+pub(crate) fn how_ended(process: &HostProcess) -> Option<Ended> {
     let mut members = members();
     let member = members.get_mut(process)?;
     if let Member::Held(held) = member
@@ -41,7 +41,7 @@ pub(super) fn how_ended(process: &HostProcess) -> Option<Ended> {
 }
 
 /// How one of them that is ending has ended, if that is known soon enough.
-pub(super) fn wait(process: &HostProcess, patience: Duration) -> Option<Ended> {
+pub(crate) fn wait(process: &HostProcess, patience: Duration) -> Option<Ended> {
     let held = match members().get(process)? {
         Member::Held(held) => held.try_clone().ok()?,
         Member::Gone(ended) => return Some(*ended),
@@ -51,7 +51,7 @@ pub(super) fn wait(process: &HostProcess, patience: Duration) -> Option<Ended> {
 }
 
 /// Forgets one that is not asked for any more, after it has ended.
-pub(super) fn forget(process: &HostProcess) {
+pub(crate) fn forget(process: &HostProcess) {
     how_ended(process);
     members().remove(process);
 }

@@ -11,13 +11,13 @@ use super::{
 };
 
 /// The child's descriptor of the channel to its parent. Below it are what the agent inherits: 0 to 2, its configuration, its listener.
-pub(super) const CHANNEL: i32 = 5;
+pub(crate) const CHANNEL: i32 = 5;
 /// Most descriptors that a unix socket carries in one message (`SCM_MAX_FD`).
-pub(super) const MOST_DESCRIPTORS: usize = 253;
+pub(crate) const MOST_DESCRIPTORS: usize = 253;
 
 /// One step. Everything it needs was prepared by the parent; it allocates nothing.
 #[derive(Debug)]
-pub(super) enum Step {
+pub(crate) enum Step {
     /// Makes this descriptor the [`CHANNEL`], and closes all others: a copy of somebody else's channel would keep that one open.
     KeepOnly(i32),
     /// A session of its own: no controlling terminal, so no TIOCSTI into one.
@@ -83,7 +83,7 @@ pub(super) enum Step {
     /// Writes a line to an existing file.
     Write { path: CString, line: CString },
     /// Makes a file, or replaces what it says.
-    Replace { path: CString, content: CString },
+    Replace { path: CString, content: Vec<u8> },
     /// Removes a name.
     Unlink(CString),
     /// A resource limit, soft and hard.
@@ -102,24 +102,41 @@ pub(super) enum Step {
     Filter(&'static [libc::sock_filter]),
     /// Lets signals through again.
     UnblockSignals,
-    /// Executes what a descriptor refers to, with this as its only argument, an empty environment, and only what the agent inherits open.
-    Execute { program: i32, name: CString },
+    /// Executes what a descriptor refers to, with an empty environment, and only the descriptors below `inherits` open.
+    Execute { program: i32, arguments: Arguments, inherits: i32 },
     /// Ends with success: the last step of a rehearsal.
     Exit,
 }
 
+/// The arguments of a program, the first its name.
+#[derive(Debug)]
+pub(crate) struct Arguments {
+    /// What the addresses point to.
+    #[expect(dead_code, reason = "it is there to be pointed to")]
+    texts: Vec<CString>,
+    /// As the kernel wants them: the last is 0.
+    addresses: Vec<usize>,
+}
+
+impl Arguments {
+    pub(crate) fn new(texts: Vec<CString>) -> Self {
+        let addresses = texts.iter().map(|argument| text(argument)).chain([0]).collect();
+        Self { texts, addresses }
+    }
+}
+
 /// A step, and what its failure means.
 #[derive(Debug)]
-pub(super) struct Planned {
+pub(crate) struct Planned {
     /// What to do.
-    pub(super) step: Step,
+    pub(crate) step: Step,
     /// Whether the sandbox is as good without it.
-    pub(super) failure: Failure,
+    pub(crate) failure: Failure,
 }
 
 /// What the failure of a step means.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// The sandbox cannot be made.
     Fatal,
     /// Nothing.
@@ -130,7 +147,7 @@ pub(super) enum Failure {
 
 /// Why a plan was not followed to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stopped {
+pub(crate) enum Stopped {
     /// The parent has closed the channel: it is dead, or has given up.
     Abandoned,
     /// The step at this index failed.
@@ -138,7 +155,7 @@ pub(super) enum Stopped {
 }
 
 /// Follows the plan. Comes back only when it cannot be followed.
-pub(super) fn follow(plan: &[Planned]) -> Stopped {
+pub(crate) fn follow(plan: &[Planned]) -> Stopped {
     let mut index = 0;
     for planned in plan {
         let result = match (take(&planned.step), &planned.failure) {
@@ -157,7 +174,7 @@ pub(super) fn follow(plan: &[Planned]) -> Stopped {
 }
 
 /// Tells the parent which step failed, and ends.
-pub(super) fn end(stopped: Stopped) -> ! {
+pub(crate) fn end(stopped: Stopped) -> ! {
     if let Stopped::Failed(index, errno) = stopped {
         let report = [index.to_ne_bytes(), errno.raw_os_error().to_ne_bytes()];
         let _ = call(libc::SYS_sendto, [CHANNEL as usize, report.as_ptr() as usize, 8, libc::MSG_NOSIGNAL as usize, 0, 0]);
@@ -165,7 +182,7 @@ pub(super) fn end(stopped: Stopped) -> ! {
     exit(1)
 }
 
-pub(super) fn exit(code: usize) -> ! {
+pub(crate) fn exit(code: usize) -> ! {
     loop {
         let _ = call(libc::SYS_exit_group, [code]);
     }
@@ -177,16 +194,16 @@ enum Taken {
 }
 
 /// A system call whose arguments are numbers, C strings of the plan, or structures on this stack that outlive it.
-pub(super) fn call<const N: usize>(number: c_long, arguments: [usize; N]) -> Result<usize, Errno> {
+pub(crate) fn call<const N: usize>(number: c_long, arguments: [usize; N]) -> Result<usize, Errno> {
     // SAFETY: every pointer given here comes from a live reference; none of these calls keeps one or frees memory.
     unsafe { syscall(number, arguments) }
 }
 
-pub(super) fn text(string: &CStr) -> usize {
+pub(crate) fn text(string: &CStr) -> usize {
     string.as_ptr() as usize
 }
 
-pub(super) const HERE: usize = libc::AT_FDCWD as usize;
+pub(crate) const HERE: usize = libc::AT_FDCWD as usize;
 const EMPTY: &CStr = c"";
 
 fn take(step: &Step) -> Result<Taken, Errno> {
@@ -265,7 +282,7 @@ fn take(step: &Step) -> Result<Taken, Errno> {
             close(call(libc::SYS_openat2, [HERE, text(path), how.as_ptr() as usize, size_of_val(&how)])?);
         }
         Step::Attach { mount, target } => attach(*mount as usize, target)?,
-        Step::Write { path, line } => write(path, line, 0)?,
+        Step::Write { path, line } => write(path, line.as_bytes(), 0)?,
         Step::Unlink(path) => drop(call(libc::SYS_unlinkat, [HERE, text(path), 0])?),
         Step::Replace { path, content } => write(path, content, libc::O_CREAT | libc::O_TRUNC | libc::O_NOFOLLOW)?,
         Step::Limit { resource, value } => {
@@ -286,11 +303,10 @@ fn take(step: &Step) -> Result<Taken, Errno> {
             let none = 0_u64;
             call(libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as usize, &raw const none as usize, 0, 8])?;
         }
-        Step::Execute { program, name } => {
-            call(libc::SYS_close_range, [CHANNEL as usize, u32::MAX as usize, CLOSE_RANGE_CLOEXEC])?;
-            let arguments = [name.as_ptr(), std::ptr::null()];
+        Step::Execute { program, arguments, inherits } => {
+            call(libc::SYS_close_range, [*inherits as usize, u32::MAX as usize, CLOSE_RANGE_CLOEXEC])?;
             let environment = [std::ptr::null::<libc::c_char>()];
-            let (arguments, environment) = (arguments.as_ptr() as usize, environment.as_ptr() as usize);
+            let (arguments, environment) = (arguments.addresses.as_ptr() as usize, environment.as_ptr() as usize);
             call(libc::SYS_execveat, [*program as usize, text(EMPTY), arguments, environment, libc::AT_EMPTY_PATH as usize])?;
         }
         Step::Exit => exit(0),
@@ -309,12 +325,12 @@ fn ignore_existing(result: Result<usize, Errno>) -> Result<(), Errno> {
     }
 }
 
-pub(super) fn close(descriptor: usize) {
+pub(crate) fn close(descriptor: usize) {
     let _ = call(libc::SYS_close, [descriptor]);
 }
 
 /// Gives an open descriptor another number.
-pub(super) fn renumber(from: usize, to: i32) -> Result<(), Errno> {
+pub(crate) fn renumber(from: usize, to: i32) -> Result<(), Errno> {
     if from != to as usize {
         call(libc::SYS_dup3, [from, to as usize, libc::O_CLOEXEC as usize])?;
         close(from);
@@ -343,7 +359,7 @@ fn receive(wanted: &[i32]) -> Result<Taken, Errno> {
 const CONTROL_HEADER: usize = size_of::<libc::cmsghdr>();
 
 /// One byte and the descriptors that came with it.
-pub(super) struct Message {
+pub(crate) struct Message {
     /// `struct cmsghdr` and room for the most that a message can carry.
     control: [u64; (CONTROL_HEADER + MOST_DESCRIPTORS * 4).div_ceil(8)],
     length: usize,
@@ -357,7 +373,7 @@ impl Default for Message {
 
 impl Message {
     /// Waits for it; `None` when the other side is gone.
-    pub(super) fn read(&mut self, channel: i32) -> Result<Option<u8>, Errno> {
+    pub(crate) fn read(&mut self, channel: i32) -> Result<Option<u8>, Errno> {
         let mut byte = 0_u8;
         loop {
             let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
@@ -378,7 +394,7 @@ impl Message {
     }
 
     /// The number that a descriptor of it has here.
-    pub(super) fn descriptor(&self, index: usize) -> Option<i32> {
+    pub(crate) fn descriptor(&self, index: usize) -> Option<i32> {
         let at = CONTROL_HEADER + 4 * index;
         if at + 4 > self.length || at + 4 > size_of_val(&self.control) {
             return None;
@@ -427,9 +443,9 @@ fn attach(mount: usize, target: &CStr) -> Result<(), Errno> {
     call(libc::SYS_move_mount, [mount, text(EMPTY), HERE, text(target), flags]).map(drop)
 }
 
-fn write(path: &CStr, content: &CStr, flags: i32) -> Result<(), Errno> {
+fn write(path: &CStr, content: &[u8], flags: i32) -> Result<(), Errno> {
     let file = call(libc::SYS_openat, [HERE, text(path), (libc::O_WRONLY | libc::O_CLOEXEC | flags) as usize, 0o644])?;
-    let written = call(libc::SYS_write, [file, text(content), content.count_bytes()]);
+    let written = call(libc::SYS_write, [file, content.as_ptr() as usize, content.len()]);
     call(libc::SYS_close, [file])?;
     written.map(drop)
 }

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// `ResourceBusy` when something still runs in it, or of the kernel.
-pub(in crate::container) fn remove(group: &Path) -> io::Result<()> {
+pub(crate) fn remove(group: &Path) -> io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match rustix::fs::rmdir(group) {
@@ -44,7 +44,7 @@ pub(in crate::container) fn remove(group: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// As [`remove`].
-pub(in crate::container) fn empty_and_remove(group: &Path) -> io::Result<()> {
+pub(crate) fn empty_and_remove(group: &Path) -> io::Result<()> {
     if !group.exists() {
         return Ok(());
     }

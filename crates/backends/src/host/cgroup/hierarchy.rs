@@ -17,7 +17,7 @@ const V1_MAGIC: i64 = 0x0027_e0eb;
 /// What a limit, or freezing on v1, needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(in crate::container) enum Controller {
+pub(crate) enum Controller {
     /// Memory.
     Memory,
     /// CPU time.
@@ -41,7 +41,7 @@ impl Controller {
 
 /// Where this process may make groups. Found once.
 #[derive(Debug, Default)]
-pub(in crate::container) struct Hierarchies {
+pub(crate) struct Hierarchies {
     v2: Option<Unified>,
     v1: Vec<(Controller, PathBuf)>,
 }
@@ -57,7 +57,7 @@ struct Unified {
 
 impl Hierarchies {
     /// Those of this host.
-    pub(in crate::container) fn of_host() -> &'static Self {
+    pub(crate) fn of_host() -> &'static Self {
         static FOUND: OnceLock<Hierarchies> = OnceLock::new();
         FOUND.get_or_init(|| fs::read_to_string("/proc/self/cgroup").map(|own| Self::find(Path::new(MOUNT), &own)).unwrap_or_default())
     }
@@ -97,12 +97,12 @@ impl Hierarchies {
     }
 
     /// How a limit of this kind would be held.
-    pub(in crate::container) fn holder(&self, controller: Controller) -> Option<&'static str> {
+    pub(crate) fn holder(&self, controller: Controller) -> Option<&'static str> {
         if self.unified_has(controller) { Some("cgroup v2") } else { self.v1(controller).map(|_| "cgroup v1") }
     }
 
     /// Whether sandboxes can be frozen.
-    pub(in crate::container) fn can_freeze(&self) -> bool {
+    pub(crate) fn can_freeze(&self) -> bool {
         self.v2.is_some() || self.v1(Controller::Freezer).is_some()
     }
 
@@ -126,7 +126,7 @@ impl Hierarchies {
     }
 
     /// In words, for the provider's notes.
-    pub(in crate::container) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         match (&self.v2, self.v1.is_empty()) {
             (Some(_), true) => "cgroup v2".to_owned(),
             (Some(_), false) => "cgroups v1 and v2".to_owned(),

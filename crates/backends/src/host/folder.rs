@@ -3,35 +3,36 @@
 use std::{
     fs, io,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt},
-    path::Path,
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::{
     fs::{CWD, Mode, OFlags, openat},
     io::Errno,
 };
-use sandbar_core::{CheckpointKind, CheckpointOptions, Context, Error, ErrorKind, Result, SavedCheckpoint};
+use sandbar_core::{Context, Error, ErrorKind, Journal, Resource, Result};
 use sandbar_tree::{copy_tree, measure, remove_tree};
-use serde_json::Value;
 
 use super::{
     disk,
     helper::as_sandbox_root,
     ids::{Ids, is_root},
+    lingering, worker,
 };
 
 /// The writable layer, in a generation's folder and in a checkpoint's.
-pub(super) const LAYER: &str = "layer";
+pub(crate) const LAYER: &str = "layer";
 /// What the overlay works in.
-pub(super) const WORK: &str = "work";
+pub(crate) const WORK: &str = "work";
 
-const OPERATION: &str = "container folder";
+const OPERATION: &str = "sandbox folder";
 
 /// Makes the writable layer, unless an earlier boot has, and an empty work folder.
 ///
 /// # Errors
 /// `ResourceExhausted` when the disk is full.
-pub(super) fn prepare(folder: &Path) -> Result<()> {
+pub(crate) fn prepare(folder: &Path) -> Result<()> {
     let make = |name: &str, mode: u32| match fs::DirBuilder::new().mode(mode).create(folder.join(name)) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         made => made.map(|()| true).context(OPERATION, || format!("cannot make {}", folder.join(name).display())),
@@ -45,15 +46,13 @@ pub(super) fn prepare(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies the writable layer of a generation into a checkpoint's folder. `is_running` says that its disk, if it has one, is mounted.
+/// Copies the writable layer of a generation into a checkpoint's folder; gives its bytes and files. `is_running` says that its disk, if it has
+/// one, is mounted.
 ///
 /// # Errors
 /// `ResourceExhausted` when the disk is full.
-pub(super) fn save(folder: &Path, is_running: bool, options: &CheckpointOptions) -> Result<SavedCheckpoint> {
-    if options.kind != CheckpointKind::Disk {
-        return Err(Error::new(ErrorKind::Unsupported, "checkpoint", "a container saves its disk only"));
-    }
-    let into = options.into.join(LAYER);
+pub(crate) fn save(folder: &Path, is_running: bool, into: &Path) -> Result<(u64, u64)> {
+    let into = into.join(LAYER);
     fs::DirBuilder::new().mode(0o700).create(&into).context("checkpoint", || format!("cannot make {}", into.display()))?;
     let image = disk::image(folder);
     let (bytes, files) = if let Some(image) = &image {
@@ -71,7 +70,7 @@ pub(super) fn save(folder: &Path, is_running: bool, options: &CheckpointOptions)
     if let Some(image) = image.filter(|_| !is_running) {
         disk::detach(&image)?;
     }
-    Ok(SavedCheckpoint { kind: CheckpointKind::Disk, bytes, files, record: Value::Null })
+    Ok((bytes, files))
 }
 
 const CANNOT_COPY: &str = "cannot copy the writable layer";
@@ -85,7 +84,7 @@ fn copy(from: OwnedFd, into: &Path) -> io::Result<(u64, u64)> {
 ///
 /// # Errors
 /// Of the file system.
-pub(super) fn occupied(folder: &Path) -> Result<u64> {
+pub(crate) fn occupied(folder: &Path) -> Result<u64> {
     let cannot = || "cannot weigh the writable layer".to_owned();
     if let Some(image) = disk::image(folder) {
         return disk::occupied(&image).context(OPERATION, cannot);
@@ -102,7 +101,7 @@ pub(super) fn occupied(folder: &Path) -> Result<u64> {
 ///
 /// # Errors
 /// Of the file system, the first; everything else is removed all the same.
-pub(super) fn remove(folder: &Path) -> Result<()> {
+pub(crate) fn remove(folder: &Path) -> Result<()> {
     let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) else {
         return Err(Error::new(ErrorKind::Internal, OPERATION, "a folder without a parent").with("path", folder.display()));
     };
@@ -120,12 +119,29 @@ pub(super) fn remove(folder: &Path) -> Result<()> {
     }
 }
 
+/// Removes the folder of a generation that has ended, and then has the journal forget it.
+///
+/// # Errors
+/// As [`remove`], or of the journal.
+pub(crate) async fn remove_told(path: PathBuf, journal: Arc<dyn Journal>) -> Result<()> {
+    worker::run_and_drop(move || (remove_and_forget(&path, &journal), lingering::take(&path))).await?
+}
+
+/// The same, at once.
+///
+/// # Errors
+/// As [`remove_told`].
+pub(crate) fn remove_and_forget(path: &Path, journal: &Arc<dyn Journal>) -> Result<()> {
+    remove(path)?;
+    journal.forget(&Resource::Folder { path: path.to_owned() })
+}
+
 /// Whether a plain user failed at files of the sandbox's other users.
 fn may_need_ids(error: &io::Error) -> bool {
     !is_root() && error.kind() == io::ErrorKind::PermissionDenied
 }
 
-pub(super) fn open(path: &Path) -> Result<OwnedFd> {
+pub(crate) fn open(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(CWD, path, flags, Mode::empty())
         .map_err(|errno: Errno| Error::io(OPERATION, format!("cannot open {}", path.display()), errno.into()))

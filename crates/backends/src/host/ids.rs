@@ -11,7 +11,7 @@ use std::{
 use rustix::process::{getegid, geteuid};
 use sandbar_core::{Context, Error, ErrorKind, IdRange, Result};
 
-const OPERATION: &str = "container ids";
+const OPERATION: &str = "sandbox ids";
 /// Fewer subordinate ids than this are no use: images have users up to 65534.
 const FEWEST: u32 = 1000;
 /// Where distributions put `newuidmap` and `newgidmap`.
@@ -19,7 +19,7 @@ const PROGRAM_FOLDERS: [&str; 4] = ["/usr/bin", "/bin", "/usr/sbin", "/usr/local
 
 /// How the ids inside a sandbox map to ids of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Ids {
+pub(crate) enum Ids {
     /// As root: a range that is this sandbox's alone.
     Range(IdRange),
     /// As a plain user: 0 is the user, 1 and above are the user's subordinate ids.
@@ -30,7 +30,7 @@ pub(super) enum Ids {
 
 /// What `/etc/subuid` and `/etc/subgid` give to a user, and the programs that may map it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Subordinate {
+pub(crate) struct Subordinate {
     uids: IdRange,
     gids: IdRange,
     uid_program: PathBuf,
@@ -42,7 +42,7 @@ impl Ids {
     ///
     /// # Errors
     /// `Internal` for root without a range: a sandbox's root is never the host's.
-    pub(super) fn of_sandbox(range: Option<IdRange>) -> Result<Self> {
+    pub(crate) fn of_sandbox(range: Option<IdRange>) -> Result<Self> {
         if is_root() {
             let message = "as root a sandbox needs host ids of its own";
             return range
@@ -58,7 +58,7 @@ impl Ids {
     }
 
     /// How many ids there are inside.
-    pub(super) const fn count(&self) -> u32 {
+    pub(crate) const fn count(&self) -> u32 {
         match self {
             Self::Range(range) => range.count,
             Self::Subordinate { ranges, .. } => {
@@ -69,12 +69,12 @@ impl Ids {
     }
 
     /// Whether processes inside may change their supplementary groups.
-    pub(super) const fn groups_may_change(&self) -> bool {
+    pub(crate) const fn groups_may_change(&self) -> bool {
         !matches!(self, Self::Single { .. })
     }
 
     /// Whether the mounter is root, outside of the sandbox's user namespace.
-    pub(super) const fn is_root(&self) -> bool {
+    pub(crate) const fn is_root(&self) -> bool {
         matches!(self, Self::Range(_))
     }
 
@@ -82,7 +82,7 @@ impl Ids {
     ///
     /// # Errors
     /// Of the kernel, or what `newuidmap` said.
-    pub(super) fn write_maps(&self, pid: u32) -> Result<()> {
+    pub(crate) fn write_maps(&self, pid: u32) -> Result<()> {
         let write = |file: &str, line: String| {
             fs::write(format!("/proc/{pid}/{file}"), line).context(OPERATION, || format!("cannot write the sandbox's {file}"))
         };
@@ -109,7 +109,7 @@ impl Ids {
 }
 
 /// Whether this process is root.
-pub(super) fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     geteuid().is_root()
 }
 

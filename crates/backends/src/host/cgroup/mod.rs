@@ -17,7 +17,7 @@ mod groups;
 mod hierarchy;
 mod removal;
 
-pub(super) use freezer::{freeze, is_frozen, thaw};
-pub(super) use groups::{AGENT_PROCESSES, Groups, Made};
-pub(super) use hierarchy::{Controller, Hierarchies};
-pub(super) use removal::{empty_and_remove, remove};
+pub(crate) use freezer::{freeze, is_frozen, thaw};
+pub(crate) use groups::{AGENT_PROCESSES, Groups, Made};
+pub(crate) use hierarchy::{Controller, Hierarchies};
+pub(crate) use removal::{empty_and_remove, remove};

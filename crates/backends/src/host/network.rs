@@ -13,7 +13,7 @@ use super::{
 };
 
 /// What the process needs.
-pub(super) struct Network {
+pub(crate) struct Network {
     stack: UnsafeCell<Box<[MaybeUninit<u8>]>>,
     /// The number of our end of the channel on which the namespace comes.
     channel: i32,
@@ -25,7 +25,7 @@ impl Network {
     /// A few KiB are used.
     const STACK: usize = 32 << 10;
 
-    pub(super) fn new(channel: i32, process: i32) -> Self {
+    pub(crate) fn new(channel: i32, process: i32) -> Self {
         Self { stack: UnsafeCell::new(Box::new_uninit_slice(Self::STACK)), channel, process }
     }
 }
@@ -37,7 +37,7 @@ impl fmt::Debug for Network {
 }
 
 /// Starts the process.
-pub(super) fn begin(network: &Network) -> Result<(), Errno> {
+pub(crate) fn begin(network: &Network) -> Result<(), Errno> {
     let mut ends = [0_i32; 2];
     let kind = (libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC) as usize;
     call(libc::SYS_socketpair, [libc::AF_UNIX as usize, kind, 0, ends.as_mut_ptr() as usize])?;
@@ -89,7 +89,7 @@ fn make(channel: usize) -> Result<(), Errno> {
 }
 
 /// Enters the namespace when it is there.
-pub(super) fn join(channel: i32) -> Result<(), Errno> {
+pub(crate) fn join(channel: i32) -> Result<(), Errno> {
     let mut message = Message::default();
     match (message.read(channel)?, message.descriptor(0)) {
         (Some(0), Some(namespace)) => {
@@ -104,13 +104,13 @@ pub(super) fn join(channel: i32) -> Result<(), Errno> {
 }
 
 /// Waits for the process, which ends by itself.
-pub(super) fn end(process: i32) -> Result<(), Errno> {
+pub(crate) fn end(process: i32) -> Result<(), Errno> {
     let options = (libc::WEXITED | libc::__WALL) as usize;
     call(libc::SYS_waitid, [libc::P_PIDFD as usize, process as usize, 0, options, 0]).map(drop)
 }
 
 /// Sets the loopback device of this process's network namespace up.
-pub(super) fn loopback_up() -> Result<(), Errno> {
+pub(crate) fn loopback_up() -> Result<(), Errno> {
     let socket = call(libc::SYS_socket, [libc::AF_INET as usize, (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as usize, 0])?;
     // `struct ifreq`: a name of 16 bytes, then a union of 24 of which the flags are the first two.
     let mut request = [0_u8; 40];

@@ -11,16 +11,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{Controller, Hierarchies, remove};
 
-const OPERATION: &str = "container limits";
+const OPERATION: &str = "sandbox limits";
 /// Microseconds over which CPU time is counted: the kernel's own default.
 const CPU_PERIOD: u64 = 100_000;
 /// Processes and threads of the agent that are always there: its event loop, and the thread that starts commands. Threads for files come
 /// out of the sandbox's own share: at the limit they are refused, as commands are.
-pub(in crate::container) const AGENT_PROCESSES: u64 = 2;
+pub(crate) const AGENT_PROCESSES: u64 = 2;
 
 /// The groups of one sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::container) struct Groups {
+pub(crate) struct Groups {
     /// In the v2 hierarchy.
     pub(super) unified: Option<PathBuf>,
     /// In v1 hierarchies.
@@ -29,20 +29,20 @@ pub(in crate::container) struct Groups {
 
 /// Groups that were just made, and what the child needs to get into them.
 #[derive(Debug)]
-pub(in crate::container) struct Made {
-    pub(in crate::container) groups: Groups,
+pub(crate) struct Made {
+    pub(crate) groups: Groups,
     /// The folder of the v2 group, for `CLONE_INTO_CGROUP`.
-    pub(in crate::container) unified: Option<OwnedFd>,
+    pub(crate) unified: Option<OwnedFd>,
     /// The files of threads of the v1 groups.
-    pub(in crate::container) threads: Vec<OwnedFd>,
+    pub(crate) threads: Vec<OwnedFd>,
 }
 
 impl Groups {
-    /// Makes them. Undoes what it did when it fails.
+    /// Makes them. Undoes what it did when it fails. Where no limit of processes is asked for, `default_pids` holds if that costs nothing.
     ///
     /// # Errors
     /// Of the journal and of the kernel.
-    pub(in crate::container) fn make(name: &str, limits: &Limits, default_pids: u64, journal: &Arc<dyn Journal>) -> Result<Made> {
+    pub(crate) fn make(name: &str, limits: &Limits, default_pids: Option<u64>, journal: &Arc<dyn Journal>) -> Result<Made> {
         let mut made = Made { groups: Self::default(), unified: None, threads: Vec::new() };
         match made.fill(Hierarchies::of_host(), name, limits, default_pids, journal) {
             Ok(()) => Ok(made),
@@ -58,7 +58,7 @@ impl Groups {
     ///
     /// # Errors
     /// Of the journal and of the kernel, the first; the others are removed all the same.
-    pub(in crate::container) fn release(&self, journal: &Arc<dyn Journal>) -> Result<()> {
+    pub(crate) fn release(&self, journal: &Arc<dyn Journal>) -> Result<()> {
         let mut result = Ok(());
         for path in self.paths() {
             let removed = remove(path)
@@ -69,7 +69,7 @@ impl Groups {
         result
     }
 
-    pub(in crate::container) fn paths(&self) -> impl Iterator<Item = &Path> {
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
         self.unified.iter().chain(self.v1.iter().map(|(_, path)| path)).map(PathBuf::as_path)
     }
 
@@ -79,27 +79,27 @@ impl Groups {
     }
 
     /// Whether what is in them can be frozen.
-    pub(in crate::container) fn can_freeze(&self) -> bool {
+    pub(crate) fn can_freeze(&self) -> bool {
         self.unified.is_some() || self.v1(Controller::Freezer).is_some()
     }
 
     /// Bytes of memory in use.
-    pub(in crate::container) fn memory(&self) -> Option<u64> {
+    pub(crate) fn memory(&self) -> Option<u64> {
         self.number("memory.current", Controller::Memory, "memory.usage_in_bytes")
     }
 
     /// Processes and threads.
-    pub(in crate::container) fn pids(&self) -> Option<u64> {
+    pub(crate) fn pids(&self) -> Option<u64> {
         self.number("pids.current", Controller::Pids, "pids.current")
     }
 
     /// Microseconds of CPU time. Every v2 group counts them, whatever its controllers.
-    pub(in crate::container) fn cpu_micros(&self) -> Option<u64> {
+    pub(crate) fn cpu_micros(&self) -> Option<u64> {
         field(self.unified.as_ref()?, "cpu.stat", "usage_usec")
     }
 
     /// Whether the kernel has ended processes in it for want of memory.
-    pub(in crate::container) fn ran_out_of_memory(&self) -> bool {
+    pub(crate) fn ran_out_of_memory(&self) -> bool {
         let unified = self.unified.as_ref().and_then(|group| field(group, "memory.events", "oom_kill"));
         let v1 = || field(self.v1(Controller::Memory)?, "memory.oom_control", "oom_kill");
         unified.or_else(v1).is_some_and(|count| count > 0)
@@ -113,7 +113,7 @@ impl Groups {
 }
 
 impl Made {
-    fn fill(&mut self, host: &Hierarchies, name: &str, limits: &Limits, default_pids: u64, journal: &Arc<dyn Journal>) -> Result<()> {
+    fn fill(&mut self, host: &Hierarchies, name: &str, limits: &Limits, default_pids: Option<u64>, journal: &Arc<dyn Journal>) -> Result<()> {
         self.groups.unified = host.unified().map(|base| base.join(name));
         let freezer = host.unified().is_none().then_some(Controller::Freezer);
         let limiting = wanted(limits).map(|(controller, _)| controller).filter(|controller| !host.unified_has(*controller));
@@ -147,6 +147,7 @@ impl Made {
             }
         }
         if limits.pids.is_none()
+            && let Some(default_pids) = default_pids
             && let Some(group) = &self.groups.unified
         {
             // Only where it costs nothing: when the group has the controller already.
