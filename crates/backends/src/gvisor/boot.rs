@@ -252,7 +252,7 @@ impl OwnedBoot {
             open_files: Some(limits::open_files(limits)),
             processes: Some(limits::processes(limits)),
             capabilities: Some(capabilities::kept()),
-            //SEAM listen_folder: Some(WIRE_INSIDE.into()),
+            listen_folder: Some(WIRE_INSIDE.into()),
             ..agent_config(&self.spec, &self.root)
         }
     }
