@@ -6,9 +6,9 @@ use sandbar_conformance::{Variant, escape, run};
 
 mod variants;
 
-use variants::container;
+use variants::{container, gvisor};
 
-const VARIANTS: &[Variant] = &[container::ROOT, container::ROOTLESS, container::ROOTLESS_RANGES];
+const VARIANTS: &[Variant] = &[container::ROOT, container::ROOTLESS, container::ROOTLESS_RANGES, gvisor::ROOT, gvisor::ROOTLESS];
 
 fn main() -> ExitCode {
     run(VARIANTS, escape::all())

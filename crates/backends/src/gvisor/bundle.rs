@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use sandbar_core::Volume;
+use sandbar_protocol::CONFIG_OPTION;
 use serde_json::{Value, json};
 
 use crate::host::capabilities::KEPT_NAMES;
@@ -71,7 +72,7 @@ pub(super) fn specification(outline: &Outline<'_>) -> Value {
         "ociVersion": "1.0.2",
         "process": {
             "user": { "uid": 0, "gid": 0 },
-            "args": [format!("{AGENT_INSIDE}/program"), "--config", format!("{AGENT_INSIDE}/config")],
+            "args": [format!("{AGENT_INSIDE}/program"), CONFIG_OPTION.to_owned(), format!("{AGENT_INSIDE}/config")],
             "env": [],
             "cwd": "/",
             "capabilities": { "bounding": capabilities, "effective": capabilities, "permitted": capabilities },

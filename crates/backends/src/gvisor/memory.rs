@@ -75,7 +75,7 @@ impl Bound {
     /// Refuses what was saved elsewhere.
     ///
     /// # Errors
-    /// `Unsupported`, naming both.
+    /// `Conflict`, naming both.
     fn check(&self, here: &Self) -> Result<()> {
         let pairs = [
             ("version of runsc", &self.runsc, &here.runsc),
@@ -85,7 +85,7 @@ impl Bound {
         ];
         for (what, saved, now) in pairs {
             if saved != now {
-                return Err(Error::new(ErrorKind::Unsupported, "restore", format!("the checkpoint's memory is of another {what}"))
+                return Err(Error::new(ErrorKind::Conflict, "restore", format!("the checkpoint's memory is of another {what}"))
                     .with("saved", saved)
                     .with("here", now)
                     .with_hint("start from its disk part: --without-memory"));
@@ -98,7 +98,7 @@ impl Bound {
 /// Whether a checkpoint can be loaded here.
 ///
 /// # Errors
-/// `Corrupt` for a record that is none, `Unsupported` for one of another version, platform or CPU.
+/// `Corrupt` for a record that is none, `Conflict` for one of another version, platform or CPU.
 pub(super) fn check(engine: &Engine, record: &Value) -> Result<()> {
     let saved: Bound = serde_json::from_value(record.clone())
         .map_err(|error| Error::new(ErrorKind::Corrupt, "restore", "the checkpoint's record is not of gvisor").with_source(error))?;
@@ -229,7 +229,7 @@ mod tests {
             Bound { cpu_flags: "a".into(), ..here.clone() },
         ] {
             let error = other.check(&here).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert_eq!(error.kind(), ErrorKind::Conflict);
             assert!(error.to_string().contains("saved") && error.to_string().contains("here"), "{error}");
         }
     }

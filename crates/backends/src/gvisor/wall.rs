@@ -20,7 +20,7 @@ use crate::{
         worker::{self, blocking},
     },
     machine::{
-        Backend, Boot, Facts, Machine,
+        Backend, Boot, Facts, Machine, Memory,
         agent::AgentFile,
         process::{HostProcess, wait_for_exit},
     },
@@ -127,6 +127,16 @@ impl Backend for Gvisor {
 
     async fn boot(&self, boot: Boot<'_>) -> Result<Place> {
         self.bring_up(boot, None).await
+    }
+
+    async fn load(&self, boot: Boot<'_>, memory: Memory<'_>) -> Result<Place> {
+        let (engine, record) = (self.engine()?, memory.record.clone());
+        blocking(move || memory::check(&engine, &record)).await?;
+        self.bring_up(boot, Some(memory.folder.join(memory::MEMORY))).await
+    }
+
+    fn patience(&self) -> Duration {
+        BOOT
     }
 
     async fn dial(&self, place: &Place) -> Result<Connection> {

@@ -2,43 +2,31 @@
 //!
 //! What is in it belongs to the sandbox: nothing is followed.
 
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-};
+use std::{io, os::fd::OwnedFd, path::PathBuf, time::Duration};
 
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, fstat, openat},
     io::Errno,
 };
+use sandbar_protocol::WAKE_FILE;
 use tokio::net::UnixStream;
 
 use super::bundle::WIRE;
 use crate::machine::{
-    process::HostProcess,
-    socket::{AGENT_SOCKET, connect_at},
+    process::{HostProcess, wait_for_exit},
+    socket::{AGENT_SOCKET, connect_in_hostile},
 };
 
-/// What tells an agent that has gone quiet to listen again.
-const WAKE: &str = "wake";
-
-/// Opens what a process sees at a path, which is not the sandbox's to change.
+/// Opens the folder as the process sees it.
 ///
 /// # Errors
 /// `NotFound` when the process is gone.
-pub(super) fn open_of(process: &HostProcess, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
-    let gone = || io::Error::from(io::ErrorKind::NotFound);
-    let held = process.open()?.ok_or_else(gone)?;
-    let found = openat(CWD, format!("/proc/{}/root{path}", process.pid), flags | OFlags::CLOEXEC, Mode::empty());
-    // As long as it has not exited, the id was its own while the path was walked.
-    if crate::machine::process::wait_for_exit(&held, std::time::Duration::ZERO)? {
-        return Err(gone());
-    }
-    Ok(found?)
-}
-
 fn open(process: &HostProcess) -> io::Result<OwnedFd> {
-    open_of(process, WIRE, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW)
+    let held = process.open()?.ok_or(io::ErrorKind::NotFound)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found = openat(CWD, format!("/proc/{}/root{WIRE}", process.pid), flags, Mode::empty());
+    // As long as it has not exited, the id was its own while the path was walked.
+    if wait_for_exit(&held, Duration::ZERO)? { Err(io::ErrorKind::NotFound.into()) } else { Ok(found?) }
 }
 
 /// Connects to the agent.
@@ -46,8 +34,11 @@ fn open(process: &HostProcess) -> io::Result<OwnedFd> {
 /// # Errors
 /// `NotFound` or `ConnectionRefused` when nobody listens.
 pub(super) async fn connect(process: &HostProcess) -> io::Result<UnixStream> {
-    let folder = open(process)?;
-    connect_at(folder.as_fd(), AGENT_SOCKET).await
+    let held = process.open()?.ok_or(io::ErrorKind::NotFound)?;
+    let folder = PathBuf::from(format!("/proc/{}/root{WIRE}", process.pid));
+    let connected = connect_in_hostile(&folder, AGENT_SOCKET).await;
+    // As long as it has not exited, the id was its own while the path was walked.
+    if wait_for_exit(&held, Duration::ZERO)? { Err(io::ErrorKind::NotFound.into()) } else { connected }
 }
 
 /// Whether the agent's socket is there.
@@ -66,7 +57,7 @@ pub(super) fn is_there(process: &HostProcess) -> bool {
 pub(super) fn wake(process: &HostProcess) -> io::Result<()> {
     let folder = open(process)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match openat(&folder, WAKE, flags, Mode::RUSR | Mode::WUSR) {
+    match openat(&folder, WAKE_FILE, flags, Mode::RUSR | Mode::WUSR) {
         Ok(_) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno.into()),
     }

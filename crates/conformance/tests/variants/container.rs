@@ -1,9 +1,6 @@
-use std::path::Path;
-
 use sandbar_conformance::{Account, Availability, Reach, Subject, Variant, World};
-use sandbar_runtime::image::ImageStore;
 
-use super::{Found, Preparing, is_root};
+use super::{Found, Preparing, TEST_USER, can_map, is_root};
 
 /// Each sandbox with host ids of its own.
 pub const ROOT: Variant = Variant { name: "container-root", prepare: prepare_root };
@@ -11,9 +8,6 @@ pub const ROOT: Variant = Variant { name: "container-root", prepare: prepare_roo
 pub const ROOTLESS: Variant = Variant { name: "container-rootless", prepare: prepare_rootless };
 /// A plain user with subordinate ids.
 pub const ROOTLESS_RANGES: Variant = Variant { name: "container-rootless-ranges", prepare: prepare_ranges };
-
-/// The user that `cargo xtask setup` makes.
-const TEST_USER: &str = "sandbar-test";
 
 fn prepare_root(world: &World) -> Preparing<'_> {
     Box::pin(async {
@@ -50,23 +44,14 @@ fn prepare_ranges(world: &World) -> Preparing<'_> {
     })
 }
 
-fn can_map(account: &Account) -> bool {
-    account.has_ranges() && ["/usr/bin/newuidmap", "/bin/newuidmap"].iter().any(|program| Path::new(program).exists())
-}
-
 async fn look(world: &World, variant: &str, more: &[Reach]) -> Availability {
     let found = match Found::find(world, variant, "container").await {
         Ok(found) => found,
         Err(reason) => return Availability::Unavailable(reason),
     };
-    let store = ImageStore::open(&found.home);
-    let root = match store {
-        Ok(store) => store.resolve(None).await,
-        Err(error) => Err(error),
-    };
-    let root = match root {
+    let root = match found.host_image().await {
         Ok(root) => root,
-        Err(error) => return Availability::Unavailable(format!("there is no image `host`: {}", error.chain())),
+        Err(reason) => return Availability::Unavailable(reason),
     };
     let common = [Reach::Shell, Reach::HostProcesses, Reach::Crash, Reach::NoOrphans, Reach::OwnRoot, Reach::RealFiles, Reach::Layers];
     Availability::Here(Box::new(Subject {

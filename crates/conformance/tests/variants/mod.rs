@@ -1,12 +1,22 @@
 //! The providers as this machine can test them.
 
-use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+};
 
 use sandbar_backends::{ProviderOptions, Registry};
-use sandbar_conformance::{Availability, Claims, IdPool, Subject, World};
+use sandbar_conformance::{Account, Availability, Claims, IdPool, Subject, World};
 use sandbar_core::{RootSource, SandboxProvider};
+use sandbar_runtime::image::ImageStore;
 
 pub mod container;
+pub mod gvisor;
+
+/// The user that `cargo xtask setup` makes.
+pub const TEST_USER: &str = "sandbar-test";
 
 pub type Preparing<'a> = Pin<Box<dyn Future<Output = Availability> + Send + 'a>>;
 
@@ -32,6 +42,15 @@ impl Found {
         Ok(Self { provider, claims: registry.claims().clone(), folder, home })
     }
 
+    /// The image `host`.
+    pub async fn host_image(&self) -> Result<RootSource, String> {
+        let root = match ImageStore::open(&self.home) {
+            Ok(store) => store.resolve(None).await,
+            Err(error) => Err(error),
+        };
+        root.map_err(|error| format!("there is no image `host`: {}", error.chain()))
+    }
+
     pub fn subject(self, variant: &str, root: RootSource) -> Subject {
         Subject {
             name: variant.to_owned(),
@@ -45,6 +64,11 @@ impl Found {
             threads: None,
         }
     }
+}
+
+/// Whether a user can give itself several ids.
+pub fn can_map(account: &Account) -> bool {
+    account.has_ranges() && ["/usr/bin/newuidmap", "/bin/newuidmap"].iter().any(|program| Path::new(program).exists())
 }
 
 pub fn is_root() -> bool {
