@@ -1,5 +1,6 @@
 //! The project's own chores, so that a fresh machine needs nothing but this checkout, rustup and a C compiler.
 
+mod backports;
 mod bench;
 mod ci;
 mod fuzz;

@@ -1,6 +1,9 @@
 use xshell::{Shell, cmd};
 
-use crate::outcome::{Failure, say};
+use crate::{
+    backports,
+    outcome::{Failure, say},
+};
 
 /// Debian packages and what each is for.
 const PACKAGES: [(&str, &str); 8] = [
@@ -23,11 +26,13 @@ pub const TEST_USER: &str = "sandbar-test";
 /// Installs what is missing. Without root it says what would be installed, and the tests that need it are ignored.
 pub fn run(shell: &Shell) -> Result<(), Failure> {
     let missing: Vec<&str> = PACKAGES.iter().map(|(package, _)| *package).filter(|package| !is_installed(shell, package)).collect();
+    let newer: Vec<&str> = backports::PACKAGES.iter().map(|(package, _)| *package).filter(|package| !is_installed(shell, package)).collect();
     let is_root = cmd!(shell, "id -u").quiet().read()? == "0";
     let has_user = cmd!(shell, "id {TEST_USER}").quiet().ignore_stdout().ignore_stderr().run().is_ok();
     if !is_root {
-        if !missing.is_empty() || !has_user {
-            say(&format!("not root: not installed: {}; tests that need them are ignored", missing.join(" ")));
+        if !missing.is_empty() || !newer.is_empty() || !has_user {
+            let all = [missing, newer].concat().join(" ");
+            say(&format!("not root: not installed: {all}; tests that need them are ignored"));
             say("run `cargo xtask setup` as root once to change that");
         }
         return Ok(());
@@ -43,6 +48,13 @@ pub fn run(shell: &Shell) -> Result<(), Failure> {
             .env("DEBIAN_FRONTEND", "noninteractive")
             .ignore_stdout()
             .run()?;
+    }
+    if !newer.is_empty() {
+        say(&format!("installing from backports: {}", newer.join(" ")));
+        // Other distributions have no such suite; what needs it says so.
+        if let Err(failure) = backports::install(shell, &newer) {
+            say(&format!("not installed, and tests that need it are ignored: {failure}"));
+        }
     }
     if !has_user {
         say(&format!("adding the user {TEST_USER}"));

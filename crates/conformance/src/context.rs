@@ -146,7 +146,14 @@ impl Context {
     /// # Errors
     /// Those of the provider.
     pub async fn fork(&self, of: &Sandbox, layer: &Path, spec: SandboxSpec) -> Result<Sandbox, Failure> {
-        let from = Self::restore_request(of, layer);
+        self.fork_from(Self::restore_request(of, layer), spec).await
+    }
+
+    /// A sandbox from what a checkpoint holds.
+    ///
+    /// # Errors
+    /// Those of the provider.
+    pub async fn fork_from(&self, from: RestoreRequest, spec: SandboxSpec) -> Result<Sandbox, Failure> {
         let (mut request, journal) = self.request(spec)?;
         request.root = from.root.clone();
         let handle = self.subject.provider.restore(request.clone(), from).await?;

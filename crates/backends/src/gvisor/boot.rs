@@ -18,7 +18,7 @@ use super::{
     config::Platform,
     engine::{Engine, STATE, first_line, read_back},
     limits,
-    place::{Place, children, end_process},
+    place::{Place, children, end_process, prefer_processes},
     plan::{Outline, files, plan},
     wire,
 };
@@ -186,6 +186,7 @@ impl OwnedBoot {
         self.journal.step(STEPS[6]);
         let limits = limits::reports(&self.spec.limits);
         let engine = children(&process);
+        prefer_processes(&engine);
         Ok(Place { id: self.id.to_string(), process, engine, folder: self.folder.clone(), groups: made.groups, limits })
     }
 
@@ -226,7 +227,8 @@ impl OwnedBoot {
         let outline = bundle::Outline {
             hostname: self.hostname(),
             volumes: &self.spec.volumes,
-            shared_memory: self.spec.limits.memory.unwrap_or(SHARED_MEMORY),
+            // Files in memory are the sentry's, which must not be what the kernel ends.
+            shared_memory: self.spec.limits.memory.map_or(SHARED_MEMORY, |memory| memory / 2),
             open_files: limits::open_files(&self.spec.limits).max(limits::most_open_files()),
         };
         serde_json::to_vec(&specification(&outline))

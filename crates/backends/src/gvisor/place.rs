@@ -139,6 +139,17 @@ pub(super) fn children(process: &HostProcess) -> Vec<HostProcess> {
     found
 }
 
+/// Sees to it that, when memory runs out, the kernel ends a process of the sandbox and never its sentry. Each process inside has one of the
+/// host's (which does nothing but run its code), and all of these descend from the sentry's first children. They inherit what is set here.
+/// Best effort: where they cannot be written to, the kernel takes the largest, which is rarely the sentry.
+pub(super) fn prefer_processes(engine: &[HostProcess]) {
+    let mut next: Vec<HostProcess> = engine.iter().flat_map(children).collect();
+    while let Some(process) = next.pop() {
+        next.extend(children(&process));
+        let _ = fs::write(format!("/proc/{}/oom_score_adj", process.pid), "1000");
+    }
+}
+
 /// Ends the first process of a sandbox and what it has started, and waits until they are gone. The sentry and the gofer have asked for
 /// their own end with their parent's, and the sentry's processes for theirs with the sentry's; but no later boot may meet them.
 pub(super) fn end_process(process: &HostProcess) -> Result<()> {

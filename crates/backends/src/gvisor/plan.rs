@@ -19,8 +19,6 @@ const INERT: u64 = libc::MS_NOSUID | libc::MS_NODEV;
 const SCRATCH: &str = "/sys";
 /// The first descriptor that `runsc` does not inherit.
 const FIRST_CLOSED: i32 = 3;
-/// When the machine runs out of memory, sandboxes go before the host's processes.
-const OOM_SCORE: &str = "500";
 
 /// What a plan is made from.
 pub(super) struct Outline<'a> {
@@ -170,7 +168,6 @@ pub(super) fn plan(outline: Outline<'_>) -> Result<Vec<Planned>> {
     for group in groups {
         plan.add(Step::JoinGroup(group));
     }
-    plan.add_or(Step::Write { path: c"/proc/self/oom_score_adj".to_owned(), line: known(OOM_SCORE) }, Failure::Ignored);
     plan.add(Step::Limit { resource: libc::RLIMIT_CORE, value: 0 });
     plan.add(Step::Limit { resource: libc::RLIMIT_NOFILE, value: outline.open_files });
     plan.add(Step::NoNewPrivileges);

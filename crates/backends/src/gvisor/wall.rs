@@ -172,8 +172,9 @@ impl Backend for Gvisor {
         let (wall, place) = (self.clone(), place.clone());
         let thaw = move || {
             if place.groups.can_freeze() {
-                return cgroup::thaw(&place.groups).context("thaw", || "cannot thaw the sandbox".to_owned());
+                cgroup::thaw(&place.groups).context("thaw", || "cannot thaw the sandbox".to_owned())?;
             }
+            // Also beside a group: a checkpoint with memory that was killed in the middle leaves it so.
             if place.is_paused() {
                 wall.tell(&place, "resume")?;
                 place.forget_pause();

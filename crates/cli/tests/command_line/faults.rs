@@ -5,7 +5,7 @@
 
 use crate::support::{self, Case, Client, Finished, Home, assert_nothing_left, control_groups_with, ids_with_traces};
 
-const CONTAINERS: &[&str] = &["container", "container-rootless"];
+const CONTAINERS: &[&str] = &["container", "container-rootless", "gvisor", "gvisor-rootless"];
 
 pub const CASES: &[Case] = &[
     Case::new("faults::create", create),

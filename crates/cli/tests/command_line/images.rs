@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Command};
 
 use crate::support::{Case, Home};
 
-const WALLS: &[&str] = &["container", "container-rootless"];
+const WALLS: &[&str] = &["container", "container-rootless", "gvisor", "gvisor-rootless"];
 
 pub const CASES: &[Case] = &[
     Case::new("images::a_folder_is_imported_used_listed_and_removed", folder).on(WALLS).needs(&["/bin/sh", "/usr/bin/ldd"]),

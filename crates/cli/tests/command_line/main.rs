@@ -7,6 +7,7 @@ mod copies;
 mod exits;
 mod faults;
 mod file_of_checkpoint;
+mod gvisor;
 mod images;
 mod life;
 mod listings;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         portable::CASES,
         file_of_checkpoint::CASES,
         faults::CASES,
+        gvisor::CASES,
     ];
     support::main(&cases.concat())
 }

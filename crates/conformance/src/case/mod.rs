@@ -12,6 +12,7 @@ mod image;
 mod jail;
 mod limits;
 mod load;
+mod memory;
 mod network;
 mod pause;
 mod port;
@@ -66,6 +67,7 @@ pub fn all() -> &'static [Case] {
             restore::CASES,
             fork::CASES,
             hard_tree::CASES,
+            memory::CASES,
             image::CASES,
             volume::CASES,
             network::CASES,

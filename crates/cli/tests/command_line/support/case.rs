@@ -17,7 +17,8 @@ pub struct Case {
 impl Case {
     /// A fact of every wall.
     pub const fn new(name: &'static str, body: fn(&Home)) -> Self {
-        Self { name, body, walls: &["dangerous-host", "container", "container-rootless"], needs: &[], of_layers: false }
+        let walls = &["dangerous-host", "container", "container-rootless", "gvisor", "gvisor-rootless"];
+        Self { name, body, walls, needs: &[], of_layers: false }
     }
 
     /// Only of these walls.

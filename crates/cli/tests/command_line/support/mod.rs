@@ -10,7 +10,7 @@ mod wall;
 pub use case::{Case, main, open_to_all};
 pub use client::{Client, Finished, feed};
 pub use home::Home;
-pub use leftovers::{assert_nothing_left, control_groups_with, ids_with_traces, processes_with};
+pub use leftovers::{assert_nothing_left, control_groups_with, ids_with_traces, leftovers, processes_with};
 pub use terminal::Terminal;
 pub use wall::Wall;
 

@@ -27,17 +27,21 @@ impl Wall {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_sandbar"));
         let wall = |name, provider, user, program: &Path| Self { name, provider, user, program: program.to_owned(), unavailable: None };
         let mut walls = vec![wall("dangerous-host", "dangerous-host", None, &program)];
-        if root {
-            walls.push(wall("container", "container", None, &program));
-            walls.push(match (plain_user(), reachable(&program, scratch)) {
-                (Some(user), Ok(program)) => wall("container-rootless", "container", Some(user), &program),
-                (None, _) => wall("container-rootless", "container", None, &program)
-                    .without("there is no plain user to test as; SANDBAR_TEST_USER names one"),
-                (_, Err(error)) => wall("container-rootless", "container", None, &program).without(&error.to_string()),
-            });
-        } else {
-            walls.push(wall("container", "container", None, &program).without("the tests do not run as root"));
-            walls.push(wall("container-rootless", "container", None, &program));
+        for (name, rootless, provider) in
+            [("container", "container-rootless", "container"), ("gvisor", "gvisor-rootless", "gvisor")]
+        {
+            if root {
+                walls.push(wall(name, provider, None, &program));
+                walls.push(match (plain_user(), reachable(&program, scratch)) {
+                    (Some(user), Ok(program)) => wall(rootless, provider, Some(user), &program),
+                    (None, _) => wall(rootless, provider, None, &program)
+                        .without("there is no plain user to test as; SANDBAR_TEST_USER names one"),
+                    (_, Err(error)) => wall(rootless, provider, None, &program).without(&error.to_string()),
+                });
+            } else {
+                walls.push(wall(name, provider, None, &program).without("the tests do not run as root"));
+                walls.push(wall(rootless, provider, None, &program));
+            }
         }
         for wall in &mut walls {
             if wall.unavailable.is_none() {
@@ -97,7 +101,9 @@ fn plain_user() -> Option<(u32, u32)> {
 /// The program where every user can execute it.
 fn reachable(program: &Path, scratch: &Path) -> std::io::Result<PathBuf> {
     let copy = scratch.join("sandbar");
-    fs::copy(program, &copy)?;
+    if !copy.exists() {
+        fs::copy(program, &copy)?;
+    }
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
     Ok(copy)
 }
