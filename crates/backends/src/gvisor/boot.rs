@@ -18,7 +18,7 @@ use super::{
     config::Platform,
     engine::{Engine, STATE, first_line, read_back},
     limits,
-    place::{Place, children, end_process, prefer_processes},
+    place::{Place, end_process, engine_of, prefer_processes},
     plan::{Outline, files, plan},
     wire,
 };
@@ -185,7 +185,7 @@ impl OwnedBoot {
         started?;
         self.journal.step(STEPS[6]);
         let limits = limits::reports(&self.spec.limits);
-        let engine = children(&process);
+        let engine = engine_of(&process);
         prefer_processes(&engine);
         Ok(Place { id: self.id.to_string(), process, engine, folder: self.folder.clone(), groups: made.groups, limits })
     }

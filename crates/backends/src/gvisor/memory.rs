@@ -127,13 +127,13 @@ fn save_paused(engine: &Engine, place: &Place, folder: &Path, into: &Path) -> Re
     give(&images, &place.process.pid.to_string())?;
     let ask = |verb: &str| engine.ask(&first, None, |_| vec![verb.to_owned(), place.id.clone()], PAUSE);
     // Nothing runs between the memory and the layer.
-    place.note_pause()?;
+    place.note_saving()?;
     let paused = ask("pause").and_then(|said| said.success("runsc cannot pause the sandbox"));
     let saved = paused.and_then(|_| both(engine, place, &first, &images, folder, into));
-    // Also after a pause that failed: it may have paused a part. Killed before this, it is told as paused, and can be resumed.
+    // Also after a pause that failed: it may have paused a part. Whoever dials it after this process was killed resumes it.
     let resumed = ask("resume").and_then(|said| said.success("runsc cannot resume the sandbox"));
     if resumed.is_ok() {
-        place.forget_pause();
+        place.forget_saving();
     }
     let saved = saved.and_then(|saved| resumed.map(|_| saved));
     let (bytes, files) = saved?;

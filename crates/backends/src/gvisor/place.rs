@@ -31,6 +31,9 @@ const MOMENT: Duration = Duration::from_millis(200);
 /// In the generation's folder: the sandbox was paused by `runsc`, where no control group can freeze it.
 const PAUSED: &str = "paused";
 
+/// In the generation's folder: who saves it with memory.
+const SAVING: &str = "saving";
+
 /// Where one sandbox runs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Place {
@@ -92,6 +95,29 @@ impl Place {
         let _ = fs::remove_file(self.folder.join(PAUSED));
     }
 
+    /// Says that this process is about to save it with memory, which pauses it for that long.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub(super) fn note_saving(&self) -> Result<()> {
+        let own = HostProcess::of(std::process::id()).map(|own| format!("{} {}", own.pid, own.start_time));
+        own.and_then(|own| fs::write(self.folder.join(SAVING), own)).context("checkpoint", || "cannot note the checkpoint".to_owned())
+    }
+
+    /// Says that it goes on.
+    pub(super) fn forget_saving(&self) {
+        let _ = fs::remove_file(self.folder.join(SAVING));
+    }
+
+    /// Whether a process that is gone has begun to save it, and so may have left it paused.
+    pub(super) fn was_left_saving(&self) -> bool {
+        let Ok(text) = fs::read_to_string(self.folder.join(SAVING)) else { return false };
+        let saver = text.split_once(' ').and_then(|(pid, start_time)| {
+            Some(HostProcess { pid: pid.parse().ok()?, start_time: start_time.parse().ok()? })
+        });
+        saver.is_none_or(|saver| !saver.is_alive())
+    }
+
     pub(super) fn halt(&self, journal: &Arc<dyn Journal>) -> Result<()> {
         // A disk of its own is not shared with anybody, and its device must be given back.
         if disk::image(&self.folder).is_none() {
@@ -102,6 +128,7 @@ impl Place {
             let _ = cgroup::thaw(&self.groups);
         }
         self.forget_pause();
+        self.forget_saving();
         end_process(&self.process)?;
         journal.forget(&self.process.resource("agent"))?;
         self.groups.release(journal)?;
@@ -137,6 +164,14 @@ pub(super) fn children(process: &HostProcess) -> Vec<HostProcess> {
         .collect();
     found.sort_by_key(|child| child.pid);
     found
+}
+
+/// The sentry and the gofer of a first process, by the names that they give themselves.
+pub(super) fn engine_of(process: &HostProcess) -> Vec<HostProcess> {
+    let all = children(process);
+    let is_named = |child: &&HostProcess| fs::read(format!("/proc/{}/cmdline", child.pid)).is_ok_and(|line| line.starts_with(b"runsc-"));
+    let named: Vec<HostProcess> = all.iter().filter(is_named).copied().collect();
+    if named.is_empty() { all } else { named }
 }
 
 /// Sees to it that, when memory runs out, the kernel ends a process of the sandbox and never its sentry. Each process inside has one of the

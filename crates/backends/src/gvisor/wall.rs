@@ -93,6 +93,19 @@ impl Gvisor {
         .await?
     }
 
+    /// Lets a sandbox go on that somebody has paused to save it, and who was killed before it went on.
+    async fn recover(&self, place: &Place) -> Result<()> {
+        let (wall, place) = (self.clone(), place.clone());
+        worker::run(move || {
+            // Refused when it was not paused yet, or not any more.
+            let _ = wall.tell(&place, "resume");
+            wire::wake(&place.process).context("gvisor", || "cannot wake the agent".to_owned())?;
+            place.forget_saving();
+            Ok(())
+        })
+        .await?
+    }
+
     /// Asks `runsc` to pause or to resume.
     fn tell(&self, place: &Place, verb: &'static str) -> Result<()> {
         let engine = self.engine()?;
@@ -140,6 +153,9 @@ impl Backend for Gvisor {
     }
 
     async fn dial(&self, place: &Place) -> Result<Connection> {
+        if place.was_left_saving() {
+            self.recover(place).await?;
+        }
         match wire::connect(&place.process).await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) => {
@@ -172,9 +188,8 @@ impl Backend for Gvisor {
         let (wall, place) = (self.clone(), place.clone());
         let thaw = move || {
             if place.groups.can_freeze() {
-                cgroup::thaw(&place.groups).context("thaw", || "cannot thaw the sandbox".to_owned())?;
+                return cgroup::thaw(&place.groups).context("thaw", || "cannot thaw the sandbox".to_owned());
             }
-            // Also beside a group: a checkpoint with memory that was killed in the middle leaves it so.
             if place.is_paused() {
                 wall.tell(&place, "resume")?;
                 place.forget_pause();

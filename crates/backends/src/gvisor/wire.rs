@@ -2,7 +2,12 @@
 //!
 //! What is in it belongs to the sandbox: nothing is followed.
 
-use std::{io, os::fd::OwnedFd, path::PathBuf, time::Duration};
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    path::PathBuf,
+    time::Duration,
+};
 
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, fstat, openat},
@@ -12,9 +17,12 @@ use sandbar_protocol::WAKE_FILE;
 use tokio::net::UnixStream;
 
 use super::bundle::WIRE;
-use crate::machine::{
-    process::{HostProcess, wait_for_exit},
-    socket::{AGENT_SOCKET, connect_in_hostile},
+use crate::{
+    host::{ids::is_root, syscall::with_file_owner},
+    machine::{
+        process::{HostProcess, wait_for_exit},
+        socket::{AGENT_SOCKET, connect_in_hostile},
+    },
 };
 
 /// Opens the folder as the process sees it.
@@ -57,8 +65,14 @@ pub(super) fn is_there(process: &HostProcess) -> bool {
 pub(super) fn wake(process: &HostProcess) -> io::Result<()> {
     let folder = open(process)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match openat(&folder, WAKE_FILE, flags, Mode::RUSR | Mode::WUSR) {
+    let make = || match openat(&folder, WAKE_FILE, flags, Mode::RUSR | Mode::WUSR) {
         Ok(_) | Err(Errno::EXIST) => Ok(()),
-        Err(errno) => Err(errno.into()),
+        Err(errno) => Err(io::Error::from(errno)),
+    };
+    if !is_root() {
+        return make();
     }
+    // The file system belongs to the sandbox's user namespace, in which the host's root does not exist.
+    let owner = std::fs::metadata(format!("/proc/{}", process.pid))?;
+    with_file_owner(owner.uid(), owner.gid(), make)
 }

@@ -1,4 +1,4 @@
-use std::fs;
+use std::{fs, path::Path};
 
 use sandbar_core::Limits;
 
@@ -55,6 +55,11 @@ fn field(text: &str, name: &str) -> u64 {
         .unwrap_or(0)
 }
 
+/// Kilobytes of a process, by its folder in `/proc`.
+pub fn proportional_size(folder: &Path) -> u64 {
+    field(&fs::read_to_string(folder.join("smaps_rollup")).unwrap_or_default(), "Pss:")
+}
+
 /// Kilobytes of every agent on this machine.
 fn proportional_sizes() -> Result<Vec<u64>> {
     let mut sizes = Vec::new();
@@ -62,7 +67,7 @@ fn proportional_sizes() -> Result<Vec<u64>> {
         let folder = entry?.path();
         let is_agent = fs::read_to_string(folder.join("comm")).is_ok_and(|name| name.trim() == "sandbar-agent");
         if is_agent {
-            sizes.push(field(&fs::read_to_string(folder.join("smaps_rollup")).unwrap_or_default(), "Pss:"));
+            sizes.push(proportional_size(&folder));
         }
     }
     Ok(sizes)

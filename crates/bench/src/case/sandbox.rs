@@ -28,8 +28,13 @@ impl Stage {
 
     /// A container with these limits.
     pub async fn container(&self, limits: Limits) -> Result<Sandbox> {
+        self.sandbox("container", limits).await
+    }
+
+    /// A sandbox of a provider with these limits.
+    pub async fn sandbox(&self, provider: &str, limits: Limits) -> Result<Sandbox> {
         let spec = SandboxSpec { limits, ..SandboxSpec::default() };
-        let request = CreateRequest { provider: Some("container".to_owned()), spec, ..CreateRequest::default() };
+        let request = CreateRequest { provider: Some(provider.to_owned()), spec, ..CreateRequest::default() };
         Ok(self.runtime.create(request).await?)
     }
 

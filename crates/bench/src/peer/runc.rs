@@ -13,8 +13,10 @@ use tokio::process::Command;
 use super::{answers, run};
 use crate::Result;
 
-/// A bundle with the host's programs, and runc's own state beside it.
+/// A bundle with the host's programs, and the runtime's own state beside it.
 pub struct Runc {
+    program: &'static str,
+    options: &'static [&'static str],
     folder: TempDir,
     count: AtomicU32,
 }
@@ -27,6 +29,11 @@ impl Runc {
 
     /// Makes the bundle.
     pub fn new() -> Result<Self> {
+        Self::of("runc", &[])
+    }
+
+    /// Makes the bundle for another runtime that is used like runc, with options before each of its verbs.
+    pub fn of(program: &'static str, options: &'static [&'static str]) -> Result<Self> {
         let folder = TempDir::new()?;
         let root = folder.path().join("rootfs");
         for name in ["usr", "proc", "dev", "sys", "tmp"] {
@@ -54,7 +61,7 @@ impl Runc {
             list.extend(mounts);
         }
         fs::write(&path, config.to_string())?;
-        Ok(Self { folder, count: AtomicU32::new(0) })
+        Ok(Self { program, options, folder, count: AtomicU32::new(0) })
     }
 
     fn set_command(&self, command: &[&str]) -> Result {
@@ -71,13 +78,14 @@ impl Runc {
 
     fn arguments(&self, rest: &[&str]) -> Vec<String> {
         let root = self.folder.path().join("state");
-        ["--root".to_owned(), root.display().to_string()].into_iter().chain(rest.iter().map(ToString::to_string)).collect()
+        let root = ["--root".to_owned(), root.display().to_string()];
+        root.into_iter().chain(self.options.iter().chain(rest).map(ToString::to_string)).collect()
     }
 
     /// Create, one command, destroy.
     pub async fn once(&self) -> Result {
         let id = format!("bench-{}-{}", std::process::id(), self.count.fetch_add(1, Ordering::Relaxed));
-        run("runc", &self.arguments(&["run", "--bundle", &self.bundle().display().to_string(), &id])).await
+        run(self.program, &self.arguments(&["run", "--bundle", &self.bundle().display().to_string(), &id])).await
     }
 
     /// Prepares `run` to execute `/bin/true`.
@@ -89,19 +97,33 @@ impl Runc {
     pub async fn start_idle(&self, id: &str) -> Result {
         self.set_command(&["/bin/sleep", "1000000"])?;
         let bundle = self.bundle().display().to_string();
-        let mut command = Command::new("runc");
+        let mut command = Command::new(self.program);
         command.args(self.arguments(&["run", "--detach", "--bundle", &bundle, id]));
         let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().await?;
-        if status.success() { Ok(()) } else { Err(format!("runc run --detach: {status}").into()) }
+        if status.success() { Ok(()) } else { Err(format!("{} run --detach: {status}", self.program).into()) }
     }
 
     /// One command in it.
     pub async fn exec(&self, id: &str) -> Result {
-        run("runc", &self.arguments(&["exec", id, "/bin/true"])).await
+        run(self.program, &self.arguments(&["exec", id, "/bin/true"])).await
     }
 
     /// Ends it.
     pub async fn end_idle(&self, id: &str) -> Result {
-        run("runc", &self.arguments(&["delete", "--force", id])).await
+        run(self.program, &self.arguments(&["delete", "--force", id])).await
+    }
+    /// Saves it with memory, and lets it run on.
+    pub async fn checkpoint(&self, id: &str, image: &Path) -> Result {
+        let image = format!("--image-path={}", image.display());
+        run(self.program, &self.arguments(&["checkpoint", &image, "--compression=none", "--leave-running", id])).await
+    }
+
+    /// Starts one from what was saved.
+    pub async fn restore(&self, id: &str, image: &Path) -> Result {
+        let (image, bundle) = (format!("--image-path={}", image.display()), self.bundle().display().to_string());
+        let mut command = Command::new(self.program);
+        command.args(self.arguments(&["restore", "--detach", "--bundle", &bundle, &image, id]));
+        let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().await?;
+        if status.success() { Ok(()) } else { Err(format!("{} restore: {status}", self.program).into()) }
     }
 }

@@ -297,7 +297,7 @@ async fn a_stopped_sandbox_is_refused(context: &Context) -> Result<(), Failure> 
     sandbox.stop().await?;
     let into = context.host_folder("memory")?;
     let outcome = sandbox.checkpoint(CheckpointOptions { kind: CheckpointKind::Memory, into }).await;
-    refused("a checkpoint with memory", outcome, &[ErrorKind::Conflict])
+    refused("a checkpoint with memory", outcome, &[ErrorKind::Conflict]).map(drop)
 }
 
 async fn a_failure_leaves_the_sandbox_running(context: &Context) -> Result<(), Failure> {
