@@ -20,9 +20,10 @@ struct Source {
 pub fn install(shell: &Shell, packages: &[&str]) -> Result<(), Failure> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let suite = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap_or_default().trim_matches('"').to_owned();
-    let source = sources().iter().find_map(|text| find(text, &suite)).ok_or_else(|| {
-        Failure::new(format!("no apt source for the suite {suite:?} here; install by hand: {}", packages.join(" ")))
-    })?;
+    let source = sources()
+        .iter()
+        .find_map(|text| find(text, &suite))
+        .ok_or_else(|| Failure::new(format!("no apt source for the suite {suite:?} here; install by hand: {}", packages.join(" "))))?;
     let folder = shell.create_temp_dir()?;
     let (list, lists) = (folder.path().join("backports.sources"), folder.path().join("lists"));
     fs::create_dir_all(lists.join("partial"))?;

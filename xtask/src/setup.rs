@@ -26,7 +26,8 @@ pub const TEST_USER: &str = "sandbar-test";
 /// Installs what is missing. Without root it says what would be installed, and the tests that need it are ignored.
 pub fn run(shell: &Shell) -> Result<(), Failure> {
     let missing: Vec<&str> = PACKAGES.iter().map(|(package, _)| *package).filter(|package| !is_installed(shell, package)).collect();
-    let newer: Vec<&str> = backports::PACKAGES.iter().map(|(package, _)| *package).filter(|package| !is_installed(shell, package)).collect();
+    let newer: Vec<&str> =
+        backports::PACKAGES.iter().map(|(package, _)| *package).filter(|package| !is_installed(shell, package)).collect();
     let is_root = cmd!(shell, "id -u").quiet().read()? == "0";
     let has_user = cmd!(shell, "id {TEST_USER}").quiet().ignore_stdout().ignore_stderr().run().is_ok();
     if !is_root {

@@ -112,9 +112,9 @@ impl Place {
     /// Whether a process that is gone has begun to save it, and so may have left it paused.
     pub(super) fn was_left_saving(&self) -> bool {
         let Ok(text) = fs::read_to_string(self.folder.join(SAVING)) else { return false };
-        let saver = text.split_once(' ').and_then(|(pid, start_time)| {
-            Some(HostProcess { pid: pid.parse().ok()?, start_time: start_time.parse().ok()? })
-        });
+        let saver = text
+            .split_once(' ')
+            .and_then(|(pid, start_time)| Some(HostProcess { pid: pid.parse().ok()?, start_time: start_time.parse().ok()? }));
         saver.is_none_or(|saver| !saver.is_alive())
     }
 

@@ -140,6 +140,9 @@ async fn idle(stage: &Stage) -> Result {
         sandbox.destroy().await?;
     }
     let each = format!("{:.1}", kilobytes as f64 / 1024.0 / IDLE as f64);
-    table::rows(&["", "MiB per sandbox"], &[vec![format!("{IDLE} idle gvisor sandboxes, `runsc run` and sentry, proportional set size"), each]]);
+    table::rows(
+        &["", "MiB per sandbox"],
+        &[vec![format!("{IDLE} idle gvisor sandboxes, `runsc run` and sentry, proportional set size"), each]],
+    );
     Ok(())
 }

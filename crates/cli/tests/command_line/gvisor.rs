@@ -124,7 +124,9 @@ fn killed_at(home: &Home, step: &str, args: &[&str]) {
 
 fn faults(home: &Home) {
     let id = home.create(&[]);
-    for step in ["checkpoint.begun", "checkpoint.quiet", "checkpoint.memory-saved", "checkpoint.awake", "checkpoint.filled", "checkpoint.finished"] {
+    for step in
+        ["checkpoint.begun", "checkpoint.quiet", "checkpoint.memory-saved", "checkpoint.awake", "checkpoint.filled", "checkpoint.finished"]
+    {
         killed_at(home, step, &["checkpoint", "--with-memory", &id]);
         assert_eq!(home.sandbar(&["gc"]).code, 0, "{step}");
         // Nobody wakes an agent that was made quiet by a sandbar that is gone: it listens again by itself within a minute.
@@ -138,7 +140,9 @@ fn faults(home: &Home) {
 }
 
 fn start(home: &Home) {
-    for step in ["gvisor.grouped", "gvisor.cloned", "gvisor.mapped", "gvisor.prepared", "gvisor.intended", "gvisor.executed", "gvisor.listening"] {
+    for step in
+        ["gvisor.grouped", "gvisor.cloned", "gvisor.mapped", "gvisor.prepared", "gvisor.intended", "gvisor.executed", "gvisor.listening"]
+    {
         killed_at(home, step, &["create", "--on", home.wall.provider]);
         assert_eq!(home.sandbar(&["gc"]).code, 0, "{step}");
         support::eventually("nothing of it is left", || support::leftovers(home).is_empty());

@@ -27,15 +27,14 @@ impl Wall {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_sandbar"));
         let wall = |name, provider, user, program: &Path| Self { name, provider, user, program: program.to_owned(), unavailable: None };
         let mut walls = vec![wall("dangerous-host", "dangerous-host", None, &program)];
-        for (name, rootless, provider) in
-            [("container", "container-rootless", "container"), ("gvisor", "gvisor-rootless", "gvisor")]
-        {
+        for (name, rootless, provider) in [("container", "container-rootless", "container"), ("gvisor", "gvisor-rootless", "gvisor")] {
             if root {
                 walls.push(wall(name, provider, None, &program));
                 walls.push(match (plain_user(), reachable(&program, scratch)) {
                     (Some(user), Ok(program)) => wall(rootless, provider, Some(user), &program),
-                    (None, _) => wall(rootless, provider, None, &program)
-                        .without("there is no plain user to test as; SANDBAR_TEST_USER names one"),
+                    (None, _) => {
+                        wall(rootless, provider, None, &program).without("there is no plain user to test as; SANDBAR_TEST_USER names one")
+                    }
                     (_, Err(error)) => wall(rootless, provider, None, &program).without(&error.to_string()),
                 });
             } else {
