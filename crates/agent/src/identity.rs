@@ -6,6 +6,7 @@ use std::{io::Write, os::fd::AsRawFd};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
+    thread::CapabilitySets,
     time::{ClockId, Timespec},
 };
 use sandbar_protocol::{Identity, Renewal, Resumed};
@@ -81,11 +82,24 @@ fn rename(identity: &Identity) -> Result<String, String> {
     if name.is_empty() || name.len() > 64 || !name.bytes().all(is_name) {
         return Err(format!("{name:?} is not a host name"));
     }
-    rustix::system::sethostname(name.as_bytes()).map_err(|errno| format!("cannot be set: {errno}"))?;
+    with_rights(|| rustix::system::sethostname(name.as_bytes())).map_err(|errno| format!("cannot be set: {errno}"))?;
     match write("/etc/hostname", name) {
         Ok(()) | Err(None) => Ok(name.clone()),
         Err(Some(why)) => Err(format!("set to {name}, but {why}")),
     }
+}
+
+/// Does something with all rights that the agent may have. Otherwise it goes without those that would lift its limits.
+fn with_rights<T>(work: impl FnOnce() -> T) -> T {
+    let own = rustix::thread::capabilities(None).ok();
+    if let Some(CapabilitySets { permitted, inheritable, .. }) = own {
+        let _ = rustix::thread::set_capabilities(None, CapabilitySets { effective: permitted, permitted, inheritable });
+    }
+    let done = work();
+    if let Some(own) = own {
+        let _ = rustix::thread::set_capabilities(None, own);
+    }
+    done
 }
 
 fn mark(identity: &Identity) -> Result<String, String> {

@@ -120,7 +120,9 @@ pub(crate) async fn serve(
                 heard = &mut input, if listening => {
                     // The client has said all it had to say; it may still listen. One that cannot be understood is let go.
                     listening = false;
-                    if heard.is_err() {
+                    // A kernel where the agent has to make its own socket (gVisor) tells of no hang-up: there the end of its words is the only
+                    // sign that a client is gone, and no client of ours ends them before it goes.
+                    if heard.is_err() || agent.config.listen_folder.is_some() {
                         break false;
                     }
                 }

@@ -17,6 +17,8 @@ pub enum Reach {
     HostProcesses,
     /// The sandbox has a root file system of its own: absolute paths are its own, `/tmp` exists.
     OwnRoot,
+    /// Its kernel has `/dev/tty`, and tells the group in the foreground of a terminal of what happens there.
+    JobControl,
     /// Its agent can be ended from outside: a process of this host, or [`Subject::crash`].
     Crash,
     /// What it started ends with it even when its agent was ended from outside.
@@ -35,6 +37,7 @@ impl Reach {
     pub(crate) const fn missing(self) -> &'static str {
         match self {
             Self::Shell => "needs a real shell",
+            Self::JobControl => "its kernel has no /dev/tty and tells no foreground group of a terminal's changes",
             Self::HostProcesses => "its processes are not processes of this host",
             Self::Crash => "its agent cannot be ended from outside",
             Self::NoOrphans => "without a control group, nothing says whose the processes of an agent were that is gone",

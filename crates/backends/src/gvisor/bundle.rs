@@ -47,7 +47,8 @@ pub(super) struct Outline<'a> {
 
 /// The specification.
 pub(super) fn specification(outline: &Outline<'_>) -> Value {
-    // The agent names the sandbox after a restore, which needs SYS_ADMIN; it takes that from every command.
+    // The agent names the sandbox after a restore, which needs SYS_ADMIN. It takes that from every command, and uses it for that alone: with
+    // it, the limit of processes would not hold for the agent.
     let capabilities: Vec<&str> = KEPT_NAMES.into_iter().chain(["CAP_SYS_ADMIN"]).collect();
     let mut mounts = vec![
         // Of no type that is known: it is not mounted, but without a word about /tmp the sentry hides an empty one under a file system of
@@ -75,7 +76,7 @@ pub(super) fn specification(outline: &Outline<'_>) -> Value {
             "args": [format!("{AGENT_INSIDE}/program"), CONFIG_OPTION.to_owned(), format!("{AGENT_INSIDE}/config")],
             "env": [],
             "cwd": "/",
-            "capabilities": { "bounding": capabilities, "effective": capabilities, "permitted": capabilities },
+            "capabilities": { "bounding": capabilities, "effective": KEPT_NAMES, "permitted": capabilities },
             "rlimits": [limit("RLIMIT_NOFILE", outline.open_files), limit("RLIMIT_CORE", 0)],
             "noNewPrivileges": true,
         },

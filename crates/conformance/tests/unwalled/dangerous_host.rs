@@ -21,7 +21,7 @@ async fn look(world: &World, variant: &str) -> Availability {
         Err(reason) => Availability::Unavailable(reason),
         Ok(found) => {
             let mut subject = found.subject(variant, RootSource::empty());
-            subject.reach = vec![Reach::Shell, Reach::HostProcesses, Reach::Crash, Reach::Workspace, Reach::RealFiles];
+            subject.reach = vec![Reach::Shell, Reach::JobControl, Reach::HostProcesses, Reach::Crash, Reach::Workspace, Reach::RealFiles];
             // Pause and this need the same: a control group.
             subject.reach.extend(subject.provider.info().features.has(Feature::Pause).then_some(Reach::NoOrphans));
             Availability::Here(Box::new(subject))

@@ -53,7 +53,16 @@ async fn look(world: &World, variant: &str, more: &[Reach]) -> Availability {
         Ok(root) => root,
         Err(reason) => return Availability::Unavailable(reason),
     };
-    let common = [Reach::Shell, Reach::HostProcesses, Reach::Crash, Reach::NoOrphans, Reach::OwnRoot, Reach::RealFiles, Reach::Layers];
+    let common = [
+        Reach::Shell,
+        Reach::JobControl,
+        Reach::HostProcesses,
+        Reach::Crash,
+        Reach::NoOrphans,
+        Reach::OwnRoot,
+        Reach::RealFiles,
+        Reach::Layers,
+    ];
     Availability::Here(Box::new(Subject {
         reach: common.into_iter().chain(more.iter().copied()).collect(),
         threads: Some(2),

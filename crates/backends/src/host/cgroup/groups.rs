@@ -113,7 +113,14 @@ impl Groups {
 }
 
 impl Made {
-    fn fill(&mut self, host: &Hierarchies, name: &str, limits: &Limits, default_pids: Option<u64>, journal: &Arc<dyn Journal>) -> Result<()> {
+    fn fill(
+        &mut self,
+        host: &Hierarchies,
+        name: &str,
+        limits: &Limits,
+        default_pids: Option<u64>,
+        journal: &Arc<dyn Journal>,
+    ) -> Result<()> {
         self.groups.unified = host.unified().map(|base| base.join(name));
         let freezer = host.unified().is_none().then_some(Controller::Freezer);
         let limiting = wanted(limits).map(|(controller, _)| controller).filter(|controller| !host.unified_has(*controller));
