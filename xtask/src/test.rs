@@ -35,7 +35,7 @@ pub fn run(shell: &Shell, filter: Option<&str>) -> Result<(), Failure> {
 
 /// The KVM probe's tests, where KVM works.
 fn in_lab(shell: &Shell, required: bool) -> Result<(), Failure> {
-    if !required && let Err(failure) = lab::materials::fetch(shell) {
+    if !required && let Err(failure) = lab::ready(shell) {
         say(&format!("not run in the lab: {failure}"));
         return Ok(());
     }

@@ -32,6 +32,9 @@ const FIRECRACKER: [(&str, &str); 2] = [
 /// Where distributions put the file server: QEMU's own, and its successor.
 const FILE_SERVERS: [&str; 3] = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/virtiofsd"];
 
+/// What a run needs of the machine.
+const PROGRAMS: [&str; 3] = ["qemu-system-x86_64", "cpio", "setpriv"];
+
 /// What the lab is made of.
 pub struct Materials {
     /// Where it is kept.
@@ -50,6 +53,11 @@ pub struct Materials {
 pub fn fetch(shell: &Shell) -> Result<Materials, Failure> {
     if !cfg!(target_arch = "x86_64") {
         return Err(Failure::new("the lab emulates an x86-64 machine with the host's own programs in it: it needs an x86-64 host"));
+    }
+    for program in PROGRAMS {
+        if cmd!(shell, "sh -c").arg(format!("command -v {program}")).quiet().ignore_stdout().run().is_err() {
+            return Err(Failure::new(format!("no {program} here; `cargo xtask setup` as root installs it")));
+        }
     }
     shell.create_dir(FOLDER)?;
     let folder = shell.current_dir().join(FOLDER);

@@ -29,6 +29,7 @@ use xshell::Shell;
 
 use crate::outcome::{Failure, say};
 use machine::Machine;
+use materials::Materials;
 
 /// As `timeout` has it.
 const TIMED_OUT: u8 = 124;
@@ -60,6 +61,16 @@ enum Event {
     /// The machine said the command's status, or (empty) ended without.
     Status(String),
     Signal(i32),
+}
+
+/// What the lab is made of, if it can be run here.
+pub fn ready(shell: &Shell) -> Result<Materials, Failure> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Failure::new(
+            "the lab shows this machine's files as they are, with their owners, and only root may share those: run it as root",
+        ));
+    }
+    materials::fetch(shell)
 }
 
 /// Runs a command in the lab, with its output on ours. Its status: 124 when the deadline passed, 125 when the lab failed.
