@@ -7,12 +7,14 @@
 //! | [`gvisor`] | a user-space kernel, by `runsc` |
 //! | [`dangerous_host`] | no wall |
 //! | `host` | what walls on this host's own kernel share |
+//! | [`kvm`] | whether this machine's KVM runs a stock guest |
 //! | [`registry`](Registry) | the table of providers of this build |
 
 pub mod container;
 pub mod dangerous_host;
 pub mod gvisor;
 mod host;
+pub mod kvm;
 pub mod machine;
 mod registry;
 
