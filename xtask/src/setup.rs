@@ -3,12 +3,14 @@ use xshell::{Shell, cmd};
 use crate::outcome::{Failure, say};
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 8] = [
+const PACKAGES: [(&str, &str); 10] = [
     ("uidmap", "newuidmap, for rootless containers with a range of ids"),
     ("e2fsprogs", "mkfs.ext4, for disk limits"),
     ("python3-minimal", "programs inside the image `host`"),
     ("docker-registry", "a real registry on loopback"),
     ("skopeo", "fills that registry"),
+    ("docker.io", "the engine of the provider docker, started by the tests themselves"),
+    ("busybox-static", "an image of one static program, for that engine"),
     ("bubblewrap", "peer of the benchmarks"),
     ("runc", "peer of the benchmarks"),
     ("g++", "libFuzzer"),

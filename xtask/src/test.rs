@@ -5,7 +5,7 @@ use xshell::{Shell, cmd};
 use crate::outcome::{Failure, say};
 
 /// What this machine must be able to run when continuous integration says so.
-const REQUIRED_IN_CI: &str = "fake,dangerous-host,container-root,container-rootless,container-rootless-ranges,registry";
+const REQUIRED_IN_CI: &str = "fake,dangerous-host,container-root,container-rootless,container-rootless-ranges,docker-runc,registry";
 
 /// Builds and runs every test of the workspace.
 pub fn run(shell: &Shell, filter: Option<&str>) -> Result<(), Failure> {

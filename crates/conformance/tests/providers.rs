@@ -8,10 +8,18 @@ mod unwalled;
 mod variants;
 
 use unwalled::{dangerous_host, fake};
-use variants::container;
+use variants::{container, docker};
 
-const VARIANTS: &[Variant] =
-    &[fake::FAKE, dangerous_host::ORDINARY, dangerous_host::PLAIN_USER, container::ROOT, container::ROOTLESS, container::ROOTLESS_RANGES];
+const VARIANTS: &[Variant] = &[
+    fake::FAKE,
+    dangerous_host::ORDINARY,
+    dangerous_host::PLAIN_USER,
+    container::ROOT,
+    container::ROOTLESS,
+    container::ROOTLESS_RANGES,
+    docker::RUNC,
+    docker::RUNSC,
+];
 
 fn main() -> ExitCode {
     run(VARIANTS, case::all())

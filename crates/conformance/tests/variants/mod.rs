@@ -6,7 +6,10 @@ use sandbar_backends::{ProviderOptions, Registry};
 use sandbar_conformance::{Availability, Claims, IdPool, Subject, World};
 use sandbar_core::{RootSource, SandboxProvider};
 
+mod busybox;
 pub mod container;
+pub mod docker;
+mod engine;
 
 pub type Preparing<'a> = Pin<Box<dyn Future<Output = Availability> + Send + 'a>>;
 
@@ -21,9 +24,19 @@ pub struct Found {
 impl Found {
     /// Looks a provider up and probes it; the reason when it cannot be used.
     pub async fn find(world: &World, variant: &str, provider: &str) -> Result<Self, String> {
+        Self::find_with(world, variant, provider, ProviderOptions::new).await
+    }
+
+    /// The same with options for the state folder.
+    pub async fn find_with(
+        world: &World,
+        variant: &str,
+        provider: &str,
+        options: impl FnOnce(PathBuf) -> ProviderOptions,
+    ) -> Result<Self, String> {
         let folder = |name: &str| world.folder(name).map_err(|error| format!("no folder: {error}"));
         let (folder, home) = (folder(variant)?, folder(&format!("{variant}/state"))?);
-        let registry = Registry::new(&ProviderOptions { home: home.clone() });
+        let registry = Registry::new(&options(home.clone()));
         let provider = registry.get(provider).map_err(|error| error.chain())?.clone();
         let probe = provider.probe().await;
         if !probe.usable {
