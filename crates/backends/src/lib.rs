@@ -4,11 +4,13 @@
 //! |---|---|
 //! | [`machine`] | the adapter: everything that is the same behind every wall |
 //! | [`container`] | namespaces, seccomp, Landlock, control groups |
+//! | [`docker`] | containers of the Docker Engine |
 //! | [`dangerous_host`] | no wall |
 //! | [`registry`](Registry) | the table of providers of this build |
 
 pub mod container;
 pub mod dangerous_host;
+pub mod docker;
 pub mod machine;
 mod registry;
 

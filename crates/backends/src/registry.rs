@@ -2,13 +2,22 @@ use std::{path::PathBuf, sync::Arc};
 
 use sandbar_core::{Checked, Claim, Error, ErrorKind, Isolation, Result, SandboxProvider};
 
-use crate::{container, dangerous_host};
+use crate::{container, dangerous_host, docker};
 
 /// What every provider is made with.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ProviderOptions {
     /// The state folder (`SANDBAR_HOME`).
     pub home: PathBuf,
+    /// Where the container engine is, in the form of `DOCKER_HOST`; found when `None`.
+    pub docker_host: Option<String>,
+}
+
+impl ProviderOptions {
+    /// The defaults, for a state folder.
+    pub fn new(home: impl Into<PathBuf>) -> Self {
+        Self { home: home.into(), ..Self::default() }
+    }
 }
 
 /// One provider of this build.
@@ -29,6 +38,12 @@ pub const PROVIDERS: &[Enrolled] = &[
         isolation: Isolation::Namespaces,
         claim: container::claim,
         make: |options, claims| Arc::new(Checked::new(container::Container::provider(&options.home), claims)),
+    },
+    Enrolled {
+        name: "docker",
+        isolation: Isolation::Namespaces,
+        claim: docker::claim,
+        make: |options, claims| Arc::new(Checked::new(docker::Docker::provider(&options.home, options.docker_host.as_deref()), claims)),
     },
     Enrolled {
         name: "dangerous-host",
@@ -111,7 +126,7 @@ mod tests {
 
     #[test]
     fn the_table_agrees_with_what_providers_say_of_themselves() {
-        let registry = Registry::new(&ProviderOptions { home: "/nonexistent".into() });
+        let registry = Registry::new(&ProviderOptions::new("/nonexistent"));
         for (enrolled, known) in PROVIDERS.iter().zip(registry.iter()) {
             let info = known.provider.info();
             let claim = (enrolled.claim)();
@@ -123,7 +138,7 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_told_with_those_that_there_are() {
-        let registry = Registry::new(&ProviderOptions { home: "/nonexistent".into() });
+        let registry = Registry::new(&ProviderOptions::new("/nonexistent"));
         let error = registry.get("nope").err().unwrap();
         assert!(error.hint().unwrap().contains("dangerous-host"));
     }

@@ -55,7 +55,7 @@ struct Home {
 impl Home {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let registry = Registry::new(&ProviderOptions { home: folder.path().to_owned() });
+        let registry = Registry::new(&ProviderOptions::new(folder.path()));
         Self { provider: Arc::clone(registry.get("dangerous-host").unwrap()), folder }
     }
 

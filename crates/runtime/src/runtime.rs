@@ -72,7 +72,7 @@ impl Runtime {
     /// `PermissionDenied`, `ResourceExhausted` or `Corrupt` when the state folder cannot be used, with the reason.
     pub async fn open(mut config: RuntimeConfig) -> Result<Self> {
         config.home = absolute(&config.home);
-        let providers = Registry::new(&ProviderOptions { home: config.home.clone() });
+        let providers = Registry::new(&ProviderOptions { docker_host: config.docker_host.clone(), ..ProviderOptions::new(&config.home) });
         Self::open_with(config, providers).await
     }
 

@@ -18,7 +18,7 @@ pub async fn open_as(config: RuntimeConfig, fake: &Fake) -> Runtime {
 /// The providers of the tests.
 pub fn registry(home: &Path, fake: &Fake) -> Registry {
     let claim = Claim { provider: "fake", features: Fake::features() };
-    Registry::new(&ProviderOptions { home: home.to_owned() }).with(claim, Isolation::Namespaces, fake.clone())
+    Registry::new(&ProviderOptions::new(home)).with(claim, Isolation::Namespaces, fake.clone())
 }
 
 /// A request for a fake sandbox.
