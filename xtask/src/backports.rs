@@ -39,6 +39,7 @@ pub fn install(shell: &Shell, packages: &[&str]) -> Result<(), Failure> {
     ];
     // The user that apt becomes to download must be able to pass through.
     cmd!(shell, "chmod -R a+rX").arg(folder.path()).run()?;
+    let options = &options;
     cmd!(shell, "apt-get update -q {options...}").ignore_stdout().run()?;
     cmd!(shell, "apt-get install -yq --no-install-recommends {options...} {packages...}")
         .env("DEBIAN_FRONTEND", "noninteractive")

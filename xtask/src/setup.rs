@@ -1,23 +1,23 @@
 use xshell::{Shell, cmd};
 
 use crate::{
-    backports,
-    lab,
+    backports, lab,
     outcome::{Failure, say},
 };
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 14] = [
+const PACKAGES: [(&str, &str); 15] = [
     ("uidmap", "newuidmap, for rootless containers with a range of ids"),
     ("e2fsprogs", "mkfs.ext4, for disk limits"),
     ("python3-minimal", "programs inside the image `host`"),
     ("docker-registry", "a real registry on loopback"),
     ("skopeo", "fills that registry"),
+    ("docker.io", "the engine of the provider docker, started by the tests themselves"),
     ("bubblewrap", "peer of the benchmarks"),
     ("runc", "peer of the benchmarks"),
     ("g++", "libFuzzer"),
     ("qemu-system-x86", "the lab's machine, and on Debian 12 the program that shares files with it"),
-    ("busybox-static", "the lab's first programs"),
+    ("busybox-static", "an image of one static program, for that engine; the lab's first programs"),
     ("cpio", "packs what the lab starts with"),
     ("kmod", "the order of the lab's modules"),
     ("lz4", "unpacks the lab's kernel"),

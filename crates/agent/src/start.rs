@@ -77,6 +77,9 @@ fn start() -> Result<Never, String> {
     if !config.init {
         stay_with(config.owner_pid)?;
     }
+    if config.owner_input {
+        stay_with_input()?;
+    }
     let rules = rules(&config)?;
     let user = config.user.as_ref().and_then(|user| users::resolve(user).ok()).unwrap_or_else(users::own);
     let base = base(&config, &user)?;
@@ -183,6 +186,20 @@ fn stay_with(owner: u32) -> Result<(), String> {
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(|errno| format!("cannot follow its owner: {errno}"))?;
     // It may have gone before that was asked for.
     if rustix::process::getppid() == Some(owner) { Ok(()) } else { Err(format!("the owner, process {}, is gone", owner.as_raw_pid())) }
+}
+
+/// Ends, and everything with it where this is process 1, when standard input ends, which is when an engine has lost whoever held the other end.
+fn stay_with_input() -> Result<(), String> {
+    let cannot = |errno: rustix::io::Errno| format!("cannot follow its standard input: {errno}");
+    let input = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), LISTEN_FD + 1).map_err(cannot)?;
+    // Commands have no part in it.
+    rustix::stdio::dup2_stdin(null().map_err(cannot)?).map_err(cannot)?;
+    let follow = move || {
+        let _ = io::copy(&mut File::from(input), &mut io::sink());
+        std::process::exit(0);
+    };
+    std::thread::Builder::new().stack_size(64 << 10).spawn(follow).map_err(|error| format!("cannot start a thread: {error}"))?;
+    Ok(())
 }
 
 fn rules(config: &AgentConfig) -> Result<Rules, String> {

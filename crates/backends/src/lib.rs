@@ -5,6 +5,7 @@
 //! | [`machine`] | the adapter: everything that is the same behind every wall |
 //! | [`container`] | namespaces, seccomp, Landlock, control groups |
 //! | [`gvisor`] | a user-space kernel, by `runsc` |
+//! | [`docker`] | containers of the Docker Engine |
 //! | [`dangerous_host`] | no wall |
 //! | `host` | what walls on this host's own kernel share |
 //! | [`kvm`] | whether this machine's KVM runs a stock guest |
@@ -12,6 +13,7 @@
 
 pub mod container;
 pub mod dangerous_host;
+pub mod docker;
 pub mod gvisor;
 mod host;
 pub mod kvm;

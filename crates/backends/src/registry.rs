@@ -2,21 +2,23 @@ use std::{path::PathBuf, sync::Arc};
 
 use sandbar_core::{Checked, Claim, Error, ErrorKind, Isolation, Result, SandboxProvider};
 
-use crate::{container, dangerous_host, gvisor};
+use crate::{container, dangerous_host, docker, gvisor};
 
 /// What every provider is made with.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ProviderOptions {
     /// The state folder (`SANDBAR_HOME`).
     pub home: PathBuf,
     /// How `gvisor` uses `runsc`.
     pub gvisor: gvisor::GvisorOptions,
+    /// Where the container engine is, in the form of `DOCKER_HOST`; found when `None`.
+    pub docker_host: Option<String>,
 }
 
 impl ProviderOptions {
     /// The defaults, for a state folder.
     pub fn new(home: impl Into<PathBuf>) -> Self {
-        Self { home: home.into(), gvisor: gvisor::GvisorOptions::default() }
+        Self { home: home.into(), ..Self::default() }
     }
 }
 
@@ -44,6 +46,12 @@ pub const PROVIDERS: &[Enrolled] = &[
         isolation: Isolation::Namespaces,
         claim: container::claim,
         make: |options, claims| Arc::new(Checked::new(container::Container::provider(&options.home), claims)),
+    },
+    Enrolled {
+        name: "docker",
+        isolation: Isolation::Namespaces,
+        claim: docker::claim,
+        make: |options, claims| Arc::new(Checked::new(docker::Docker::provider(&options.home, options.docker_host.as_deref()), claims)),
     },
     Enrolled {
         name: "dangerous-host",

@@ -4,9 +4,11 @@ use std::process::ExitCode;
 
 use sandbar_conformance::{Variant, case, run};
 
+mod engines;
 mod unwalled;
 mod variants;
 
+use engines::docker;
 use unwalled::{dangerous_host, fake};
 use variants::{container, gvisor};
 
@@ -19,6 +21,8 @@ const VARIANTS: &[Variant] = &[
     container::ROOTLESS_RANGES,
     gvisor::ROOT,
     gvisor::ROOTLESS,
+    docker::RUNC,
+    docker::RUNSC,
 ];
 
 fn main() -> ExitCode {

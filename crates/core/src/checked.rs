@@ -1,4 +1,4 @@
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -6,9 +6,9 @@ use tokio::io::AsyncRead;
 
 use crate::{
     AttachRequest, CheckpointKind, CheckpointOptions, Claim, Connection, DirEntry, Error, ErrorKind, ExecRequest, ExecStream, ExposedPort,
-    Feature, FileStat, ImageKind, LimitReport, Probe, ProcessInfo, Program, ProviderInfo, ProvisionRequest, PtySize, PutOptions,
-    RemoveOptions, Renewal, Resource, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider, SandboxStats, SandboxStatus,
-    SavedCheckpoint, Signal, WatchStream,
+    Feature, FileStat, ImageKind, Isolation, LimitReport, Needs, Probe, ProcessInfo, Program, ProviderInfo, ProvisionRequest, PtySize,
+    PutOptions, RemoveOptions, Renewal, Resource, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider, SandboxSpec,
+    SandboxStats, SandboxStatus, SavedCheckpoint, Signal, WatchStream,
 };
 
 /// A provider whose unclaimed features are refused, and whose arguments are validated, in one wording for all providers.
@@ -56,6 +56,10 @@ impl<P: SandboxProvider + 'static> SandboxProvider for Checked<P> {
         self.inner.info()
     }
 
+    fn isolation(&self, spec: &SandboxSpec) -> Isolation {
+        self.inner.isolation(spec)
+    }
+
     async fn probe(&self) -> Probe {
         self.inner.probe().await
     }
@@ -85,6 +89,14 @@ impl<P: SandboxProvider + 'static> SandboxProvider for Checked<P> {
 
     async fn reclaim(&self, id: &SandboxId, resources: &[Resource]) -> Result<()> {
         self.inner.reclaim(id, resources).await
+    }
+
+    async fn collect(&self, needs: &(dyn Fn() -> Result<Needs> + Send + Sync)) -> Result<Vec<String>> {
+        self.inner.collect(needs).await
+    }
+
+    async fn fetch_image(&self, reference: &str, into: &Path, said: &(dyn for<'s> Fn(&'s str) + Send + Sync)) -> Result<bool> {
+        self.inner.fetch_image(reference, into, said).await
     }
 }
 

@@ -71,6 +71,8 @@ features! {
     NetworkNone = "network-none",
     /// The host's network as it is.
     NetworkOpen = "network-open",
+    /// The runtime within the provider, chosen per sandbox.
+    Runtime = "runtime",
 }
 
 impl fmt::Display for Feature {

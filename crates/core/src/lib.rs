@@ -37,6 +37,6 @@ pub use port::{ByteStream, Connection, ExposedPort};
 pub use process::{
     ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecResult, ExecStream, ExitStatus, OutputKind, ProcessInfo, Program, PtySize, Signal,
 };
-pub use provider::{AttachRequest, Probe, ProviderInfo, ProvisionRequest, RestoreRequest, SandboxProvider};
+pub use provider::{AttachRequest, Needs, Probe, ProviderInfo, ProvisionRequest, RestoreRequest, SandboxProvider};
 pub use spec::{IdRange, Lifetime, Limits, Network, SandboxSpec, User, Volume};
 pub use stats::{LimitReport, SandboxStats, SandboxStatus};

@@ -1,4 +1,7 @@
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -69,6 +72,15 @@ pub struct AttachRequest {
     pub record: Value,
 }
 
+/// What a state folder still needs of what a provider keeps elsewhere.
+#[derive(Debug, Clone, Default)]
+pub struct Needs {
+    /// The sandboxes that there are.
+    pub sandboxes: Vec<SandboxId>,
+    /// The roots of sandboxes and of checkpoints.
+    pub roots: Vec<RootSource>,
+}
+
 /// Makes sandboxes of one kind.
 ///
 /// # Behavior
@@ -80,6 +92,12 @@ pub struct AttachRequest {
 pub trait SandboxProvider: Send + Sync {
     /// What it is and what it claims here.
     fn info(&self) -> ProviderInfo;
+
+    /// How strong the wall of a sandbox of this specification would be, where that depends on it (a runtime within the provider).
+    fn isolation(&self, spec: &SandboxSpec) -> Isolation {
+        let _ = spec;
+        self.info().isolation
+    }
 
     /// Whether it works here.
     async fn probe(&self) -> Probe;
@@ -119,4 +137,25 @@ pub trait SandboxProvider: Send + Sync {
     /// # Errors
     /// The first resource that could not be removed; the others are removed all the same.
     async fn reclaim(&self, id: &SandboxId, resources: &[Resource]) -> Result<()>;
+
+    /// Removes what this provider keeps elsewhere (in an engine) for this state folder, and nobody needs: what the ledger has lost, images
+    /// that were loaded. `needs` is asked after the provider has looked, so that what is made meanwhile is not taken for lost. Gives what was removed, for a
+    /// report.
+    ///
+    /// # Errors
+    /// Those of the engine, and of `needs`. Where there is no engine nothing is removed, and that is no error.
+    async fn collect(&self, needs: &(dyn Fn() -> Result<Needs> + Send + Sync)) -> Result<Vec<String>> {
+        let _ = needs;
+        Ok(Vec::new())
+    }
+
+    /// Looks for an image where this provider itself has images, or gets it from where its engine does, and writes it to `into` as an archive that an image
+    /// store takes. `said` hears how far that is. `false`: this provider has no images of its own.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none of that name; those of the engine.
+    async fn fetch_image(&self, reference: &str, into: &Path, said: &(dyn for<'s> Fn(&'s str) + Send + Sync)) -> Result<bool> {
+        let _ = (reference, into, said);
+        Ok(false)
+    }
 }

@@ -33,7 +33,8 @@ impl SandboxSpec {
     pub fn features(&self) -> impl Iterator<Item = Feature> {
         let volume = |volume: &Volume| if volume.read_only { Feature::VolumeReadOnly } else { Feature::VolumeReadWrite };
         let user = self.user.is_some().then_some(Feature::User);
-        self.limits.features().chain(self.network.feature()).chain(self.volumes.iter().map(volume)).chain(user)
+        let runtime = self.runtime.is_some().then_some(Feature::Runtime);
+        self.limits.features().chain(self.network.feature()).chain(self.volumes.iter().map(volume)).chain(user).chain(runtime)
     }
 }
 

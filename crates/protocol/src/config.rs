@@ -56,4 +56,7 @@ pub struct AgentConfig {
     /// inherited when absent.
     #[prost(bytes = "vec", optional, tag = "12")]
     pub listen_folder: Option<Vec<u8>>,
+    /// The agent ends, and everything with it, when its standard input ends: whoever held the other end is gone.
+    #[prost(bool, tag = "13")]
+    pub owner_input: bool,
 }

@@ -110,6 +110,7 @@ fn resumed() -> Resumed {
 fn config() -> AgentConfig {
     AgentConfig {
         listen_folder: None,
+        owner_input: false,
         env: vec![env("C", Some("3"))],
         workdir: Some(b"/home".to_vec()),
         user: Some(UserRef { which: Some(user_ref::Which::Uid(61)), gid: None }),
@@ -180,6 +181,7 @@ fn samples() -> Vec<Sample> {
     samples.extend(events.map(|(name, what)| sample(format!("Event.{name}"), Event { what: Some(what) })));
     samples.push(sample("Event.input_closed", Event { what: Some(event::What::InputClosed(Empty {})) }));
     samples.push(sample("AgentConfig.listen_folder", AgentConfig { listen_folder: Some(b"/door".to_vec()), ..AgentConfig::default() }));
+    samples.push(sample("AgentConfig.owner_input", AgentConfig { owner_input: true, ..AgentConfig::default() }));
     samples.push(sample("Attach.epoch", Attach { pid: 1, from: Some(0), epoch: Some(2), kill_on_disconnect: true }));
     samples.push(sample("Started.input", Started { pid: 7, offset: 8, epoch: 9, input: 10 }));
     samples

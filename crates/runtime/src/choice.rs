@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustix::process::geteuid;
 use sandbar_backends::Provider;
-use sandbar_core::{Error, ErrorKind, Feature, FeatureSet, Isolation, Result, SandboxProvider};
+use sandbar_core::{Error, ErrorKind, Feature, FeatureSet, Isolation, Result, SandboxProvider, SandboxSpec};
 
 use crate::{image::HOST, runtime::Runtime};
 
@@ -34,6 +34,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) image: Option<&'a str>,
     /// What the specification needs.
     pub(crate) features: Vec<Feature>,
+    /// The specification, where there is one.
+    pub(crate) spec: Option<&'a SandboxSpec>,
 }
 
 impl Runtime {
@@ -51,21 +53,21 @@ impl Runtime {
         let config = self.config();
         let floor = wish.isolation.max(config.isolation).unwrap_or(Isolation::None);
         match (wish.provider, &config.provider) {
-            (Some(name), _) if name != AUTO => self.named(name, floor, "asked for by name"),
-            (None, Some(name)) if name != AUTO => self.named(name, floor, "named by the configuration"),
+            (Some(name), _) if name != AUTO => self.named(name, floor, wish.spec, "asked for by name"),
+            (None, Some(name)) if name != AUTO => self.named(name, floor, wish.spec, "named by the configuration"),
             _ => self.first_usable(floor, &wish).await,
         }
     }
 
     /// Refuses a provider below the configuration's floor.
-    pub(crate) fn require_floor(&self, choice: &Choice) -> Result<()> {
+    pub(crate) fn require_floor(&self, choice: &Choice, spec: &SandboxSpec) -> Result<()> {
         let floor = self.config().isolation.unwrap_or(Isolation::None);
-        self.named(&choice.name, floor, &choice.reason).map(|_| ())
+        self.named(&choice.name, floor, Some(spec), &choice.reason).map(|_| ())
     }
 
-    fn named(&self, name: &str, floor: Isolation, reason: &str) -> Result<Choice> {
+    fn named(&self, name: &str, floor: Isolation, spec: Option<&SandboxSpec>, reason: &str) -> Result<Choice> {
         let provider = self.provider(name)?;
-        let isolation = provider.info().isolation;
+        let isolation = spec.map_or_else(|| provider.info().isolation, |spec| provider.isolation(spec));
         if isolation < floor {
             let meeting: Vec<&str> = self.providers().iter().filter(|known| known.isolation >= floor).map(|known| known.name).collect();
             let error = Error::new(ErrorKind::Unsupported, "create", format!("{name} has isolation {isolation}, below the floor {floor}"));
@@ -88,7 +90,12 @@ impl Runtime {
             if *isolation == Isolation::None {
                 continue;
             }
-            if *isolation < floor {
+            // A runtime that is named may be a stronger wall than the provider's usual one.
+            let isolation = match wish.spec.filter(|spec| spec.runtime.is_some()) {
+                Some(spec) => provider.isolation(spec),
+                None => *isolation,
+            };
+            if isolation < floor {
                 passed_over.push(format!("{name} has only {isolation}"));
                 continue;
             }

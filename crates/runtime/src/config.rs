@@ -23,6 +23,8 @@ pub struct RuntimeConfig {
     pub isolation: Option<Isolation>,
     /// The image of sandboxes for which none is named; `None` is the provider's default.
     pub image: Option<String>,
+    /// Where the container engine of the provider `docker` is, in the form of `DOCKER_HOST`; found when `None`.
+    pub docker_host: Option<String>,
     /// The first host id that sandboxes may use when sandbar runs as root; each gets 65536 of them.
     pub first_id: u32,
     /// How long a life-cycle verb waits for another one on the same sandbox.
@@ -40,6 +42,7 @@ struct File {
     provider: Option<String>,
     isolation: Option<Isolation>,
     image: Option<String>,
+    docker_host: Option<String>,
     first_id: Option<u32>,
     lock_wait_seconds: Option<u64>,
     gvisor: Option<GvisorOptions>,
@@ -60,6 +63,7 @@ impl RuntimeConfig {
             provider: None,
             isolation: None,
             image: None,
+            docker_host: None,
             first_id: Self::DEFAULT_FIRST_ID,
             lock_wait: Duration::from_secs(60),
             gvisor: GvisorOptions::default(),
@@ -112,6 +116,7 @@ impl RuntimeConfig {
         self.provider = file.provider.or_else(|| self.provider.take());
         self.isolation = file.isolation.or(self.isolation);
         self.image = file.image.or_else(|| self.image.take());
+        self.docker_host = file.docker_host.or_else(|| self.docker_host.take());
         if let Some(first) = file.first_id {
             if first < 0x1_0000 || first % 0x1_0000 != 0 || first > Self::LAST_FIRST_ID {
                 return Err(bad(format!("first-id must be a multiple of 65536 from 65536 to {}", Self::LAST_FIRST_ID)).with("value", first));

@@ -48,6 +48,7 @@ impl Runtime {
                 isolation: request.isolation,
                 image,
                 features: request.spec.features().collect(),
+                spec: Some(&request.spec),
             };
             let choice = runtime.choose(wish).await?;
             let Resolved { image, root, pin } = runtime.resolve_image(image, &choice).await?;

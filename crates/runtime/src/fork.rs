@@ -79,7 +79,7 @@ impl Runtime {
             automatic: false,
             notable: false,
         };
-        self.require_floor(&choice)?;
+        self.require_floor(&choice, &checkpoint.spec)?;
         let (from, pin) = self.restore_request(checkpoint, name, !options.without_memory).await?;
         let pin = pin.map(Arc::new);
         let mut spec = checkpoint.spec.clone();

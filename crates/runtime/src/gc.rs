@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use sandbar_core::{CheckpointId, Result, SandboxId};
+use sandbar_core::{CheckpointId, Needs, Result, SandboxId};
 use serde::Serialize;
 
 use crate::{Runtime, lock::SandboxLock, recover::Recovered};
@@ -77,8 +77,29 @@ impl Runtime {
             Ok(_) => {}
             Err(error) => GcReport::note(&mut report.failed, "image layers", "images", error.chain()),
         }
+        self.collect_elsewhere(&mut report).await;
         self.restart_keepers().await?;
         Ok(report)
+    }
+
+    /// What providers keep in engines.
+    async fn collect_elsewhere(&self, report: &mut GcReport) {
+        let runtime = self.clone();
+        let needs = move || {
+            let rows = runtime.ledger().sandboxes()?;
+            let needs = Needs { sandboxes: rows.into_iter().map(|row| row.id).collect(), roots: runtime.ledger().roots()? };
+            Ok(needs)
+        };
+        for known in self.providers().iter() {
+            match known.provider.collect(&needs).await {
+                Ok(removed) => {
+                    for name in removed {
+                        GcReport::note(&mut report.removed, known.name, name, "nothing needs it");
+                    }
+                }
+                Err(error) => GcReport::note(&mut report.failed, known.name, "its engine", error.chain()),
+            }
+        }
     }
 
     async fn collect_checkpoints(&self, report: &mut GcReport) -> Result<()> {

@@ -15,6 +15,7 @@
 //! | `ledger` | what is known, in SQLite |
 //! | `lock`, `process_identity`, `clock` | who may, who is alive, when |
 //! | `recover`, `gc` | what the dead left |
+//! | `setup` | getting what a provider lacks here |
 //! | `ports`, `keeper` | exposed ports, the process that keeps them |
 //! | [`image`] | images and their layers |
 //! | `fault` | a hook for crash tests |
@@ -40,6 +41,7 @@ mod recover;
 mod root;
 mod runtime;
 mod sandbox;
+mod setup;
 mod summary;
 mod turn;
 mod verbs;
@@ -53,4 +55,5 @@ pub use portable::{ExportOptions, Exported, Imported};
 pub use runtime::{CreateRequest, Runtime};
 pub use sandbar_backends::{ProviderOptions, Registry};
 pub use sandbox::Sandbox;
+pub use setup::SetupStep;
 pub use summary::{Inspect, SandboxSummary};

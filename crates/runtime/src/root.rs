@@ -1,12 +1,15 @@
 //! From an image's name to a root file system, and which ones are needed.
 
-use sandbar_core::{Error, ErrorKind, Feature, ImageKind, Result, RootSource};
+use sandbar_core::{Error, ErrorKind, Feature, ImageKind, Result, RootSource, SandboxProvider};
 
 use crate::{
     Runtime,
     choice::Choice,
-    image::{Collected, HOST, Pin, Removed},
+    image::{Collected, HOST, ImageSummary, Pin, Removed},
 };
+
+/// The image of sandboxes for which none is named, where the provider cannot show the host's programs.
+pub(crate) const BASE: &str = "base";
 
 /// A root file system about to be used.
 pub(crate) struct Resolved {
@@ -29,12 +32,45 @@ impl Runtime {
                 }
             };
         }
-        if image.is_none() && !features.has(Feature::HostImage) {
-            return Err(Error::new(ErrorKind::InvalidInput, "create", format!("{} needs an image", choice.name))
-                .with_hint("name one with --image; sandbar image ls shows those that are here, sandbar image pull gets more"));
+        let default = if features.has(Feature::HostImage) { HOST } else { BASE };
+        let found = match (image, self.images().resolve_pinned(Some(image.unwrap_or(default))).await) {
+            (None, Err(error)) if error.kind() == ErrorKind::NotFound => {
+                let message = format!("{} needs an image, and its default `{BASE}` is not here", choice.name);
+                Err(Error::new(ErrorKind::NotFound, "create", message)
+                    .with_hint(format!("sandbar setup {} makes it; or name another one with --image", choice.name)))
+            }
+            // The provider may have it, or get it.
+            (Some(image), Err(error)) if error.kind() == ErrorKind::NotFound => {
+                match self.fetch_image(choice.provider.as_ref(), image, &|said| tracing::info!(image, "{said}")).await? {
+                    Some(fetched) => self.images().resolve_pinned(Some(&fetched.id.to_string())).await,
+                    None => Err(error),
+                }
+            }
+            (_, found) => found,
+        };
+        let (root, pin) = found?;
+        Ok(Resolved { image: image.unwrap_or(default).to_owned(), root, pin: Some(pin) })
+    }
+
+    /// Takes an image of a provider's own (an engine's, or one that the engine pulls) into the store, under the name it has there. `None`: the provider has no
+    /// images of its own.
+    ///
+    /// # Errors
+    /// `NotFound` when it has none of that name either; those of an import.
+    pub async fn fetch_image(
+        &self,
+        provider: &dyn SandboxProvider,
+        reference: &str,
+        said: &(dyn for<'s> Fn(&'s str) + Send + Sync),
+    ) -> Result<Option<ImageSummary>> {
+        let folder = self.images().temporary().await?;
+        let archive = folder.path().join("image.tar");
+        if !provider.fetch_image(reference, &archive, said).await? {
+            return Ok(None);
         }
-        let (root, pin) = self.images().resolve_pinned(image).await?;
-        Ok(Resolved { image: image.unwrap_or(HOST).to_owned(), root, pin: Some(pin) })
+        // A digest is no name; the archive claims those that it has.
+        let name = Some(reference).filter(|reference| !reference.contains('@'));
+        self.images().import(&archive, name).await.map(Some)
     }
 
     /// The root of a checkpoint's image, without the checkpoint's layers. The image `host` is the skeleton of then over the host's programs of

@@ -72,7 +72,11 @@ impl Runtime {
     /// `PermissionDenied`, `ResourceExhausted` or `Corrupt` when the state folder cannot be used, with the reason.
     pub async fn open(mut config: RuntimeConfig) -> Result<Self> {
         config.home = absolute(&config.home);
-        let providers = Registry::new(&ProviderOptions { gvisor: config.gvisor.clone(), ..ProviderOptions::new(&config.home) });
+        let providers = Registry::new(&ProviderOptions {
+            gvisor: config.gvisor.clone(),
+            docker_host: config.docker_host.clone(),
+            ..ProviderOptions::new(&config.home)
+        });
         Self::open_with(config, providers).await
     }
 

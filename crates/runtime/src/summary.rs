@@ -118,7 +118,7 @@ impl Sandbox {
         let ports = self.runtime().ledger().ports(&row.id)?;
         let listening = |row: PortRow| row.actual.filter(|_| row.failure.is_none()).map(|listen| ExposedPort { port: row.port, listen });
         Ok(SandboxSummary {
-            isolation: self.runtime().provider(&row.provider).map(|provider| provider.info().isolation).ok(),
+            isolation: self.runtime().provider(&row.provider).map(|provider| provider.isolation(&row.spec)).ok(),
             id: row.id,
             name: row.name,
             provider: row.provider,

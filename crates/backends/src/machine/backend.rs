@@ -2,8 +2,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sandbar_core::{
-    CheckpointOptions, Connection, Error, ErrorKind, IdRange, Journal, Lifetime, LimitReport, Probe, ProviderInfo, Resource, Result,
-    RootSource, SandboxId, SandboxSpec, SandboxStats, SavedCheckpoint,
+    CheckpointOptions, Connection, Error, ErrorKind, IdRange, Isolation, Journal, Lifetime, LimitReport, Needs, Probe, ProviderInfo,
+    Resource, Result, RootSource, SandboxId, SandboxSpec, SandboxStats, SavedCheckpoint,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -65,6 +65,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// See [`SandboxProvider::info`](sandbar_core::SandboxProvider::info).
     fn info(&self) -> ProviderInfo;
+
+    /// See [`SandboxProvider::isolation`](sandbar_core::SandboxProvider::isolation).
+    fn isolation(&self, spec: &SandboxSpec) -> Isolation {
+        let _ = spec;
+        self.info().isolation
+    }
 
     /// See [`SandboxProvider::probe`](sandbar_core::SandboxProvider::probe).
     async fn probe(&self) -> Probe;
@@ -135,4 +141,16 @@ pub trait Backend: Send + Sync + 'static {
 
     /// See [`SandboxProvider::reclaim`](sandbar_core::SandboxProvider::reclaim).
     async fn reclaim(&self, id: &SandboxId, resources: &[Resource]) -> Result<()>;
+
+    /// See [`SandboxProvider::collect`](sandbar_core::SandboxProvider::collect).
+    async fn collect(&self, needs: &(dyn Fn() -> Result<Needs> + Send + Sync)) -> Result<Vec<String>> {
+        let _ = needs;
+        Ok(Vec::new())
+    }
+
+    /// See [`SandboxProvider::fetch_image`](sandbar_core::SandboxProvider::fetch_image).
+    async fn fetch_image(&self, reference: &str, into: &Path, said: &(dyn for<'s> Fn(&'s str) + Send + Sync)) -> Result<bool> {
+        let _ = (reference, into, said);
+        Ok(false)
+    }
 }

@@ -1,8 +1,9 @@
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use sandbar_core::{
-    AttachRequest, Probe, ProviderInfo, ProvisionRequest, Resource, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider,
+    AttachRequest, Isolation, Needs, Probe, ProviderInfo, ProvisionRequest, Resource, RestoreRequest, Result, SandboxHandle, SandboxId,
+    SandboxProvider, SandboxSpec,
 };
 use serde_json::Value;
 
@@ -36,6 +37,10 @@ impl<B: Backend> SandboxProvider for Machine<B> {
         self.backend.info()
     }
 
+    fn isolation(&self, spec: &SandboxSpec) -> Isolation {
+        self.backend.isolation(spec)
+    }
+
     async fn probe(&self) -> Probe {
         self.backend.probe().await
     }
@@ -64,5 +69,13 @@ impl<B: Backend> SandboxProvider for Machine<B> {
 
     async fn reclaim(&self, id: &SandboxId, resources: &[Resource]) -> Result<()> {
         self.backend.reclaim(id, resources).await
+    }
+
+    async fn collect(&self, needs: &(dyn Fn() -> Result<Needs> + Send + Sync)) -> Result<Vec<String>> {
+        self.backend.collect(needs).await
+    }
+
+    async fn fetch_image(&self, reference: &str, into: &Path, said: &(dyn for<'s> Fn(&'s str) + Send + Sync)) -> Result<bool> {
+        self.backend.fetch_image(reference, into, said).await
     }
 }

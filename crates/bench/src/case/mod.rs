@@ -1,6 +1,7 @@
 //! What is measured: one file per table.
 
 mod create;
+mod docker;
 mod exec;
 mod gvisor;
 mod idle;
@@ -27,7 +28,7 @@ pub struct Setting {
 pub async fn run(setting: &Setting, only: Option<&str>) -> Result {
     let wanted = |name: &str| only.is_none_or(|only| name.contains(only));
     let mut failed = Vec::new();
-    for name in ["exec", "create", "limits", "stream", "parallel", "idle", "gvisor"] {
+    for name in ["exec", "create", "limits", "stream", "parallel", "idle", "gvisor", "docker"] {
         if !wanted(name) {
             continue;
         }
@@ -38,6 +39,7 @@ pub async fn run(setting: &Setting, only: Option<&str>) -> Result {
             "stream" => stream::run(setting).await,
             "parallel" => parallel::run(setting).await,
             "gvisor" => gvisor::run(setting).await,
+            "docker" => docker::run(setting).await,
             _ => idle::run(setting).await,
         };
         if let Err(error) = outcome {

@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use super::{answers, run, words};
 use crate::Result;
 
@@ -19,6 +21,24 @@ pub async fn prepare() -> Result {
     run("sh", &["-c".into(), format!("tar -cf - -T /dev/null | docker import - {IMAGE}")]).await?;
     run("docker", &words(&format!("rm -f {NAME}"))).await?;
     run("docker", &words(&format!("run -d --name {NAME} {MOUNTS} {IMAGE} /bin/sleep 1000000"))).await
+}
+
+/// Makes an image of a tree, with the programs that are measured, and starts a container that idles.
+pub async fn prepare_tree(tree: &Path) -> Result {
+    run("sh", &["-c".into(), format!("tar -C '{}' -cf - . | docker import - {IMAGE}", tree.display())]).await?;
+    run("docker", &words(&format!("rm -f {NAME}"))).await?;
+    run("docker", &words(&format!("run -d --name {NAME} --network none {IMAGE} /bin/sleep 1000000"))).await
+}
+
+/// Create, one command, destroy, with the image alone.
+pub async fn once_bare() -> Result {
+    run("docker", &words(&format!("run --rm --network none {IMAGE} /bin/true"))).await
+}
+
+/// Saves the container that idles as an image, and removes that.
+pub async fn commit() -> Result {
+    run("docker", &words(&format!("commit {NAME} {IMAGE}-saved"))).await?;
+    run("docker", &words(&format!("rmi -f {IMAGE}-saved"))).await
 }
 
 /// Create, one command, destroy.

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use sandbar_core::{Error, ErrorKind};
 use sandbar_runtime::Runtime;
 
 use crate::{
@@ -28,7 +29,10 @@ enum Action {
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// `REGISTRY/REPOSITORY[:TAG][@DIGEST]`
+        /// Take it from this provider's engine, which pulls what it does not have
+        #[arg(long, value_name = "PROVIDER")]
+        on: Option<String>,
+        /// `REGISTRY/REPOSITORY[:TAG][@DIGEST]`; with --on, whatever the engine calls it
         reference: String,
     },
     /// Make an image of a folder, a tar (plain, gzip or zstd), or an OCI layout
@@ -64,7 +68,15 @@ enum Action {
 impl Image {
     pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
         match self.action {
-            Action::Pull { json, reference } => {
+            Action::Pull { json, on: Some(provider), reference } => {
+                let from = runtime.providers().get(&provider)?.clone();
+                let image = runtime
+                    .fetch_image(from.as_ref(), &reference, &output::note)
+                    .await?
+                    .ok_or_else(|| Error::new(ErrorKind::Unsupported, "image pull", format!("{provider} has no images of its own")))?;
+                if json { output::json(&image) } else { output::line(&image.id.to_string()) }
+            }
+            Action::Pull { json, on: None, reference } => {
                 let progress = PullProgress::new();
                 let image = runtime.images().pull(&reference, progress.callback()).await;
                 progress.finish();

@@ -13,6 +13,7 @@
 //! | `life` | `pause`, `resume`, `stop`, `start`, `rm`, `gc` |
 //! | `port` | `expose`, `unexpose` |
 //! | `image` | `image` |
+//! | `setup` | `setup` |
 //! | `shell_completions` | `completions` |
 
 mod checkpoint;
@@ -27,6 +28,7 @@ mod options;
 mod port;
 mod portable;
 mod process;
+mod setup;
 mod shell_completions;
 
 use std::{
@@ -120,6 +122,7 @@ enum Command {
     Expose(port::Expose),
     Unexpose(port::Unexpose),
     Image(image::Image),
+    Setup(setup::Setup),
     Completions(shell_completions::Completions),
     /// Print the version
     Version,
@@ -202,6 +205,7 @@ impl Command {
             Self::Expose(command) => command.run(runtime).await?,
             Self::Unexpose(command) => command.run(runtime).await?,
             Self::Image(command) => command.run(runtime).await?,
+            Self::Setup(command) => command.run(runtime).await?,
             Self::Keeper { id } => runtime.run_keeper(&id).await?,
             Self::Completions(_) | Self::Version => {}
         }

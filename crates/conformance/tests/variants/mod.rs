@@ -31,9 +31,19 @@ pub struct Found {
 impl Found {
     /// Looks a provider up and probes it; the reason when it cannot be used.
     pub async fn find(world: &World, variant: &str, provider: &str) -> Result<Self, String> {
+        Self::find_with(world, variant, provider, ProviderOptions::new).await
+    }
+
+    /// The same with options for the state folder.
+    pub async fn find_with(
+        world: &World,
+        variant: &str,
+        provider: &str,
+        options: impl FnOnce(PathBuf) -> ProviderOptions,
+    ) -> Result<Self, String> {
         let folder = |name: &str| world.folder(name).map_err(|error| format!("no folder: {error}"));
         let (folder, home) = (folder(variant)?, folder(&format!("{variant}/state"))?);
-        let registry = Registry::new(&ProviderOptions::new(&home));
+        let registry = Registry::new(&options(home.clone()));
         let provider = registry.get(provider).map_err(|error| error.chain())?.clone();
         let probe = provider.probe().await;
         if !probe.usable {

@@ -264,6 +264,11 @@ impl ImageStore {
         self.blocking(|store| store.pin_blocking()).await
     }
 
+    /// A folder for something on its way into the store; it vanishes with the result, or with the next sweep.
+    pub(crate) async fn temporary(&self) -> Result<TemporaryFolder> {
+        self.blocking(|store| TemporaryFolder::new(&store.layers.paths)).await
+    }
+
     pub(crate) fn pin_blocking(&self) -> Result<Pin> {
         // A collection holds the lock only while it renames things away.
         Ok(Pin { _lock: FileLock::shared(&self.layers.paths.lock())? })

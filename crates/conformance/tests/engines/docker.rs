@@ -1,0 +1,64 @@
+use std::time::{Duration, Instant};
+
+use sandbar_backends::ProviderOptions;
+use sandbar_conformance::{Availability, Reach, Subject, Variant, World};
+use sandbar_runtime::image::ImageStore;
+
+use super::{busybox, engine};
+use crate::variants::{Found, Preparing, is_root};
+
+/// The kernel's own namespaces.
+pub const RUNC: Variant = Variant { name: "docker-runc", prepare: prepare_runc };
+/// A kernel in user space.
+pub const RUNSC: Variant = Variant { name: "docker-runsc", prepare: prepare_runsc };
+
+/// How long an engine may take to answer for the first time.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn prepare_runc(world: &World) -> Preparing<'_> {
+    Box::pin(look(world, RUNC.name, "runc"))
+}
+
+fn prepare_runsc(world: &World) -> Preparing<'_> {
+    // The provider gvisor runs the same cases on the same kernel, several times as fast.
+    let asked = |name: &str| std::env::var_os(name).is_some();
+    let required = std::env::var("SANDBAR_REQUIRE").is_ok_and(|names| names.split(',').any(|name| name.trim() == RUNSC.name));
+    if !asked("SANDBAR_LONG") && !required {
+        let reason = "it takes a quarter of an hour: SANDBAR_LONG=1 asks for it";
+        return Box::pin(std::future::ready(Availability::Unavailable(reason.to_owned())));
+    }
+    Box::pin(look(world, RUNSC.name, "runsc"))
+}
+
+async fn look(world: &World, variant: &str, runtime: &str) -> Availability {
+    if !is_root() {
+        return Availability::Unavailable("an engine of its own needs root".to_owned());
+    }
+    match find(world, variant, runtime).await {
+        Ok(subject) => Availability::Here(Box::new(subject)),
+        Err(reason) => Availability::Unavailable(reason),
+    }
+}
+
+async fn find(world: &World, variant: &str, runtime: &str) -> Result<Subject, String> {
+    let folder = world.folder(variant).map_err(|error| format!("no folder: {error}"))?;
+    let (socket, noted) = engine::of_run(&folder, variant, runtime)?;
+    // An owner is another process of the same state folder: to the engine two of them are strangers.
+    let home = noted.join("state");
+    let begun = Instant::now();
+    let found = loop {
+        let docker_host = Some(format!("unix://{}", socket.display()));
+        let options = |_| ProviderOptions { docker_host, ..ProviderOptions::new(&home) };
+        match Found::find_with(world, variant, "docker", options).await {
+            Ok(found) => break found,
+            // It makes its socket when it is ready.
+            Err(_) if begun.elapsed() < PATIENCE => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(reason) => return Err(format!("{reason}; the engine said: {}", engine::last_words(&socket))),
+        }
+    };
+    let store = ImageStore::open(&home).map_err(|error| error.chain())?;
+    let root = busybox::image(&store, &folder).await?;
+    let common = [Reach::Shell, Reach::Crash, Reach::NoOrphans, Reach::OwnRoot, Reach::Layers];
+    let own: &[Reach] = if runtime == "runc" { &[Reach::JobControl, Reach::HostProcesses, Reach::RealFiles] } else { &[] };
+    Ok(Subject { reach: common.iter().chain(own).copied().collect(), threads: Some(2), ..found.subject(variant, root) })
+}

@@ -1,0 +1,193 @@
+//! Getting what a provider lacks on this machine, with the distribution's own packages.
+
+use std::{
+    fs,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use rustix::process::geteuid;
+use sandbar_core::{Context, Error, ErrorKind, Feature, Result};
+
+use crate::{Runtime, root::BASE};
+
+const OPERATION: &str = "setup";
+/// What the image `base` has beyond the distribution's smallest system.
+const BASE_PACKAGES: &str = "ca-certificates,procps,python3-minimal";
+/// What makes a root file system of packages.
+const BUILDER: &str = "mmdebstrap";
+
+/// The packages of each provider's engine, as Debian and its descendants call them, with the program that shows that one is there.
+const ENGINES: [(&str, &str, &str); 1] = [("docker", "docker.io", "dockerd")];
+
+/// One thing that a setup does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SetupStep {
+    /// Installs packages of the distribution.
+    Packages(Vec<&'static str>),
+    /// Makes the image `base` of the distribution's packages, from the machine's own package sources.
+    BaseImage {
+        /// The distribution's release.
+        suite: String,
+        /// Files with package sources.
+        sources: Vec<PathBuf>,
+    },
+}
+
+impl SetupStep {
+    /// The command that it runs, as a shell would take it.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Packages(names) => format!("apt-get install --yes --no-install-recommends {}", names.join(" ")),
+            Self::BaseImage { suite, sources } => {
+                let sources: Vec<String> = sources.iter().map(|path| path.display().to_string()).collect();
+                format!(
+                    "{BUILDER} --variant=minbase --include={BASE_PACKAGES} {suite} base.tar {}; sandbar image import base.tar {BASE}",
+                    sources.join(" ")
+                )
+            }
+        }
+    }
+}
+
+impl Runtime {
+    /// What would have to be done here so that a provider can be used; nothing when it lacks nothing.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown provider; `Unsupported` where the distribution is not known to have the packages.
+    pub async fn plan_setup(&self, provider: &str) -> Result<Vec<SetupStep>> {
+        let features = self.provider(provider)?.info().features;
+        let mut packages: Vec<&'static str> = Vec::new();
+        for (name, package, program) in ENGINES {
+            if name == provider && find_program(program).is_none() && !self.provider(provider)?.probe().await.usable {
+                packages.push(package);
+            }
+        }
+        let needs_base = features.has(Feature::LayeredImage) && !features.has(Feature::HostImage);
+        let base = if needs_base && self.images().resolve(Some(BASE)).await.is_err() {
+            if find_program(BUILDER).is_none() {
+                packages.push(BUILDER);
+            }
+            let (suite, sources) = distribution()?;
+            Some(SetupStep::BaseImage { suite, sources })
+        } else {
+            None
+        };
+        if !packages.is_empty() && find_program("apt-get").is_none() {
+            return Err(Error::new(ErrorKind::Unsupported, OPERATION, "this distribution's packages are not known to sandbar")
+                .with_hint(format!("install what corresponds to Debian's {}", packages.join(" "))));
+        }
+        let packages = (!packages.is_empty()).then_some(SetupStep::Packages(packages));
+        Ok(packages.into_iter().chain(base).collect())
+    }
+
+    /// Does one step of a plan. What the programs say goes to standard error.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without root where packages are to be installed; `Unavailable` when a program fails.
+    pub async fn set_up(&self, step: &SetupStep) -> Result<()> {
+        match step {
+            SetupStep::Packages(names) => {
+                if !geteuid().is_root() {
+                    return Err(Error::new(ErrorKind::PermissionDenied, OPERATION, "only root may install packages")
+                        .with_hint(format!("sudo {}", step.describe())));
+                }
+                // An index that is old names versions that are gone.
+                let mut update = Command::new("apt-get");
+                update.args(["update", "--quiet"]);
+                run(update).await.unwrap_or_else(|error| tracing::warn!(error = %error.chain(), "the package index may be old"));
+                let mut install = Command::new("apt-get");
+                install
+                    .args(["install", "--quiet", "--yes", "--no-install-recommends"])
+                    .args(names)
+                    .env("DEBIAN_FRONTEND", "noninteractive");
+                run(install).await
+            }
+            SetupStep::BaseImage { suite, sources } => {
+                let folder = self.images().temporary().await?;
+                self.make_base(&folder.path().join("base.tar"), suite, sources).await
+            }
+        }
+    }
+
+    async fn make_base(&self, tar: &Path, suite: &str, sources: &[PathBuf]) -> Result<()> {
+        let mut command = Command::new(BUILDER);
+        command
+            .args(["--quiet", "--variant=minbase"])
+            .arg(format!("--include={BASE_PACKAGES}"))
+            .arg(suite)
+            .arg(tar)
+            .args(sources)
+            .env("LC_ALL", "C.UTF-8");
+        run(command).await?;
+        self.images().import(tar, Some(BASE)).await.map(drop)
+    }
+}
+
+async fn run(mut command: Command) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let said = std::io::stderr().as_fd().try_clone_to_owned().context(OPERATION, || "cannot use standard error".to_owned())?;
+    command.stdin(Stdio::null()).stdout(Stdio::from(said));
+    let ended = tokio::task::spawn_blocking(move || command.status()).await;
+    let ended = ended.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    let status = ended.context(OPERATION, || format!("cannot run {name}"))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Unavailable, OPERATION, format!("{name} failed")).with("status", status))
+}
+
+/// The release of the distribution, and its package sources.
+fn distribution() -> Result<(String, Vec<PathBuf>)> {
+    let unknown = || {
+        Error::new(ErrorKind::Unsupported, OPERATION, "the image `base` is made of Debian's packages, and this is no Debian")
+            .with_hint(format!("get any other as it: sandbar image import PATH {BASE}"))
+    };
+    let text = fs::read_to_string("/etc/os-release").map_err(|error| unknown().with_source(error))?;
+    let value = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.map(|value| value.trim_matches('"').to_owned())
+    };
+    let suite = value("VERSION_CODENAME").filter(|_| matches!(value("ID").as_deref(), Some("debian" | "ubuntu"))).ok_or_else(unknown)?;
+    let listed = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut sources: Vec<PathBuf> = listed.chain([PathBuf::from("/etc/apt/sources.list")]).filter(|path| has_suite(path, &suite)).collect();
+    sources.sort();
+    if sources.is_empty() { Err(unknown()) } else { Ok((suite, sources)) }
+}
+
+/// Whether a file has sources of this release. Those of third parties have releases of their own.
+fn has_suite(path: &Path, suite: &str) -> bool {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter(|line| !line.trim_start().starts_with('#')).any(|line| line.split_whitespace().any(|word| word == suite))
+}
+
+fn find_program(name: &str) -> Option<PathBuf> {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&folders)
+        .chain(["/usr/sbin".into(), "/usr/bin".into()])
+        .map(|folder: PathBuf| folder.join(name))
+        .find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn third_parties_are_no_source_of_the_distribution() {
+        let folder = tempfile::tempdir().unwrap();
+        let (own, other) = (folder.path().join("own.sources"), folder.path().join("other.list"));
+        fs::write(&own, "Types: deb\nURIs: http://mirror/debian\nSuites: bookworm bookworm-updates\n").unwrap();
+        fs::write(&other, "# bookworm\ndeb https://example.invalid/node_20.x nodistro main\n").unwrap();
+        assert!(has_suite(&own, "bookworm"));
+        assert!(!has_suite(&other, "bookworm"));
+    }
+
+    #[test]
+    fn a_step_is_shown_as_the_command_it_is() {
+        let step = SetupStep::BaseImage { suite: "bookworm".to_owned(), sources: vec!["/etc/apt/sources.list".into()] };
+        assert!(step.describe().contains("mmdebstrap") && step.describe().contains("/etc/apt/sources.list"));
+        assert!(SetupStep::Packages(vec!["docker.io"]).describe().ends_with("docker.io"));
+    }
+}
