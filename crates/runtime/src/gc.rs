@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use sandbar_core::{CheckpointId, Needs, Result, SandboxId};
+use sandbar_core::{CheckpointId, ImageKind, Needs, Result, SandboxId};
 use serde::Serialize;
 
 use crate::{Runtime, lock::SandboxLock, recover::Recovered};
@@ -85,10 +85,14 @@ impl Runtime {
     /// What providers keep in engines.
     async fn collect_elsewhere(&self, report: &mut GcReport) {
         let runtime = self.clone();
+        // What an engine has of an image of the store is what the next sandbox begins from.
+        let mut images = Vec::new();
+        for image in self.images().list().await.unwrap_or_default() {
+            images.extend(self.images().root_of(&ImageKind::Layers { digest: image.id.to_string() }).await);
+        }
         let needs = move || {
-            let rows = runtime.ledger().sandboxes()?;
-            let needs = Needs { sandboxes: rows.into_iter().map(|row| row.id).collect(), roots: runtime.ledger().roots()? };
-            Ok(needs)
+            let sandboxes = runtime.ledger().sandboxes()?.into_iter().map(|row| row.id).collect();
+            Ok(Needs { sandboxes, roots: runtime.ledger().roots()?.into_iter().chain(images.iter().cloned()).collect() })
         };
         for known in self.providers().iter() {
             match known.provider.collect(&needs).await {

@@ -50,7 +50,7 @@ pub(super) async fn collect(engine: &Engine, home: &Home, needs: &(dyn Fn() -> R
     let repository = format!("{}:", home.repository());
     for tag in images.into_iter().flat_map(|image| image.repo_tags).filter(|tag| tag.starts_with(&repository) && !kept.contains(tag)) {
         let name = tag.clone();
-        let gone = engine.try_ask("remove an image", SLOW, |client| async move {
+        let gone = engine.try_ask("remove an image", SLOW * 5, |client| async move {
             client.remove_image(&name, Some(RemoveImageOptions::default()), None).await.map(drop)
         });
         match gone.await? {

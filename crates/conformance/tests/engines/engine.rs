@@ -20,11 +20,17 @@ engine=$(cat "$FOLDER/pid" 2>/dev/null || echo $!)
 kill -TERM $engine 2>/dev/null
 tries=0
 while kill -0 $engine 2>/dev/null && [ $tries -lt 150 ]; do sleep 0.1; tries=$((tries + 1)); done
-for line in /proc/[0-9]*/cmdline; do
-    if grep -qsF "$FOLDER" "$line"; then pid=${line#/proc/}; kill -KILL "${pid%/cmdline}" 2>/dev/null; fi
+# What its helpers still do meanwhile makes more to remove.
+tries=0
+while [ -e "$FOLDER" ] && [ $tries -lt 50 ]; do
+    for line in /proc/[0-9]*/cmdline; do
+        if grep -qsF "$FOLDER" "$line"; then pid=${line#/proc/}; kill -KILL "${pid%/cmdline}" 2>/dev/null; fi
+    done
+    grep -F "$FOLDER" /proc/self/mountinfo | cut -d' ' -f5 | sort -r | while read -r mount; do umount -l "$mount"; done
+    rm -rf "$FOLDER" 2>/dev/null
+    tries=$((tries + 1))
+    [ -e "$FOLDER" ] && sleep 0.2
 done
-grep -F "$FOLDER" /proc/self/mountinfo | cut -d' ' -f5 | sort -r | while read -r mount; do umount -l "$mount"; done
-rm -rf "$FOLDER"
 "#;
 
 /// Keepers of this process, whose inputs are closed when it ends.

@@ -58,7 +58,7 @@ struct Machine {
 impl Machine {
     fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
-        let registry = Registry::new(&ProviderOptions { home: home.path().to_owned() });
+        let registry = Registry::new(&ProviderOptions::new(home.path()));
         Self { home, registry }.with("container", Isolation::Namespaces, Fake::features().without(Feature::LimitDisk), None)
     }
 
