@@ -1,8 +1,7 @@
 use xshell::{Shell, cmd};
 
 use crate::{
-    backports,
-    lab,
+    backports, lab,
     outcome::{Failure, say},
 };
 
