@@ -165,7 +165,7 @@ async fn lend(agent: &Rc<Agent>, stream: UnixStream, ahead: bytes::Bytes, permit
     let forks = agent.forks.clone();
     let is_watch = matches!(operation, Operation::Watch(_));
     let turns = if is_watch { &agent.watches } else { &agent.transfers };
-    let init = agent.config.init;
+    let (init, own_socket) = (agent.config.init, agent.config.listen_folder.is_some());
     transfer::hand_over(turns, &agent.lent, stream, ahead, permit, move |link| match operation {
         Operation::PutFile(request) => put::file(&base, owner, &request, &forks, link),
         Operation::PutTree(request) => put::tree(&base, owner, &request, &forks, link),
@@ -177,7 +177,7 @@ async fn lend(agent: &Rc<Agent>, stream: UnixStream, ahead: bytes::Bytes, permit
         Operation::Rename(request) => files::rename(&base, &request, link),
         Operation::Symlink(request) => files::symlink(&base, owner, &request, link),
         Operation::Remove(request) => files::remove(&base, &request, link),
-        Operation::Watch(request) => watch::run(&base, &request, link),
+        Operation::Watch(request) => watch::run(&base, &request, own_socket, link),
         Operation::Usage(_) => usage::report(init, link),
         _ => Err(failure::failure(Kind::Internal, "an operation went astray")),
     })

@@ -34,11 +34,11 @@ const REMOVED: u32 = 3;
 const ATTRIBUTES: u32 = 4;
 
 /// Tells changes until the host leaves or the watched path is gone. A file made in a new directory in the moment before that is
-/// watched is told as well; now and then twice.
-pub(crate) fn run(base: &Base, request: &Watch, link: &mut Link) -> Result<()> {
+/// watched is told as well; now and then twice. `words` says that the end of the host's words is its end: where no hang-up is told.
+pub(crate) fn run(base: &Base, request: &Watch, words: bool, link: &mut Link) -> Result<()> {
     let mut watching = Watching::new(base, request)?;
     done(link)?;
-    let told = watching.run(link);
+    let told = watching.run(words, link);
     match told {
         Ok(()) => Ok(()),
         Err(failure) => link.say(&Event { what: Some(event::What::Failure(failure)) }).map_err(|error| lost(&error)),
@@ -79,17 +79,19 @@ impl<'base> Watching<'base> {
         Ok(watching)
     }
 
-    fn run(&mut self, link: &mut Link) -> Result<()> {
+    fn run(&mut self, words: bool, link: &mut Link) -> Result<()> {
+        let of_the_host = if words { PollFlags::IN } else { PollFlags::empty() };
         let mut buffer = [MaybeUninit::uninit(); 16 << 10];
         loop {
             {
                 let socket = link.socket().as_fd();
                 // Hang-ups are told without being asked for; a host that only ended its own words still listens.
-                let mut fds = [PollFd::new(&self.queue, PollFlags::IN), PollFd::from_borrowed_fd(socket, PollFlags::empty())];
+                let mut fds = [PollFd::new(&self.queue, PollFlags::IN), PollFd::from_borrowed_fd(socket, of_the_host)];
                 match rustix::event::poll(&mut fds, None) {
                     Ok(_) | Err(Errno::INTR) => {}
                     Err(errno) => return Err(system("cannot wait for changes", errno)),
                 }
+                // It has nothing to say after its request, so what can be read is its end.
                 if !fds[1].revents().is_empty() {
                     return Ok(());
                 }

@@ -134,10 +134,12 @@ pub(super) async fn start<B: Backend>(shared: Arc<Shared<B>>) -> Result<()> {
     journal.step("start.begun");
     let current = shared.current();
     if let Some(place) = &current.record.place {
-        if !matches!(shared.backend.facts(place), Facts::Gone(_)) {
-            return Err(Error::new(ErrorKind::Conflict, "start", "the sandbox runs already"));
+        // One whose agent does not answer has crashed, whatever else of it is still there.
+        let state = super::status::status(&shared).await.state;
+        if state != State::Crashed {
+            return Err(Error::new(ErrorKind::Conflict, "start", "the sandbox runs already").with("state", state));
         }
-        // It crashed: what is left of it goes first.
+        // What is left of it goes first.
         shared.backend.halt(place, &shared.folder_of(&current), &current.journal()).await?;
     }
     let Record { generation, root, .. } = &current.record;

