@@ -126,7 +126,7 @@ impl Backend for Gvisor {
     type Place = Place;
 
     fn info(&self) -> ProviderInfo {
-        info::info(self.engine().ok().as_ref())
+        info::info(self.engine().ok().as_ref(), self.0.options.memory)
     }
 
     async fn probe(&self) -> Probe {
