@@ -12,13 +12,14 @@ pub struct Case {
     walls: &'static [&'static str],
     needs: &'static [&'static str],
     of_layers: bool,
+    brief: bool,
 }
 
 impl Case {
     /// A fact of every wall.
     pub const fn new(name: &'static str, body: fn(&Home)) -> Self {
         let walls = &["dangerous-host", "container", "container-rootless", "gvisor", "gvisor-rootless"];
-        Self { name, body, walls, needs: &[], of_layers: false }
+        Self { name, body, walls, needs: &[], of_layers: false, brief: false }
     }
 
     /// Only of these walls.
@@ -42,6 +43,13 @@ impl Case {
         self
     }
 
+    /// Behind gVisor as well when nobody has asked for the long tests.
+    #[must_use]
+    pub const fn brief(mut self) -> Self {
+        self.brief = true;
+        self
+    }
+
     fn is_of(&self, wall: &Wall) -> bool {
         if self.of_layers { wall.provider != "dangerous-host" } else { self.walls.contains(&wall.name) }
     }
@@ -52,7 +60,9 @@ impl Case {
         let missing = self.needs.iter().find(|program| !Path::new(program).exists()).map(|program| format!("{program} is not here"));
         let reason = wall.unavailable.clone().or(missing);
         let name = format!("{}::{}", wall.name, self.name);
+        let is_long = wall.provider == "gvisor" && !self.brief && std::env::var_os("SANDBAR_LONG").is_none();
         Trial::ignorable_test(name, move || match reason {
+            None if is_long => Ok(Completion::ignored_with("behind gVisor it takes minutes: SANDBAR_LONG=1 asks for it")),
             Some(reason) if required => Err(Failed::from(format!("SANDBAR_REQUIRE asks for {}: {reason}", wall.name))),
             Some(reason) => Ok(Completion::ignored_with(reason)),
             None => {
