@@ -43,6 +43,7 @@ fn kill(home: &Home, program: &str) {
     support::eventually("its processes are gone", || support::processes_with(&id).is_empty());
     home.ok(&["rm", "-f", &id]);
     assert_eq!(home.shell(&bystander, "echo alive"), "alive");
+    home.ok(&["rm", "-f", &bystander]);
     assert_nothing_left(home);
 }
 
