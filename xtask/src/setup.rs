@@ -1,13 +1,12 @@
 use xshell::{Shell, cmd};
 
 use crate::{
-    backports,
-    lab,
+    backports, lab,
     outcome::{Failure, say},
 };
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 14] = [
+const PACKAGES: [(&str, &str); 15] = [
     ("uidmap", "newuidmap, for rootless containers with a range of ids"),
     ("e2fsprogs", "mkfs.ext4, for disk limits"),
     ("python3-minimal", "programs inside the image `host`"),
@@ -15,9 +14,10 @@ const PACKAGES: [(&str, &str); 14] = [
     ("skopeo", "fills that registry"),
     ("bubblewrap", "peer of the benchmarks"),
     ("runc", "peer of the benchmarks"),
+    ("squashfs-tools", "root images of virtual machines"),
     ("g++", "libFuzzer"),
-    ("qemu-system-x86", "the lab's machine, and on Debian 12 the program that shares files with it"),
-    ("busybox-static", "the lab's first programs"),
+    ("qemu-system-x86", "virtual machines; the lab's machine, and on Debian 12 the program that shares files with it"),
+    ("busybox-static", "the lab's first programs; the image of tests in virtual machines"),
     ("cpio", "packs what the lab starts with"),
     ("kmod", "the order of the lab's modules"),
     ("lz4", "unpacks the lab's kernel"),
@@ -71,6 +71,29 @@ pub fn run(shell: &Shell) -> Result<(), Failure> {
     if cfg!(target_arch = "x86_64") {
         lab::materials::fetch(shell)?;
     }
+    Ok(())
+}
+
+/// The folder with the package of the distribution's kernel, for the tests of virtual machines.
+const GUEST: &str = "target/guest";
+/// What depends on the newest kernel for virtual machines.
+const KERNEL: &str = "linux-image-cloud-amd64";
+
+/// Gets the package of a kernel without installing it.
+fn get_kernel(shell: &Shell) -> Result<(), Failure> {
+    if shell.read_dir(GUEST).is_ok_and(|files| files.iter().any(|file| file.extension().is_some_and(|extension| extension == "deb"))) {
+        return Ok(());
+    }
+    let depends = cmd!(shell, "apt-cache depends {KERNEL}").quiet().ignore_stderr().read().unwrap_or_default();
+    let Some(package) = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-")) else {
+        say("no kernel for virtual machines here: tests that need one are ignored");
+        return Ok(());
+    };
+    let package = format!("linux-image-{package}");
+    say(&format!("getting {package}"));
+    shell.create_dir(GUEST)?;
+    let _there = shell.push_dir(GUEST);
+    cmd!(shell, "apt-get download -q {package}").ignore_stdout().ignore_stderr().run()?;
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`machine`] | the adapter: everything that is the same behind every wall |
 //! | [`container`] | namespaces, seccomp, Landlock, control groups |
+//! | [`qemu`] | a virtual machine |
 //! | [`gvisor`] | a user-space kernel, by `runsc` |
 //! | [`dangerous_host`] | no wall |
 //! | `host` | what walls on this host's own kernel share |
@@ -16,6 +17,7 @@ pub mod gvisor;
 mod host;
 pub mod kvm;
 pub mod machine;
+pub mod qemu;
 mod registry;
 
 pub use host::owner::{as_layer_owner, layer_ids};

@@ -2,7 +2,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use sandbar_core::{Checked, Claim, Error, ErrorKind, Isolation, Result, SandboxProvider};
 
-use crate::{container, dangerous_host, gvisor};
+use crate::{container, dangerous_host, gvisor, qemu};
 
 /// What every provider is made with.
 #[derive(Debug, Clone)]
@@ -33,6 +33,12 @@ pub struct Enrolled {
 
 /// Every provider of this build, the strongest wall first. A backend is enrolled by one line here and nowhere else.
 pub const PROVIDERS: &[Enrolled] = &[
+    Enrolled {
+        name: "qemu",
+        isolation: Isolation::Vm,
+        claim: qemu::claim,
+        make: |options, claims| Arc::new(Checked::new(qemu::Qemu::provider(&options.home), claims)),
+    },
     Enrolled {
         name: "gvisor",
         isolation: Isolation::UserKernel,

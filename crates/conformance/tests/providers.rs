@@ -4,9 +4,11 @@ use std::process::ExitCode;
 
 use sandbar_conformance::{Variant, case, run};
 
+mod machines;
 mod unwalled;
 mod variants;
 
+use machines::qemu;
 use unwalled::{dangerous_host, fake};
 use variants::{container, gvisor};
 
@@ -19,6 +21,7 @@ const VARIANTS: &[Variant] = &[
     container::ROOTLESS_RANGES,
     gvisor::ROOT,
     gvisor::ROOTLESS,
+    qemu::QEMU,
 ];
 
 fn main() -> ExitCode {

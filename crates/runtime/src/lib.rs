@@ -17,6 +17,7 @@
 //! | `recover`, `gc` | what the dead left |
 //! | `ports`, `keeper` | exposed ports, the process that keeps them |
 //! | [`image`] | images and their layers |
+//! | `kernel`, `template` | what virtual machines boot, and what they begin from instead |
 //! | `fault` | a hook for crash tests |
 
 mod checkpoint;
@@ -31,6 +32,7 @@ mod gc;
 mod home;
 pub mod image;
 mod keeper;
+mod kernel;
 mod ledger;
 mod lock;
 mod portable;
@@ -41,6 +43,7 @@ mod root;
 mod runtime;
 mod sandbox;
 mod summary;
+mod template;
 mod turn;
 mod verbs;
 
@@ -54,3 +57,4 @@ pub use runtime::{CreateRequest, Runtime};
 pub use sandbar_backends::{ProviderOptions, Registry};
 pub use sandbox::Sandbox;
 pub use summary::{Inspect, SandboxSummary};
+pub use template::TemplateSummary;

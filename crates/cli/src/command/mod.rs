@@ -13,6 +13,7 @@
 //! | `life` | `pause`, `resume`, `stop`, `start`, `rm`, `gc` |
 //! | `port` | `expose`, `unexpose` |
 //! | `image` | `image` |
+//! | `kernel`, `template` | `kernel`, `template` |
 //! | `shell_completions` | `completions` |
 
 mod checkpoint;
@@ -20,6 +21,7 @@ mod copy;
 mod create;
 mod exec;
 mod image;
+mod kernel;
 mod life;
 mod list;
 mod logs;
@@ -28,6 +30,7 @@ mod port;
 mod portable;
 mod process;
 mod shell_completions;
+mod template;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -120,6 +123,8 @@ enum Command {
     Expose(port::Expose),
     Unexpose(port::Unexpose),
     Image(image::Image),
+    Kernel(kernel::Kernel),
+    Template(template::Template),
     Completions(shell_completions::Completions),
     /// Print the version
     Version,
@@ -202,6 +207,8 @@ impl Command {
             Self::Expose(command) => command.run(runtime).await?,
             Self::Unexpose(command) => command.run(runtime).await?,
             Self::Image(command) => command.run(runtime).await?,
+            Self::Kernel(command) => command.run(runtime).await?,
+            Self::Template(command) => command.run(runtime).await?,
             Self::Keeper { id } => runtime.run_keeper(&id).await?,
             Self::Completions(_) | Self::Version => {}
         }
