@@ -3,10 +3,13 @@
 mod bench;
 mod ci;
 mod fuzz;
+mod lab;
 mod outcome;
 mod setup;
 mod test;
 mod tidy;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xshell::Shell;
@@ -48,25 +51,35 @@ enum Chore {
         #[arg(long, default_value_t = 30)]
         seconds: u32,
     },
+    /// Run a command in a machine where /dev/kvm works, whatever this machine has: emulated, with this machine's files as its own. What the
+    /// command writes stays in the machine's memory and is gone at its end.
+    Lab {
+        #[command(flatten)]
+        options: lab::Options,
+        /// The command, found and run as here, as root.
+        #[arg(required = true, last = true)]
+        command: Vec<String>,
+    },
     /// Exactly what continuous integration runs: check, test, and a short fuzz.
     Ci,
 }
 
-fn main() -> std::process::ExitCode {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(&arguments.chore) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             outcome::say(&format!("error: {failure}"));
-            std::process::ExitCode::FAILURE
+            ExitCode::FAILURE
         }
     }
 }
 
-fn run(chore: &Chore) -> Result<(), Failure> {
+fn run(chore: &Chore) -> Result<ExitCode, Failure> {
     let shell = Shell::new()?;
     shell.change_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     match chore {
+        Chore::Lab { options, command } => return Ok(ExitCode::from(lab::run(&shell, options, command)?)),
         Chore::Setup => setup::run(&shell),
         Chore::Check => ci::check(&shell),
         Chore::Test { filter, no_setup } => {
@@ -78,5 +91,6 @@ fn run(chore: &Chore) -> Result<(), Failure> {
         Chore::Bench { arguments } => bench::run(&shell, arguments),
         Chore::Fuzz { target, seconds } => fuzz::run(&shell, target.as_deref(), *seconds),
         Chore::Ci => ci::run(&shell),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

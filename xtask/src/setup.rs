@@ -1,9 +1,12 @@
 use xshell::{Shell, cmd};
 
-use crate::outcome::{Failure, say};
+use crate::{
+    lab,
+    outcome::{Failure, say},
+};
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 8] = [
+const PACKAGES: [(&str, &str); 14] = [
     ("uidmap", "newuidmap, for rootless containers with a range of ids"),
     ("e2fsprogs", "mkfs.ext4, for disk limits"),
     ("python3-minimal", "programs inside the image `host`"),
@@ -12,6 +15,12 @@ const PACKAGES: [(&str, &str); 8] = [
     ("bubblewrap", "peer of the benchmarks"),
     ("runc", "peer of the benchmarks"),
     ("g++", "libFuzzer"),
+    ("qemu-system-x86", "the lab's machine, and on Debian 12 the program that shares files with it"),
+    ("busybox-static", "the lab's first programs"),
+    ("cpio", "packs what the lab starts with"),
+    ("kmod", "the order of the lab's modules"),
+    ("lz4", "unpacks the lab's kernel"),
+    ("python3-pip", "fetches Firecracker for the lab"),
 ];
 
 /// The field of the package database that says whether a package is there.
@@ -47,6 +56,9 @@ pub fn run(shell: &Shell) -> Result<(), Failure> {
     if !has_user {
         say(&format!("adding the user {TEST_USER}"));
         cmd!(shell, "useradd --system --create-home --shell /usr/sbin/nologin --add-subids-for-system {TEST_USER}").run()?;
+    }
+    if cfg!(target_arch = "x86_64") {
+        lab::materials::fetch(shell)?;
     }
     Ok(())
 }

@@ -2,12 +2,18 @@ use std::env;
 
 use xshell::{Shell, cmd};
 
-use crate::outcome::{Failure, say};
+use crate::{
+    lab,
+    outcome::{Failure, Step, all, say},
+};
 
 /// What this machine must be able to run when continuous integration says so.
-const REQUIRED_IN_CI: &str = "fake,dangerous-host,container-root,container-rootless,container-rootless-ranges,registry";
+const REQUIRED_IN_CI: &str = "fake,dangerous-host,container-root,container-rootless,container-rootless-ranges,registry,lab";
 
-/// Builds and runs every test of the workspace.
+/// How long the lab's tests may take, in seconds: they take half a minute.
+const LAB_DEADLINE: u64 = 300;
+
+/// Builds and runs every test of the workspace, and those that need a working `/dev/kvm` once more in the lab.
 pub fn run(shell: &Shell, filter: Option<&str>) -> Result<(), Failure> {
     let required = match env::var("SANDBAR_REQUIRE") {
         Ok(required) => required,
@@ -15,7 +21,37 @@ pub fn run(shell: &Shell, filter: Option<&str>) -> Result<(), Failure> {
         Err(_) => String::new(),
     };
     say(&format!("required: {}", if required.is_empty() { "nothing (what cannot run here is ignored)" } else { &required }));
-    let filter = filter.as_slice();
-    cmd!(shell, "cargo test --workspace --no-fail-fast -- {filter...}").env("SANDBAR_REQUIRE", required).run()?;
-    Ok(())
+    let lab_is_required = required.split(',').any(|name| name == "lab");
+    let workspace = || {
+        let filter = filter.as_slice();
+        Ok(cmd!(shell, "cargo test --workspace --no-fail-fast -- {filter...}").env("SANDBAR_REQUIRE", &required).run()?)
+    };
+    let mut steps: Vec<Step<'_>> = vec![("workspace", Box::new(workspace))];
+    if filter.is_none() {
+        steps.push(("lab", Box::new(|| in_lab(shell, lab_is_required))));
+    }
+    all(steps)
+}
+
+/// The KVM probe's tests, where KVM works.
+fn in_lab(shell: &Shell, required: bool) -> Result<(), Failure> {
+    if !required && let Err(failure) = lab::materials::fetch(shell) {
+        say(&format!("not run in the lab: {failure}"));
+        return Ok(());
+    }
+    let program = test_program(shell, "sandbar_backends")?;
+    let options = lab::Options { deadline: LAB_DEADLINE, ..lab::Options::default() };
+    match lab::run(shell, &options, &[program, "kvm::".to_owned()])? {
+        0 => Ok(()),
+        status => Err(Failure::new(format!("the KVM probe's tests ended with status {status} in the lab"))),
+    }
+}
+
+/// The path of a crate's unit tests, as the workspace's build names it.
+fn test_program(shell: &Shell, name: &str) -> Result<String, Failure> {
+    let built = cmd!(shell, "cargo test --workspace --no-run").quiet().output()?;
+    let said = String::from_utf8_lossy(&built.stderr).into_owned();
+    let paths = said.lines().filter_map(|line| line.trim().strip_prefix("Executable unittests")?.split_once('(')?.1.strip_suffix(')'));
+    let mut paths = paths.filter(|path| path.contains(&format!("/{name}-")));
+    paths.next().map(str::to_owned).ok_or_else(|| Failure::new(format!("cargo names no unit tests of {name}")))
 }
