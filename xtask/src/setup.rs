@@ -3,7 +3,7 @@ use xshell::{Shell, cmd};
 use crate::outcome::{Failure, say};
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 8] = [
+const PACKAGES: [(&str, &str); 10] = [
     ("uidmap", "newuidmap, for rootless containers with a range of ids"),
     ("e2fsprogs", "mkfs.ext4, for disk limits"),
     ("python3-minimal", "programs inside the image `host`"),
@@ -11,6 +11,8 @@ const PACKAGES: [(&str, &str); 8] = [
     ("skopeo", "fills that registry"),
     ("bubblewrap", "peer of the benchmarks"),
     ("runc", "peer of the benchmarks"),
+    ("squashfs-tools", "root images of virtual machines"),
+    ("qemu-system-x86", "virtual machines"),
     ("g++", "libFuzzer"),
 ];
 
