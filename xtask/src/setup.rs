@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 14] = [
+const PACKAGES: [(&str, &str); 15] = [
     ("uidmap", "newuidmap, for rootless containers with a range of ids"),
     ("e2fsprogs", "mkfs.ext4, for disk limits"),
     ("python3-minimal", "programs inside the image `host`"),
@@ -14,8 +14,9 @@ const PACKAGES: [(&str, &str); 14] = [
     ("skopeo", "fills that registry"),
     ("bubblewrap", "peer of the benchmarks"),
     ("runc", "peer of the benchmarks"),
+    ("squashfs-tools", "root images of virtual machines"),
     ("g++", "libFuzzer"),
-    ("qemu-system-x86", "the lab's machine, and on Debian 12 the program that shares files with it"),
+    ("qemu-system-x86", "virtual machines, the lab's too, and on Debian 12 the program that shares files with it"),
     ("busybox-static", "the lab's first programs"),
     ("cpio", "packs what the lab starts with"),
     ("kmod", "the order of the lab's modules"),

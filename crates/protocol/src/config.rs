@@ -1,6 +1,6 @@
 use prost::Message;
 
-use crate::{EnvVar, UserRef};
+use crate::{EnvVar, GuestBoot, UserRef};
 
 /// The descriptor that the agent reads its [`AgentConfig`] from, to the end: a memory file or a pipe.
 pub const CONFIG_FD: i32 = 3;
@@ -56,4 +56,7 @@ pub struct AgentConfig {
     /// inherited when absent.
     #[prost(bytes = "vec", optional, tag = "12")]
     pub listen_folder: Option<Vec<u8>>,
+    /// What the first process of a kernel does before; absent everywhere else.
+    #[prost(message, optional, tag = "20")]
+    pub guest: Option<GuestBoot>,
 }

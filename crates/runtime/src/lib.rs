@@ -30,6 +30,7 @@ mod gc;
 mod home;
 pub mod image;
 mod keeper;
+mod kernel;
 mod ledger;
 mod lock;
 mod ports;

@@ -10,6 +10,7 @@
 //! | `listing` | [`ReadDir`], [`DirEntry`]: what a directory holds |
 //! | `metadata` | [`Metadata`], [`Kind`], [`Time`] |
 //! | `pack` | [`pack()`]: a tree out as a tar stream |
+//! | `merge` | [`pack_layers`]: several overlay layers out as one tar stream |
 //! | `unpack` | [`unpack()`]: a tar stream in, as a tree |
 //! | `copy`, `measure` | [`copy_tree`], [`measure()`]: an overlay's upper layer, duplicated or weighed |
 //! | `remove` | [`remove_tree`], [`remove_contents`]: everything below a name, without following links |
@@ -31,6 +32,7 @@ mod error;
 mod ladder;
 mod listing;
 mod measure;
+mod merge;
 mod metadata;
 mod nofollow;
 mod pack;
@@ -46,6 +48,7 @@ pub use copy::{Copied, copy_tree};
 pub use error::{Error, ErrorKind, Result};
 pub use listing::{DirEntry, ReadDir};
 pub use measure::{Measured, measure};
+pub use merge::{Below, pack_layers};
 pub use metadata::{Kind, Metadata, Time};
 pub use pack::{PackOptions, PackWhiteouts, Packed, pack};
 pub use remove::{remove_contents, remove_tree};

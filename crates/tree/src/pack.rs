@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 const CHANGED_TOLD: usize = 64;
 
 /// The longest path an archive gets: what [`unpack`](crate::unpack()) takes by default.
-const PATH_BYTES: usize = 4096;
+pub(crate) const PATH_BYTES: usize = 4096;
 
 /// How overlayfs's marks of removed names are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,12 +97,12 @@ pub fn pack(base: &Base, path: impl AsRef<Path>, writer: impl Write, options: &P
     Ok(packing.packed)
 }
 
-struct Packing<'options, Output> {
-    emitter: Emitter<Output>,
-    options: &'options PackOptions,
+pub(crate) struct Packing<'options, Output> {
+    pub(crate) emitter: Emitter<Output>,
+    pub(crate) options: &'options PackOptions,
     /// Files with several names, and the name under which they are in the archive.
-    linked: HashMap<Identity, PathBuf>,
-    packed: Packed,
+    pub(crate) linked: HashMap<Identity, PathBuf>,
+    pub(crate) packed: Packed,
 }
 
 impl<Output: Write> Packing<'_, Output> {
@@ -152,9 +152,21 @@ impl<Output: Write> Packing<'_, Output> {
 
     /// The entry of a directory, and its opaque marker.
     fn directory(&mut self, directory: &OwnedFd, path: &Path, metadata: &Metadata) -> Attempt<()> {
+        self.directory_with(directory, path, metadata, None)
+    }
+
+    /// The same with one more attribute.
+    pub(crate) fn directory_with(
+        &mut self,
+        directory: &OwnedFd,
+        path: &Path,
+        metadata: &Metadata,
+        more: Option<(Vec<u8>, Vec<u8>)>,
+    ) -> Attempt<()> {
         let is_root = path.as_os_str().is_empty();
         if !is_root || self.options.root_entry {
-            let attributes = self.attributes(directory)?;
+            let mut attributes = self.attributes(directory)?;
+            attributes.extend(more);
             let mut name = if is_root { b".".to_vec() } else { path.as_os_str().as_bytes().to_vec() };
             name.push(b'/');
             self.write(&Entry { attributes: &attributes, ..Entry::new(&name, metadata) })?;
@@ -167,7 +179,7 @@ impl<Output: Write> Packing<'_, Output> {
     }
 
     /// The entry of anything but a directory.
-    fn leaf(&mut self, parent: BorrowedFd<'_>, name: &OsStr, path: &Path, metadata: &Metadata) -> Attempt<()> {
+    pub(crate) fn leaf(&mut self, parent: BorrowedFd<'_>, name: &OsStr, path: &Path, metadata: &Metadata) -> Attempt<()> {
         if metadata.kind == Kind::Socket {
             self.packed.sockets += 1;
             return Ok(());
@@ -279,7 +291,7 @@ impl<Output: Write> Packing<'_, Output> {
     }
 }
 
-fn is_opaque(directory: &OwnedFd) -> std::result::Result<bool, Errno> {
+pub(crate) fn is_opaque(directory: &OwnedFd) -> std::result::Result<bool, Errno> {
     for namespace in [OverlayNamespace::Trusted, OverlayNamespace::User] {
         if Attributes::of(directory).value(namespace.opaque())?.as_deref() == Some(b"y") {
             return Ok(true);
@@ -292,7 +304,7 @@ fn stream(error: std::io::Error) -> Error {
     Error::io("write the archive", "", error)
 }
 
-type Attempt<T> = std::result::Result<T, Failure>;
+pub(crate) type Attempt<T> = std::result::Result<T, Failure>;
 
 /// Why an entry could not be packed.
 pub(crate) enum Failure {
@@ -305,7 +317,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    fn at(self, path: &Path) -> Error {
+    pub(crate) fn at(self, path: &Path) -> Error {
         match self {
             Self::Kernel(error) => Error::io("pack", path, error),
             Self::Unsupported(reason) => Error::new(ErrorKind::Unsupported, "pack", path, reason),

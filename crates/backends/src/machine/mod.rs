@@ -15,8 +15,10 @@
 //! | `quiet`, `rejoin`, `renewal` | the wire before a save of memory; clients that it cut off; what differs after memory was loaded |
 //! | `record` | what the ledger keeps; what a generation holds |
 //! | `output` | what a stop keeps of the processes |
+//! | `template` | places from which later ones begin |
 //! | `steps` | where tests may kill sandbar |
 //! | `agent`, `config`, `process`, `socket`, `launcher` | for walls on this host: the agent's file, its configuration, held processes, unix sockets, a thread to clone from |
+//! | `launched`, `layer` | for virtual machines: their programs on this host, the writable layer that only their agent can give |
 
 pub mod agent;
 mod answer;
@@ -31,7 +33,9 @@ mod fake;
 mod files;
 mod handle;
 mod input;
+pub mod launched;
 pub mod launcher;
+pub mod layer;
 mod lifecycle;
 mod live;
 mod output;
@@ -46,6 +50,7 @@ mod renewal;
 pub mod socket;
 mod status;
 mod steps;
+pub mod template;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -53,4 +58,5 @@ mod watch;
 pub use backend::{Backend, Boot, Facts, Memory};
 pub use handle::MachineHandle;
 pub use provider::Machine;
-pub use steps::{MEMORY_STEPS, STEPS};
+pub use steps::{MEMORY_STEPS, STEPS, TEMPLATE_STEPS};
+pub use template::TemplateKey;

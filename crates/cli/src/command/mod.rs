@@ -12,6 +12,7 @@
 //! | `life` | `pause`, `resume`, `stop`, `start`, `rm`, `gc` |
 //! | `port` | `expose`, `unexpose` |
 //! | `image` | `image` |
+//! | `kernel` | `kernel` |
 //! | `shell_completions` | `completions` |
 
 mod checkpoint;
@@ -19,6 +20,7 @@ mod copy;
 mod create;
 mod exec;
 mod image;
+mod kernel;
 mod life;
 mod list;
 mod logs;
@@ -89,6 +91,7 @@ enum Command {
     Expose(port::Expose),
     Unexpose(port::Unexpose),
     Image(image::Image),
+    Kernel(kernel::Kernel),
     Completions(shell_completions::Completions),
     /// Print the version
     Version,
@@ -140,6 +143,7 @@ impl Command {
             Self::Expose(command) => command.run(runtime).await?,
             Self::Unexpose(command) => command.run(runtime).await?,
             Self::Image(command) => command.run(runtime).await?,
+            Self::Kernel(command) => command.run(runtime).await?,
             Self::Keeper { id } => runtime.run_keeper(&id).await?,
             Self::Completions(_) | Self::Version => {}
         }
