@@ -2,7 +2,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use sandbar_core::{Checked, Claim, Error, ErrorKind, Isolation, Result, SandboxProvider};
 
-use crate::{container, dangerous_host};
+use crate::{container, dangerous_host, firecracker};
 
 /// What every provider is made with.
 #[derive(Debug, Clone)]
@@ -24,6 +24,12 @@ pub struct Enrolled {
 
 /// Every provider of this build, the strongest wall first. A backend is enrolled by one line here and nowhere else.
 pub const PROVIDERS: &[Enrolled] = &[
+    Enrolled {
+        name: "firecracker",
+        isolation: Isolation::Vm,
+        claim: firecracker::claim,
+        make: |options, claims| Arc::new(Checked::new(firecracker::Firecracker::provider(&options.home), claims)),
+    },
     Enrolled {
         name: "container",
         isolation: Isolation::Namespaces,

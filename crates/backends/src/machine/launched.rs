@@ -40,6 +40,8 @@ pub struct Launch<'a> {
     pub folder: &'a Path,
     /// The name of the file in the folder that gets what it says.
     pub log: &'a str,
+    /// What gets what it prints on standard output; nothing where `None`.
+    pub output: Option<File>,
     /// Whether it ends with this process.
     pub lifetime: Lifetime,
     /// What the ledger calls it.
@@ -60,7 +62,12 @@ impl Launch<'_> {
         let owner = if self.lifetime == Lifetime::Owned { std::process::id() } else { 0 };
         let mut command = Command::new(self.agent);
         command.arg("launch").arg(owner.to_string()).arg(self.program).args(self.arguments);
-        command.env_clear().current_dir(self.folder).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
+        command
+            .env_clear()
+            .current_dir(self.folder)
+            .stdin(Stdio::piped())
+            .stdout(self.output.map_or_else(Stdio::null, Stdio::from))
+            .stderr(log);
         let failed = |error| Error::io(OPERATION, "cannot start a program", error).with("program", self.program.display());
         // The kernel ties it to the thread that starts it.
         let mut child = launcher::launch(move || command.spawn()).and_then(|spawned| spawned).map_err(failed)?;
