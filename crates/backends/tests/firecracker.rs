@@ -175,3 +175,43 @@ async fn a_machine_lives_is_saved_with_memory_and_forked() {
     say("destroyed");
     assert!(begun.elapsed() < Duration::from_secs(1200));
 }
+
+/// Shows what a machine prints, as it prints it.
+fn show_console(folder: &Path) {
+    use std::{io::Read, os::unix::fs::OpenOptionsExt};
+
+    let pipe = folder.join("g1/console");
+    std::thread::spawn(move || {
+        let mut opened: Option<fs::File> = None;
+        loop {
+            std::thread::sleep(Duration::from_millis(500));
+            let mut bytes = [0; 4096];
+            match opened.as_mut().map(|file| file.read(&mut bytes)) {
+                Some(Ok(count @ 1..)) => eprint!("{}", String::from_utf8_lossy(&bytes[..count])),
+                _ => opened = fs::File::options().read(true).write(true).custom_flags(0o4000).open(&pipe).ok(),
+            }
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_stopped_machine_starts_again_on_its_disk() {
+    let (Some(home), Some(_)) = (stock(), std::env::var_os("SANDBAR_LAB")) else { return };
+    let begun = Instant::now();
+    let say = |what: &str| eprintln!("{:8.2} {what}", begun.elapsed().as_secs_f64());
+    let provider = Firecracker::provider(&home);
+    say(&format!("{:?}", provider.info().notes));
+    let (first, book) = request(&home, 9, root(&home, Vec::new()));
+    show_console(&first.folder);
+    let handle = provider.provision(first.clone()).await.unwrap_or_else(|error| panic!("{}", error.chain()));
+    say("provisioned");
+    shell(&*handle, "echo kept > /root/disk").await;
+    handle.stop().await.unwrap_or_else(|error| panic!("{}", error.chain()));
+    say("stopped");
+    handle.start().await.unwrap_or_else(|error| panic!("{}", error.chain()));
+    assert_eq!(shell(&*handle, "cat /root/disk").await, "kept");
+    say("started again");
+    handle.destroy().await.unwrap();
+    assert_eq!(*book.0.lock().unwrap(), [], "rows are left");
+    say("destroyed");
+}
