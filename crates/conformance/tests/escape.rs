@@ -6,9 +6,9 @@ use sandbar_conformance::{Variant, escape, run};
 
 mod variants;
 
-use variants::{container, gvisor};
+use variants::container;
 
-const VARIANTS: &[Variant] = &[container::ROOT, container::ROOTLESS, container::ROOTLESS_RANGES, gvisor::ROOT, gvisor::ROOTLESS];
+const VARIANTS: &[Variant] = &[container::ROOT, container::ROOTLESS, container::ROOTLESS_RANGES];
 
 fn main() -> ExitCode {
     run(VARIANTS, escape::all())

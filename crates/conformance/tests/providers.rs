@@ -8,9 +8,9 @@ mod engines;
 mod unwalled;
 mod variants;
 
-use engines::docker;
+use engines::{docker, gvisor};
 use unwalled::{dangerous_host, fake};
-use variants::{container, gvisor};
+use variants::container;
 
 const VARIANTS: &[Variant] = &[
     fake::FAKE,

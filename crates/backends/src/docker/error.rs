@@ -62,8 +62,12 @@ fn kind_of(status: u16, said: &str) -> ErrorKind {
 }
 
 /// Which kind of input or output failed, at the end of the chain.
-fn io_kind(error: &(dyn StdError + 'static)) -> Option<io::ErrorKind> {
-    let mut next = Some(error);
+fn io_kind(error: &Said) -> Option<io::ErrorKind> {
+    // This one stands for what it holds, and names only the sources of that.
+    if let Said::IOError { err } = error {
+        return Some(err.kind());
+    }
+    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<io::Error>() {
             return Some(error.kind());

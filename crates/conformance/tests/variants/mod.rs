@@ -13,7 +13,6 @@ use sandbar_core::{RootSource, SandboxProvider};
 use sandbar_runtime::image::ImageStore;
 
 pub mod container;
-pub mod gvisor;
 
 /// The user that `cargo xtask setup` makes.
 pub const TEST_USER: &str = "sandbar-test";

@@ -4,7 +4,7 @@ use sandbar_backends::{ProviderOptions, gvisor::GvisorOptions};
 use sandbar_conformance::{Account, Availability, Reach, Subject, Variant, World};
 use sandbar_core::SandboxId;
 
-use super::{Found, Preparing, TEST_USER, can_map, is_root};
+use crate::variants::{Found, Preparing, TEST_USER, can_map, is_root};
 
 /// Each sandbox with host ids of its own.
 pub const ROOT: Variant = Variant { name: "gvisor-root", prepare: prepare_root };
