@@ -61,8 +61,8 @@ pub const PROVIDERS: &[Enrolled] = &[
     },
 ];
 
-/// The providers, made and wrapped in [`Checked`] with one another's claims.
-#[derive(Clone)]
+/// The providers, made and wrapped in [`Checked`] with one another's claims. The default has none: an embedder adds those it wants.
+#[derive(Clone, Default)]
 pub struct Registry {
     providers: Vec<Provider>,
     claims: Arc<[Claim]>,

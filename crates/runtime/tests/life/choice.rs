@@ -5,7 +5,7 @@ use sandbar_core::{
     AttachRequest, Claim, ErrorKind, Feature, FeatureSet, Isolation, Limits, Network, Probe, ProviderInfo, ProvisionRequest, Resource,
     RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider, SandboxSpec,
 };
-use sandbar_runtime::{CreateRequest, ForkOptions, ProviderOptions, Registry, Runtime, RuntimeConfig};
+use sandbar_runtime::{CreateRequest, ForkOptions, Registry, Runtime, RuntimeConfig};
 use tempfile::TempDir;
 
 use crate::support::Fake;
@@ -58,8 +58,12 @@ struct Machine {
 impl Machine {
     fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
-        let registry = Registry::new(&ProviderOptions::new(home.path()));
-        Self { home, registry }.with("container", Isolation::Namespaces, Fake::features().without(Feature::LimitDisk), None)
+        Self { home, registry: Registry::default() }.with(
+            "container",
+            Isolation::Namespaces,
+            Fake::features().without(Feature::LimitDisk),
+            None,
+        )
     }
 
     fn with(mut self, name: &'static str, isolation: Isolation, features: FeatureSet, missing: Option<&'static str>) -> Self {
