@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 15] = [
+const PACKAGES: [(&str, &str); 16] = [
     ("uidmap", "newuidmap, for rootless containers with a range of ids"),
     ("e2fsprogs", "mkfs.ext4, for disk limits"),
     ("python3-minimal", "programs inside the image `host`"),
@@ -18,6 +18,7 @@ const PACKAGES: [(&str, &str); 15] = [
     ("g++", "libFuzzer"),
     ("qemu-system-x86", "the lab's machine, and on Debian 12 the program that shares files with it"),
     ("busybox-static", "an image of one static program, for that engine; the lab's first programs"),
+    ("mmdebstrap", "makes the image `base` of packages, as `sandbar setup` does"),
     ("cpio", "packs what the lab starts with"),
     ("kmod", "the order of the lab's modules"),
     ("lz4", "unpacks the lab's kernel"),

@@ -20,7 +20,7 @@ use rustix::{
     fs::{Mode, OFlags},
     io::FdFlags,
     process::{DumpableBehavior, Pid, Resource, Rlimit, Signal},
-    thread::CapabilitySet,
+    thread::{CapabilitySet, CapabilitySets},
 };
 use sandbar_protocol::{AgentConfig, CONFIG_FD, CONFIG_OPTION, LISTEN_FD, MAX_MESSAGE};
 use sandbar_tree::Base;
@@ -212,11 +212,13 @@ fn rules(config: &AgentConfig) -> Result<Rules, String> {
         .processes
         .map(|limit| within(Rlimit { current: Some(limit), maximum: Some(limit) }, rustix::process::getrlimit(Resource::Nproc)));
     let kept = config.capabilities.map(CapabilitySet::from_bits_retain);
+    let unbound = kept.map_or(Ok(Vec::new()), unbound)?;
+    kept.map_or(Ok(()), use_only)?;
     Ok(Rules {
         open_files,
         processes,
         oom_score_adj: (config.oom_score_adj != 0).then(|| config.oom_score_adj.to_string().into_bytes()),
-        unbound: kept.map_or(Ok(Vec::new()), unbound)?,
+        unbound,
         kept,
         dies_with_agent: !config.init,
     })
@@ -229,6 +231,14 @@ fn within(wanted: Rlimit, own: Rlimit) -> Rlimit {
         (limit, None) | (None, limit) => limit,
     };
     Rlimit { current: least(wanted.current, own.maximum), maximum: least(wanted.maximum, own.maximum) }
+}
+
+/// Goes without rights that the commands do not have, which would lift the agent's own limits, until it needs them.
+fn use_only(kept: CapabilitySet) -> Result<(), String> {
+    let own = rustix::thread::capabilities(None).map_err(|errno| format!("cannot read its capabilities: {errno}"))?;
+    let effective = own.effective.intersection(kept);
+    rustix::thread::set_capabilities(None, CapabilitySets { effective, ..own })
+        .map_err(|errno| format!("cannot lay down capabilities: {errno}"))
 }
 
 /// What is to be taken out of the bounding set.

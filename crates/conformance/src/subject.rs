@@ -56,6 +56,15 @@ pub type Claims = Arc<[Claim]>;
 /// Ends the agent of a sandbox; `false` when there is none.
 pub type Crash = Box<dyn Fn(&SandboxId) -> bool + Send + Sync>;
 
+/// A part of the suite.
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    /// The first parts of the names of cases.
+    pub nouns: &'static [&'static str],
+    /// Why the others are not run.
+    pub reason: &'static str,
+}
+
 /// A provider as it is tested here.
 pub struct Subject {
     /// The variant's name: `container-root`.
@@ -74,6 +83,10 @@ pub struct Subject {
     pub reach: Vec<Reach>,
     /// Ends the agent of a sandbox, where it is no process of this host.
     pub crash: Option<Crash>,
+    /// Where only a part is tested: which nouns, and why not the others.
+    pub only: Option<Part>,
+    /// How many times the deadlines of cases it has: a second for every step of a sandbox's life adds up.
+    pub patience: u32,
     /// Worker threads of each case's runtime; `None` is a current-thread runtime. The contract holds on both.
     pub threads: Option<usize>,
 }

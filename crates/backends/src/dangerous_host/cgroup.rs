@@ -2,6 +2,7 @@ use std::{
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -19,6 +20,10 @@ const PARENT: &str = "sandbar-dangerous-host";
 const CGROUP2: FsWord = 0x6367_7270;
 /// How long the kernel may take to freeze or to end the processes of a group.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a parent that others remove is made again. Each time somebody else has ended a sandbox in that very moment.
+const PARENT_TRIES: u32 = 1000;
+/// Probes of this process.
+static PROBES: AtomicU32 = AtomicU32::new(0);
 /// Between two looks, at first and at last.
 const FIRST_PAUSE: Duration = Duration::from_micros(100);
 const LAST_PAUSE: Duration = Duration::from_millis(20);
@@ -57,11 +62,7 @@ impl Cgroup {
     pub(super) fn make(&self) -> Result<OwnedFd> {
         // One of this name is from a boot that nobody finished.
         self.end()?;
-        let made = fs::create_dir(&self.0).or_else(|error| match (error.kind(), self.0.parent()) {
-            // The parent went with the last group of another process.
-            (io::ErrorKind::NotFound, Some(parent)) => fs::create_dir(parent).and_then(|()| fs::create_dir(&self.0)),
-            _ => Err(error),
-        });
+        let made = make_with_parent(&self.0);
         made.context("cgroup", || format!("cannot make {}", self.0.display()))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         openat(CWD, &self.0, flags, Mode::empty())
@@ -157,16 +158,28 @@ impl Cgroup {
     }
 }
 
+/// Makes a group, and its parent where there is none. Other processes remove the parent with the last of their groups, and make it again, whenever they like.
+fn make_with_parent(group: &Path) -> io::Result<()> {
+    for _ in 0..PARENT_TRIES {
+        match fs::create_dir(group) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            made => return made,
+        }
+        match group.parent().map_or(Ok(()), fs::create_dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    fs::create_dir(group)
+}
+
 /// Whether groups can be made in `folder`, from trying.
 fn can_hold_groups(folder: &Path) -> bool {
-    let parent_is_new = fs::create_dir(folder).is_ok();
-    let probe = folder.join(format!("probe-{}", std::process::id()));
-    let made = fs::create_dir(&probe).is_ok();
-    let usable = made && probe.join("cgroup.freeze").exists();
+    let probe = folder.join(format!("probe-{}-{}", std::process::id(), PROBES.fetch_add(1, Ordering::Relaxed)));
+    let usable = make_with_parent(&probe).is_ok() && probe.join("cgroup.freeze").exists();
     let _ = fs::remove_dir(&probe);
-    if parent_is_new {
-        let _ = fs::remove_dir(folder);
-    }
+    // Only succeeds where no group is in it.
+    let _ = fs::remove_dir(folder);
     usable
 }
 
@@ -176,4 +189,29 @@ fn event(text: &str, flag: &str) -> Option<bool> {
 
 fn event_number(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_made_while_the_last_of_others_goes_with_their_parent() {
+        let Some(parent) = Cgroup::parent() else { return };
+        let parent = parent.with_extension(format!("test-{}", std::process::id()));
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let parent = &parent;
+                scope.spawn(move || {
+                    for _ in 0..500 {
+                        assert!(can_hold_groups(parent));
+                        let group = Cgroup::named(parent, &format!("group-{thread}"));
+                        group.make().unwrap();
+                        group.end().unwrap();
+                    }
+                });
+            }
+        });
+        assert!(!parent.exists(), "{} is left", parent.display());
+    }
 }

@@ -34,6 +34,12 @@ use super::{
 const NAME: &str = "memory";
 /// What a runtime leaves when it could not save: less than the head of an image.
 const LEAST_BYTES: u64 = 4096;
+/// What an engine says of content that it has: each save writes down the same description of the container, and that of the save before is there until the
+/// engine has collected its garbage, of whose end it tells nobody.
+const TWICE: &str = "already exists";
+/// How long that may take.
+const COLLECTED: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(100);
 /// How long the agent may take to close its listener after it has said that it will.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -123,15 +129,7 @@ async fn saved_while_frozen(engine: &Engine, place: &Place, options: &Checkpoint
     let (bytes, files) = blocking(move || layer::save(&upper, &into)).await?;
     let (id, runtime) = identity(engine, place).await?;
     let folder = checkpoints(&about, &id).join(NAME);
-    let asked = place.name.clone();
-    // One that an earlier save has left.
-    delete(engine, &place.name).await;
-    let made = engine.ask("save the container's memory", SLOW * 5, |client| async move {
-        client
-            .create_checkpoint(&asked, CreateCheckpointOptions { checkpoint_id: NAME.to_owned(), checkpoint_dir: None, exit: false })
-            .await
-    });
-    let taken = match made.await {
+    let taken = match create(engine, &place.name).await {
         Ok(()) => {
             let into = options.into.join(NAME);
             blocking(move || {
@@ -150,6 +148,25 @@ async fn saved_while_frozen(engine: &Engine, place: &Place, options: &Checkpoint
     let record = serde_json::to_value(bound)
         .map_err(|error| Error::new(ErrorKind::Internal, "checkpoint", "the record cannot be written as JSON").with_source(error))?;
     Ok(SavedCheckpoint { kind: CheckpointKind::Memory, bytes: bytes + memory, files, record })
+}
+
+/// Has the engine save a container's memory under its own roof.
+async fn create(engine: &Engine, name: &str) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        // One that an earlier save has left.
+        delete(engine, name).await;
+        let asked = name.to_owned();
+        let made = engine.ask("save the container's memory", SLOW * 5, |client| async move {
+            let options = CreateCheckpointOptions { checkpoint_id: NAME.to_owned(), checkpoint_dir: None, exit: false };
+            client.create_checkpoint(&asked, options).await
+        });
+        match made.await {
+            Err(error) if error.chain().contains(TWICE) && begun.elapsed() < COLLECTED => {}
+            made => return made,
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 async fn identity(engine: &Engine, place: &Place) -> Result<(String, String)> {

@@ -16,9 +16,8 @@ const TOTAL: u64 = 1 << 30;
 const CHUNK: usize = 256 << 10;
 
 /// Files and ports, 1 GiB, beside a plain copy through one unix socket.
-pub async fn run(setting: &Setting) -> Result {
+pub async fn run(setting: &Setting, stage: &Stage) -> Result {
     table::heading("1 GiB through a stream");
-    let stage = Stage::new().await?;
     let sandbox = stage.container(Limits::default()).await?;
     let rounds = (setting.samples / 20).clamp(1, 3);
     let mut best: [f64; 5] = [0.0; 5];

@@ -46,7 +46,7 @@ async fn cpu_grows_with_use(context: &Context) -> Result<(), Failure> {
     sandbox.put_guest().await?;
     let burnt = sandbox.guest(&["burn", "600", "1"]).await?.stdout_text();
     let millis: u64 = burnt.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or_default();
-    ensure!(millis > 50, "nothing was burnt: {burnt:?}");
+    ensure!(millis >= 20, "nothing was burnt: {burnt:?}");
     let after = sandbox.stats().await?.cpu_micros.unwrap_or_default();
     // A kernel in user space counts the time that a program was ready to run, of which it may have had a part.
     ensure!(after >= before + millis * 100, "{before} µs before, {after} after {millis} ms were burnt");

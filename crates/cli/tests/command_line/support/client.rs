@@ -63,7 +63,11 @@ impl Client {
         let mut seen = Vec::new();
         while !seen.ends_with(format!("{line}\n").as_bytes()) {
             let mut byte = [0];
-            assert_eq!(out.read(&mut byte).unwrap(), 1, "{}: ended before {line:?}: {:?}", self.words, String::from_utf8_lossy(&seen));
+            if out.read(&mut byte).unwrap() != 1 {
+                let said = self.stderr.take().map(|thread| thread.join().unwrap()).unwrap_or_default();
+                let (seen, said) = (String::from_utf8_lossy(&seen), String::from_utf8_lossy(&said));
+                panic!("{}: ended before {line:?}: {seen:?}, and said {said:?}", self.words);
+            }
             seen.push(byte[0]);
         }
     }
