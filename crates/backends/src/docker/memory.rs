@@ -34,8 +34,8 @@ use super::{
 const NAME: &str = "memory";
 /// What a runtime leaves when it could not save: less than the head of an image.
 const LEAST_BYTES: u64 = 4096;
-/// What an engine says of content that it has: each save writes down the same description of the container, and that of the save before is there until the
-/// engine has collected its garbage, of whose end it tells nobody.
+/// What an engine says of content that it has: each save writes down the same description of the container, each load takes in the same memory, and what
+/// came before is there until the engine has collected its garbage, of whose end it tells nobody.
 const TWICE: &str = "already exists";
 /// How long that may take.
 const COLLECTED: Duration = Duration::from_secs(20);
@@ -152,8 +152,7 @@ async fn saved_while_frozen(engine: &Engine, place: &Place, options: &Checkpoint
 
 /// Has the engine save a container's memory under its own roof.
 async fn create(engine: &Engine, name: &str) -> Result<()> {
-    let begun = Instant::now();
-    loop {
+    unless_kept(|| async move {
         // One that an earlier save has left.
         delete(engine, name).await;
         let asked = name.to_owned();
@@ -161,11 +160,19 @@ async fn create(engine: &Engine, name: &str) -> Result<()> {
             let options = CreateCheckpointOptions { checkpoint_id: NAME.to_owned(), checkpoint_dir: None, exit: false };
             client.create_checkpoint(&asked, options).await
         });
-        match made.await {
-            Err(error) if error.chain().contains(TWICE) && begun.elapsed() < COLLECTED => {}
-            made => return made,
+        made.await
+    })
+    .await
+}
+
+/// Does it again as long as the engine refuses it for content that it keeps.
+async fn unless_kept<Attempt: Future<Output = Result<()>>>(attempt: impl Fn() -> Attempt) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        match attempt().await {
+            Err(error) if error.chain().contains(TWICE) && begun.elapsed() < COLLECTED => tokio::time::sleep(PAUSE).await,
+            done => return done,
         }
-        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -198,7 +205,8 @@ pub(super) async fn start(engine: &Engine, place: &Place, container: &str, memor
         copy(&from, &folder.join(NAME)).map(drop)
     })
     .await?;
-    let started = engine.post("start the container from its memory", &format!("/containers/{}/start?checkpoint={NAME}", place.name)).await;
+    let path = format!("/containers/{}/start?checkpoint={NAME}", place.name);
+    let started = unless_kept(|| engine.post("start the container from its memory", &path)).await;
     delete(engine, &place.name).await;
     started?;
     wake(&place.folder.join(RUN))

@@ -160,12 +160,10 @@ async fn an_image_is_taken_by_whoever_takes_such_images() {
 
 #[tokio::test]
 async fn where_nothing_will_do_each_provider_is_told_with_what_it_lacks() {
-    let machine = Machine::new().with("kernel", Isolation::UserKernel, Fake::features(), Some("runsc")).with(
-        "machine",
-        Isolation::Vm,
-        Fake::features().without(Feature::NetworkOpen),
-        None,
-    );
+    let machine = Machine::new()
+        .with("kernel", Isolation::UserKernel, Fake::features(), Some("runsc"))
+        .with("machine", Isolation::Vm, Fake::features().without(Feature::NetworkOpen), None)
+        .with("dangerous-host", Isolation::None, Fake::features(), None);
     let spec = SandboxSpec { network: Network::Open, ..with_disk().spec };
     let request = CreateRequest { spec, isolation: Some(Isolation::Namespaces), ..CreateRequest::default() };
     let runtime = machine.runtime().await;
