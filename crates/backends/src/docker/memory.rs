@@ -37,8 +37,8 @@ const LEAST_BYTES: u64 = 4096;
 /// What an engine says of content that it has: each save writes down the same description of the container, each load takes in the same memory, and what
 /// came before is there until the engine has collected its garbage, of whose end it tells nobody.
 const TWICE: &str = "already exists";
-/// How long that may take.
-const COLLECTED: Duration = Duration::from_secs(20);
+/// How long that may take: containerd rests fifty times as long as its last collection took (`pause_threshold`), which on a busy machine is seconds.
+const COLLECTED: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long the agent may take to close its listener after it has said that it will.
 const QUIET: Duration = Duration::from_secs(2);
