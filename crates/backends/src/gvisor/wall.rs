@@ -33,6 +33,8 @@ pub type GvisorProvider = Machine<Gvisor>;
 pub(super) const BOOT: Duration = Duration::from_secs(20);
 /// How long pausing or resuming may take.
 const PAUSE: Duration = Duration::from_secs(10);
+/// How long an agent that was told to be quiet may take to hear it: it listens to nobody for longer who does not say what he wants.
+const TOLD: Duration = Duration::from_secs(15);
 /// How long a process that is ending may take to have ended.
 const MOMENT: Duration = Duration::from_millis(200);
 
@@ -93,14 +95,19 @@ impl Gvisor {
         .await?
     }
 
-    /// Lets a sandbox go on that somebody has paused to save it, and who was killed before it went on.
+    /// Lets a sandbox go on whose agent somebody has made quiet, or has paused, to save it, and who was killed before it went on.
     async fn recover(&self, place: &Place) -> Result<()> {
         let (wall, place) = (self.clone(), place.clone());
         worker::run(move || {
             // Refused when it was not paused yet, or not any more.
             let _ = wall.tell(&place, "resume");
-            wire::wake(&place.process).context("gvisor", || "cannot wake the agent".to_owned())?;
-            place.forget_saving();
+            if !wire::is_there(&place.process) {
+                wire::wake(&place.process).context("gvisor", || "cannot wake the agent".to_owned())?;
+                place.forget_saving();
+            } else if place.saving_since() > TOLD {
+                // It was never made quiet. Until then it may have been told, and not have come to it.
+                place.forget_saving();
+            }
             Ok(())
         })
         .await?
@@ -126,7 +133,7 @@ impl Backend for Gvisor {
     type Place = Place;
 
     fn info(&self) -> ProviderInfo {
-        info::info(self.engine().ok().as_ref(), self.0.options.memory)
+        info::info(self.engine().ok().as_ref())
     }
 
     async fn probe(&self) -> Probe {
@@ -197,6 +204,14 @@ impl Backend for Gvisor {
             Ok(())
         };
         worker::run(thaw).await?
+    }
+
+    async fn note_quiet(&self, place: &Place, is_quiet: bool) -> Result<()> {
+        if is_quiet {
+            return place.note_saving();
+        }
+        place.forget_saving();
+        Ok(())
     }
 
     async fn save(&self, place: Option<&Place>, folder: &Path, options: &CheckpointOptions) -> Result<SavedCheckpoint> {
