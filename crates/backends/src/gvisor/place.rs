@@ -112,6 +112,11 @@ impl Place {
         let _ = fs::remove_file(self.folder.join(SAVING));
     }
 
+    /// Whether it is being saved with memory.
+    pub(super) fn is_saving(&self) -> bool {
+        self.folder.join(SAVING).exists()
+    }
+
     /// For how long it has been noted.
     pub(super) fn saving_since(&self) -> Duration {
         let noted = fs::metadata(self.folder.join(SAVING)).and_then(|noted| noted.modified());

@@ -1,7 +1,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -35,6 +35,10 @@ pub(super) const BOOT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_secs(10);
 /// How long an agent that was told to be quiet may take to hear it: it listens to nobody for longer who does not say what he wants.
 const TOLD: Duration = Duration::from_secs(15);
+/// How long somebody who comes while it is saved waits.
+const RETURN: Duration = Duration::from_millis(1500);
+/// Between attempts.
+const RETRY: Duration = Duration::from_millis(2);
 /// How long a process that is ending may take to have ended.
 const MOMENT: Duration = Duration::from_millis(200);
 
@@ -160,18 +164,25 @@ impl Backend for Gvisor {
     }
 
     async fn dial(&self, place: &Place) -> Result<Connection> {
-        if place.was_left_saving() {
+        let begun = Instant::now();
+        let was_left = place.was_left_saving();
+        if was_left {
             self.recover(place).await?;
         }
-        match wire::connect(&place.process).await {
-            Ok(stream) => Ok(Box::new(stream)),
-            Err(error) => {
+        loop {
+            let error = match wire::connect(&place.process).await {
+                Ok(stream) => return Ok(Box::new(stream)),
+                Err(error) => error,
+            };
+            // An agent that was woken, or that is quiet to be saved, listens again soon.
+            if !(was_left || place.is_saving()) || begun.elapsed() > RETURN || !place.process.is_alive() {
                 // The listener was there before anybody could ask: it is gone because the agent is ending, which takes another moment.
                 let process = place.process;
                 let wait = move || process.open().map(|held| held.map(|held| wait_for_exit(&held, MOMENT)));
                 let _ = worker::run(wait).await;
-                Err(Error::new(ErrorKind::Unavailable, "dial", "the agent does not listen").with_source(error))
+                return Err(Error::new(ErrorKind::Unavailable, "dial", "the agent does not listen").with_source(error));
             }
+            tokio::time::sleep(RETRY).await;
         }
     }
 
