@@ -14,7 +14,7 @@ pub const CASES: &[Case] = &[
     Case::new("gvisor::a_killed_first_process_is_told_and_cleared", killed_first).on(WALLS).brief(),
     Case::new("gvisor::python_counts_on_in_forks_and_after_a_restore", counting).on(WALLS).needs(PYTHON),
     Case::new("gvisor::what_cannot_be_saved_is_named", bound_socket).on(WALLS).needs(PYTHON),
-    Case::new("gvisor::faults_of_a_checkpoint_with_memory", faults).on(WALLS),
+    Case::new("gvisor::faults_of_a_checkpoint_with_memory", faults).on(WALLS).brief(),
     Case::new("gvisor::faults_of_a_start", start).on(WALLS).brief(),
 ];
 
