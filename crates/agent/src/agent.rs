@@ -19,6 +19,7 @@ use crate::{
     ring::Budget,
     spawn::Spawner,
     table::Table,
+    watched::Roll,
 };
 
 /// Most connections at a time.
@@ -42,6 +43,8 @@ pub(crate) struct Agent {
     pub(crate) base: Arc<Base>,
     /// Who owns the files that are put, unless the request says otherwise.
     pub(crate) file_owner: (u32, u32),
+    /// What is in the event loop and stays there when connections go.
+    pub(crate) roll: Rc<Roll>,
     pub(crate) table: Table,
     pub(crate) forks: Forks,
     pub(crate) ring_bytes: usize,
@@ -74,6 +77,7 @@ impl Agent {
             spawner,
             base: Arc::new(base),
             file_owner,
+            roll: Rc::default(),
             table: Table::default(),
             forks: Forks::default(),
             ring_bytes,

@@ -10,7 +10,8 @@
 //! | `server` | connections, and which operation goes where |
 //! | `agent` | what all connections share |
 //! | `memory` | what it holds when idle |
-//! | `readiness` | descriptors in the event loop |
+//! | `readiness` | descriptors of connections in the event loop |
+//! | `watched` | descriptors in the event loop that outlive connections |
 //! | `failure` | a refusal, as the host reads it |
 //! | `command`, `environment`, `users` | what an exec request means here |
 //! | `spawn`, `child`, `forks` | the thread that starts commands, a child's steps up to exec, the children on their way |
@@ -60,5 +61,6 @@ mod transfer;
 mod usage;
 mod users;
 mod watch;
+mod watched;
 
 pub use start::run;

@@ -35,7 +35,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 pub(crate) async fn run(agent: Rc<Agent>, mut door: Door) -> io::Error {
     loop {
         if let Some(until) = agent.silent_until.take() {
-            door = match door.stay_closed(until).await {
+            door = match door.stay_closed(&agent, until).await {
                 Ok(door) => door,
                 Err(error) => return error,
             };

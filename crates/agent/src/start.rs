@@ -31,7 +31,7 @@ use crate::{
     child::Rules,
     door::Door,
     files::path,
-    memory, readiness, reaper, server, signals,
+    memory, reaper, server, signals,
     spawn::Spawner,
     users::{self, User},
 };
@@ -94,7 +94,7 @@ fn start() -> Result<Never, String> {
     let runtime = runtime.map_err(|error| format!("cannot make an event loop: {error}"))?;
     let agent = Rc::new(Agent::new(config, spawner, base, (user.uid, user.gid)));
     let error = tokio::task::LocalSet::new().block_on(&runtime, async move {
-        let signals = readiness::register(signals, Interest::READABLE)?;
+        let signals = agent.roll.watch(signals, Interest::READABLE)?;
         let door = match listener {
             Entrance::Inherited(listener) => Door::inherited(listener)?,
             Entrance::Folder(folder) => Door::open(folder)?,

@@ -15,6 +15,8 @@ pub enum Reach {
     Shell,
     /// Processes inside are processes of this host, seen in its `/proc`.
     HostProcesses,
+    /// System calls inside are answered by this host's kernel: what is done to that one is done to the host.
+    SharedKernel,
     /// The sandbox has a root file system of its own: absolute paths are its own, `/tmp` exists.
     OwnRoot,
     /// Its kernel has `/dev/tty`, and tells the group in the foreground of a terminal of what happens there.
@@ -39,6 +41,7 @@ impl Reach {
             Self::Shell => "needs a real shell",
             Self::JobControl => "its kernel has no /dev/tty and tells no foreground group of a terminal's changes",
             Self::HostProcesses => "its processes are not processes of this host",
+            Self::SharedKernel => "its kernel is its own",
             Self::Crash => "its agent cannot be ended from outside",
             Self::NoOrphans => "without a control group, nothing says whose the processes of an agent were that is gone",
             Self::OwnRoot => "it has no root file system of its own",

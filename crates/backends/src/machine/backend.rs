@@ -110,6 +110,13 @@ pub trait Backend: Send + Sync + 'static {
     /// Thaws.
     async fn thaw(&self, place: &Self::Place) -> Result<()>;
 
+    /// Hears that the place's agent is about to be made quiet, for a save of memory (`true`), or that it listens again (`false`). A wall that notes it
+    /// where the next command looks can wake an agent whose saver was killed; else it listens again by itself, after a minute.
+    async fn note_quiet(&self, place: &Self::Place, is_quiet: bool) -> Result<()> {
+        let _ = (place, is_quiet);
+        Ok(())
+    }
+
     /// Saves into `options.into`; `folder` is the generation's.
     ///
     /// For `Disk` the place is frozen, or (`place` is `None`) stopped. For `Memory` it runs and its agent is quiet: it has no connection to the
