@@ -3,8 +3,9 @@
 
 use std::{
     ffi::{CStr, CString},
-    os::fd::BorrowedFd,
+    os::fd::{BorrowedFd, OwnedFd},
     ptr,
+    sync::Arc,
 };
 
 use libc::{c_char, c_int};
@@ -45,6 +46,8 @@ pub(crate) struct Rules {
     pub(crate) kept: Option<CapabilitySet>,
     /// Whether the kernel kills it when the agent dies: as process 1 of a namespace that is so anyway.
     pub(crate) dies_with_agent: bool,
+    /// A guest's control group: writing `0` there puts the writer in.
+    pub(crate) group: Option<Arc<OwnedFd>>,
 }
 
 /// The descriptors that become 0, 1 and 2.
@@ -164,6 +167,9 @@ fn prepare(image: &Image<'_>, rules: &Rules, streams: Streams<'_>) -> Result<(),
     rustix::stdio::dup2_stdin(streams.stdin).map_err(at(Step::Streams))?;
     rustix::stdio::dup2_stdout(streams.stdout).map_err(at(Step::Streams))?;
     rustix::stdio::dup2_stderr(streams.stderr).map_err(at(Step::Streams))?;
+    if let Some(group) = &rules.group {
+        rustix::io::write(group, b"0").map_err(at(Step::Limits))?;
+    }
     rustix::process::setrlimit(Resource::Nofile, rules.open_files).map_err(at(Step::Limits))?;
     if let Some(processes) = rules.processes {
         rustix::process::setrlimit(Resource::Nproc, processes).map_err(at(Step::Limits))?;
