@@ -22,6 +22,8 @@ const CONSOLE: &str = "console.log";
 /// What the ledger calls the two processes.
 pub(super) const MACHINE_ROLE: &str = "machine";
 pub(super) const PIPE_ROLE: &str = "pipe";
+/// An emulated machine boots in two seconds; in minutes on a host that is as busy as one can be. One that ends is seen at once.
+pub(super) const BOOT: Duration = Duration::from_secs(180);
 /// How long a killed machine may take to be gone: the kernel frees its memory first.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 

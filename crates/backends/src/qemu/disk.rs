@@ -17,13 +17,15 @@ use crate::{
 
 /// How long the pipe may take to take a connection.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How long the processes of a machine that runs may take to stand still.
+const STILL: Duration = Duration::from_secs(30);
 
 /// The writable layer of a machine that runs. Blocks.
 ///
 /// # Errors
 /// What the agent says.
 pub(super) fn of_awake(place: &Place, into: &Path) -> Result<Fetched> {
-    fetch(&place.folder, into)
+    fetch(&place.folder, into, STILL)
 }
 
 /// The writable layer of a machine that stands still. Only its agent can read the disk without being in the way of its kernel: so the machine goes on
@@ -33,7 +35,7 @@ pub(super) fn of_awake(place: &Place, into: &Path) -> Result<Fetched> {
 /// Of the machine, or what the agent says.
 pub(super) fn of_running(place: &Place, into: &Path) -> Result<Fetched> {
     place.thaw()?;
-    let fetched = fetch(&place.folder, into);
+    let fetched = fetch(&place.folder, into, STILL);
     let frozen = place.freeze();
     fetched.and_then(|fetched| frozen.map(|()| fetched))
 }
@@ -48,13 +50,13 @@ pub(super) fn of_stopped(folder: &Path, into: &Path, agent: &AgentFile) -> Resul
     // It is nobody's place: nothing of it outlives this call, or this process.
     let journal: Arc<dyn Journal> = Arc::new(NoJournal);
     let (machine, pipe) = boot::start(&machine, agent, folder, Lifetime::Owned, false, &journal)?;
-    let fetched = fetch(folder, into);
+    let fetched = fetch(folder, into, boot::BOOT);
     let place = Place { machine, pipe, folder: folder.to_owned(), limits: Vec::new() };
     let halted = place.halt(&journal);
     fetched.and_then(|fetched| halted.map(|()| fetched))
 }
 
-fn fetch(folder: &Path, into: &Path) -> Result<Fetched> {
+fn fetch(folder: &Path, into: &Path, patience: Duration) -> Result<Fetched> {
     let end = Instant::now() + CONNECT;
     let stream = loop {
         match connect_blocking(folder, AGENT_SOCKET) {
@@ -62,5 +64,5 @@ fn fetch(folder: &Path, into: &Path) -> Result<Fetched> {
             connected => break connected.context("checkpoint", || "the machine's pipe does not answer".to_owned())?,
         }
     };
-    fetch_layer(stream, into)
+    fetch_layer(stream, into, patience)
 }

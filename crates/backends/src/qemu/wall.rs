@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::{
     QemuOptions,
     accelerator::{Accelerator, Choice},
-    boot::{self, MACHINE_ROLE, PATIENCE, PIPE_ROLE},
+    boot::{self, BOOT, MACHINE_ROLE, PATIENCE, PIPE_ROLE},
     disk, info, memory, probe,
     qmp::Qmp,
 };
@@ -38,8 +38,6 @@ pub type QemuProvider = Machine<Qemu>;
 pub(super) const PAUSED: &str = "paused";
 /// How long the control socket may be somebody else's.
 const CONTROL: Duration = Duration::from_secs(10);
-/// An emulated machine boots in two seconds; in minutes on a host that is as busy as one can be. One that ends is seen at once.
-const BOOT: Duration = Duration::from_secs(180);
 
 /// The backend under [`QemuProvider`].
 #[derive(Clone)]

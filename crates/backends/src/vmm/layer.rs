@@ -16,7 +16,7 @@ use sandbar_tree::{OverlayNamespace, Owner, UnpackOptions, Whiteouts};
 use crate::machine::answer;
 
 const VERB: &str = "checkpoint";
-/// How long the agent may be silent: processes have to stand still first.
+/// How long an agent that has answered may be silent.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What came.
@@ -28,15 +28,16 @@ pub(crate) struct Fetched {
 }
 
 /// Fetches the writable layer through a connection to the agent, and unpacks it into the folder `layer` of `into`, in the host's own form. As root
-/// owners are kept, otherwise everything belongs to this user. Blocks.
+/// owners are kept, otherwise everything belongs to this user. The agent may take `patience` until it begins: its machine may still boot, and processes
+/// have to stand still. Blocks.
 ///
 /// # Errors
 /// What the agent says; `Corrupt` when it makes no sense: the guest is not trusted.
-pub(crate) fn fetch_layer(mut stream: UnixStream, into: &Path) -> Result<Fetched> {
+pub(crate) fn fetch_layer(mut stream: UnixStream, into: &Path, patience: Duration) -> Result<Fetched> {
     let layer = into.join("layer");
     fs::DirBuilder::new().mode(0o700).create(&layer).context(VERB, || format!("cannot make {}", layer.display()))?;
     let mut ask = || -> std::result::Result<(), FrameError> {
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut request = bytes::BytesMut::from(VERSION.encode().as_slice());
         encode_message(&mut request, &Request { operation: Some(Operation::GetLayer(GetLayer {})) })?;
@@ -55,6 +56,7 @@ pub(crate) fn fetch_layer(mut stream: UnixStream, into: &Path) -> Result<Fetched
         Some(Answer::Failure(failure)) => return Err(answer::failure(VERB, &failure)),
         _ => return Err(answer::nonsense(VERB, "an answer to another question")),
     }
+    stream.set_read_timeout(Some(PATIENCE)).map_err(|error| lost(error.into()))?;
     let site = File::open(&layer).context(VERB, || format!("cannot open {}", layer.display()))?;
     let mut archive = Incoming { stream: BufReader::with_capacity(64 << 10, stream), left: 0, ended: false, failure: None };
     let is_root = rustix::process::geteuid().is_root();
