@@ -80,10 +80,14 @@ fn within(wanted: Rlimit, own: Rlimit) -> Rlimit {
     Rlimit { current: least(wanted.current, own.maximum), maximum: least(wanted.maximum, own.maximum) }
 }
 
-/// Goes without rights that the commands do not have, which would lift the agent's own limits, until it needs them.
+/// With one of these the kernel lets a process pass its limit of processes.
+const LIFTING: CapabilitySet = CapabilitySet::SYS_RESOURCE.union(CapabilitySet::SYS_ADMIN);
+
+/// Goes without rights that the commands do not have and that would lift the agent's own limits, until it needs them. What makes a command another user's,
+/// and takes rights from it, stays.
 fn use_only(kept: CapabilitySet) -> Result<(), String> {
     let own = rustix::thread::capabilities(None).map_err(|errno| format!("cannot read its capabilities: {errno}"))?;
-    let effective = own.effective.intersection(kept);
+    let effective = own.effective.difference(LIFTING.difference(kept));
     rustix::thread::set_capabilities(None, CapabilitySets { effective, ..own })
         .map_err(|errno| format!("cannot lay down capabilities: {errno}"))
 }
