@@ -3,9 +3,8 @@
 
 use std::{
     ffi::{CStr, CString},
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::BorrowedFd,
     ptr,
-    sync::Arc,
 };
 
 use libc::{c_char, c_int};
@@ -16,7 +15,7 @@ use rustix::{
     thread::CapabilitySet,
 };
 
-use crate::command::Command;
+use crate::{command::Command, guest::Entry};
 
 /// The step at which a child failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +45,8 @@ pub(crate) struct Rules {
     pub(crate) kept: Option<CapabilitySet>,
     /// Whether the kernel kills it when the agent dies: as process 1 of a namespace that is so anyway.
     pub(crate) dies_with_agent: bool,
-    /// A guest's control group: writing `0` there puts the writer in.
-    pub(crate) group: Option<Arc<OwnedFd>>,
+    /// A guest's control group, and its limit of processes.
+    pub(crate) group: Option<Entry>,
 }
 
 /// The descriptors that become 0, 1 and 2.
@@ -168,7 +167,7 @@ fn prepare(image: &Image<'_>, rules: &Rules, streams: Streams<'_>) -> Result<(),
     rustix::stdio::dup2_stdout(streams.stdout).map_err(at(Step::Streams))?;
     rustix::stdio::dup2_stderr(streams.stderr).map_err(at(Step::Streams))?;
     if let Some(group) = &rules.group {
-        rustix::io::write(group, b"0").map_err(at(Step::Limits))?;
+        group.enter().map_err(at(Step::Limits))?;
     }
     rustix::process::setrlimit(Resource::Nofile, rules.open_files).map_err(at(Step::Limits))?;
     if let Some(processes) = rules.processes {

@@ -19,7 +19,7 @@ use sandbar_tree::Base;
 use crate::{
     child::Rules,
     files::path,
-    guest::{Group, Guest},
+    guest::{Entry, Group, Guest},
     users::{self, User},
 };
 
@@ -67,7 +67,9 @@ fn rules(config: &AgentConfig, guest: Option<&Guest>) -> Result<Rules, String> {
         unbound,
         kept,
         dies_with_agent: !config.init,
-        group: guest.and_then(|guest| guest.group.as_ref()).map(|group| Arc::clone(&group.door)),
+        group: guest
+            .and_then(|guest| guest.group.as_ref())
+            .map(|group| Entry::new(group, config.guest.as_ref().and_then(|boot| boot.limits.as_ref()))),
     })
 }
 

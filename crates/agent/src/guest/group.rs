@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
 use sandbar_protocol::GuestLimits;
 
 /// The group of everything but the agent, below the root of the guest's only hierarchy.
@@ -23,7 +26,37 @@ const PERIOD_MICROS: u64 = 100_000;
 #[derive(Debug, Clone)]
 pub(crate) struct Group {
     /// Writing `0` there puts the writer in.
-    pub(crate) door: Arc<OwnedFd>,
+    door: Arc<OwnedFd>,
+    /// Tells how many processes are in; `None` where the kernel does not count them.
+    count: Option<Arc<OwnedFd>>,
+}
+
+/// How a command gets into the group.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    group: Group,
+    /// Most processes. The kernel lets nobody be born over the limit, but lets anybody in who is.
+    most: Option<u64>,
+}
+
+impl Entry {
+    pub(crate) fn new(group: &Group, limits: Option<&GuestLimits>) -> Self {
+        Self { group: group.clone(), most: limits.and_then(|limits| limits.processes) }
+    }
+
+    /// Puts the calling process in; for a child that must not allocate.
+    ///
+    /// # Errors
+    /// `AGAIN` when there is no room; of the kernel.
+    pub(crate) fn enter(&self) -> rustix::io::Result<()> {
+        rustix::io::write(&self.group.door, b"0")?;
+        let (Some(most), Some(count)) = (self.most, &self.group.count) else { return Ok(()) };
+        let mut digits = [0; 24];
+        let length = rustix::io::pread(count, &mut digits, 0)?;
+        let number = digits[..length].iter().take_while(|byte| byte.is_ascii_digit());
+        let current = number.fold(0_u64, |number, digit| number.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
+        if current > most { Err(Errno::AGAIN) } else { Ok(()) }
+    }
 }
 
 impl Group {
@@ -38,7 +71,8 @@ impl Group {
             _ => {}
         }
         let door = rustix::fs::open(format!("{GROUP}/cgroup.procs"), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-        Some(Self { door: Arc::new(door.ok()?) })
+        let count = rustix::fs::open(format!("{GROUP}/pids.current"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        Some(Self { door: Arc::new(door.ok()?), count: count.ok().map(Arc::new) })
     }
 
     /// Limits the group. What the kernel cannot limit is left alone: the host says which limits hold.

@@ -27,7 +27,7 @@ use std::{os::fd::BorrowedFd, time::Duration};
 use rustix::system::RebootCommand;
 
 pub(crate) use boot::boot;
-pub(crate) use group::Group;
+pub(crate) use group::{Entry, Group};
 pub(crate) use hosts::Hosts;
 pub(crate) use layer::{Upper, send as send_layer};
 pub(crate) use wire::Wire;

@@ -19,6 +19,9 @@ pub(crate) const CONFIG: &str = "config.img";
 pub(crate) const SAVED: &str = "saved.squashfs";
 pub(crate) const SCRATCH: &str = "scratch.img";
 
+/// `CAP_SYS_RESOURCE` (24, `linux/capability.h`) as a bit mask.
+const SYS_RESOURCE: u64 = 1 << 24;
+
 /// A disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Disk {
@@ -104,6 +107,8 @@ impl OwnedBoot {
             init: true,
             open_files: Some(shape::open_files(limits)),
             oom_score_adj: 500,
+            // With that right a command would lift the limit.
+            capabilities: limits.open_files.map(|_| !SYS_RESOURCE),
             guest: Some(GuestBoot {
                 disks,
                 hostname: self.spec.hostname.clone().unwrap_or_else(|| self.id.to_string()),
