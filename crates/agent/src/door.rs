@@ -34,6 +34,8 @@ const FAREWELL: Duration = Duration::from_secs(5);
 pub(crate) enum Door {
     /// It was inherited and cannot be made anew: connections wait in its queue.
     Inherited(AsyncFd<OwnedFd>),
+    /// It is in the way of no save, and stays open.
+    Guest(AsyncFd<OwnedFd>),
     /// It is made in this folder, and gone while the agent is quiet: there are kernels that cannot be saved while a socket of the host is open.
     Own {
         /// The folder.
@@ -52,6 +54,14 @@ impl Door {
         Ok(Self::Inherited(readiness::register(listener, Interest::READABLE)?))
     }
 
+    /// Takes the listener of a guest.
+    ///
+    /// # Errors
+    /// Of the event loop.
+    pub(crate) fn guest(listener: OwnedFd) -> io::Result<Self> {
+        Ok(Self::Guest(readiness::register(listener, Interest::READABLE)?))
+    }
+
     /// Makes a listener.
     ///
     /// # Errors
@@ -63,7 +73,7 @@ impl Door {
 
     pub(crate) fn listener(&self) -> &AsyncFd<OwnedFd> {
         match self {
-            Self::Inherited(listener) | Self::Own { listener, .. } => listener,
+            Self::Inherited(listener) | Self::Guest(listener) | Self::Own { listener, .. } => listener,
         }
     }
 
@@ -76,6 +86,7 @@ impl Door {
     /// When it cannot be opened any more.
     pub(crate) async fn stay_closed(self, agent: &Agent, until: Instant) -> io::Result<Self> {
         match self {
+            Self::Guest(listener) => Ok(Self::Guest(listener)),
             Self::Inherited(listener) => {
                 tokio::time::sleep_until(until).await;
                 Ok(Self::Inherited(listener))

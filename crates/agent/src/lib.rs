@@ -7,6 +7,10 @@
 //! |---|---|
 //! | `start` | the process itself: inherited descriptors, configuration, signals, limits |
 //! | `door` | the listener, inherited or made here |
+//! | `settings` | what the configuration means here |
+//! | `guest` | the first process of a virtual machine's kernel |
+//! | `pipe` | many connections through one virtio-serial port, in the guest and on its host |
+//! | `launch` | on the host: a program that begins only when the ledger knows it |
 //! | `server` | connections, and which operation goes where |
 //! | `agent` | what all connections share |
 //! | `memory` | what it holds when idle |
@@ -39,9 +43,12 @@ mod failure;
 mod files;
 mod forks;
 mod get;
+mod guest;
 mod identity;
+mod launch;
 mod listing;
 mod memory;
+mod pipe;
 mod process;
 mod procfs;
 mod pump;
@@ -51,6 +58,7 @@ mod reaper;
 mod ring;
 mod server;
 mod session;
+mod settings;
 mod shutdown;
 mod signals;
 mod spawn;

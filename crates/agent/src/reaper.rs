@@ -11,10 +11,10 @@ pub(crate) async fn run(agent: Rc<Agent>, signals: Watched) {
         match signals.async_io(Interest::READABLE, |fd| signals::next(fd)).await {
             Ok(libc::SIGCHLD) => reap(&agent),
             // Process 1 is not ended from outside by name, and everything inside may only ask it.
-            Ok(_) if agent.config.init => {}
+            Ok(_) if agent.settings().config.init => {}
             Ok(_) => {
                 shutdown::kill_everything(&agent).await;
-                std::process::exit(0);
+                agent.end();
             }
             Err(_) => return,
         }

@@ -123,7 +123,7 @@ pub(crate) async fn serve(
                     listening = false;
                     // A kernel where the agent has to make its own socket (gVisor) tells of no hang-up: there the end of its words is the only
                     // sign that a client is gone, and no client of ours ends them before it goes.
-                    if heard.is_err() || agent.config.listen_folder.is_some() {
+                    if heard.is_err() || agent.settings().config.listen_folder.is_some() {
                         break false;
                     }
                 }
