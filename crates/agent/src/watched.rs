@@ -186,10 +186,15 @@ mod tests {
         Ok(bytes)
     }
 
-    /// What an event loop watches.
-    fn watched_by(epoll: &str) -> Vec<RawFd> {
+    /// What an event loop watches: numbers, and the files that they had.
+    fn watched_by(epoll: &str) -> Vec<(RawFd, u64)> {
         let text = fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")).unwrap();
-        text.lines().filter_map(|line| line.strip_prefix("tfd:")?.split_ascii_whitespace().next()?.parse().ok()).collect()
+        let entry = |line: &str| {
+            let fields: Vec<&str> = line.strip_prefix("tfd:")?.split_ascii_whitespace().collect();
+            let inode = fields.iter().find_map(|field| field.strip_prefix("ino:"))?;
+            Some((fields.first()?.parse().ok()?, u64::from_str_radix(inode, 16).ok()?))
+        };
+        text.lines().filter_map(entry).collect()
     }
 
     #[test]
@@ -218,16 +223,17 @@ mod tests {
             let roll = Rc::<Roll>::default();
             let (reader, _writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
             let number = reader.as_raw_fd();
+            let entry = (number, rustix::fs::fstat(&reader).unwrap().st_ino);
             let watched = roll.watch(reader, Interest::READABLE).unwrap();
             let instances = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-            // Other tests of this program have event loops of their own.
+            // Other tests of this program have event loops of their own; one may still have the number, of a file that a child on its way has open.
             let own: Vec<String> = instances
                 .filter(|fd| fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|to| to.ends_with("anon_inode:[eventpoll]")))
-                .filter(|fd| watched_by(fd).contains(&number))
+                .filter(|fd| watched_by(fd).contains(&entry))
                 .collect();
-            let waker = watched_by(&own[0]).into_iter().find(|fd| *fd != number).unwrap();
+            let waker = watched_by(&own[0]).into_iter().find(|watched| *watched != entry).unwrap();
             let count = || {
-                let text = fs::read_to_string(format!("/proc/self/fdinfo/{waker}")).unwrap();
+                let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", waker.0)).unwrap();
                 text.lines().find_map(|line| Some(line.strip_prefix("eventfd-count:")?.trim().to_owned())).unwrap()
             };
             let before = count();
