@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use crate::{
+    egress,
     failure::{Kind, Result, failure},
     forks::Forks,
     process::Cursor,
@@ -61,6 +62,8 @@ pub(crate) struct Agent {
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) transfers: Arc<Semaphore>,
     pub(crate) watches: Arc<Semaphore>,
+    /// Who decides about what leaves.
+    pub(crate) egress: Rc<egress::Host>,
     /// Connections that threads hold, so that they can be cut.
     pub(crate) lent: RefCell<Vec<Weak<UnixStream>>>,
 }
@@ -87,6 +90,7 @@ impl Agent {
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
+            egress: egress::Host::new(),
             lent: RefCell::default(),
         }
     }

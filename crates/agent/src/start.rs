@@ -30,6 +30,7 @@ use crate::{
     agent::Agent,
     child::Rules,
     door::Door,
+    egress,
     files::path,
     memory, readiness, reaper, server, signals,
     spawn::Spawner,
@@ -99,6 +100,9 @@ fn start() -> Result<Never, String> {
             Entrance::Inherited(listener) => Door::inherited(listener)?,
             Entrance::Folder(folder) => Door::open(folder)?,
         };
+        if agent.config.egress {
+            egress::start(&agent.egress)?;
+        }
         tokio::task::spawn_local(reaper::run(Rc::clone(&agent), signals));
         tokio::task::spawn_local(async {
             tokio::time::sleep(SETTLED).await;
@@ -108,7 +112,7 @@ fn start() -> Result<Never, String> {
     });
     match error {
         Ok(never) => Ok(never),
-        Err(error) => Err(format!("cannot listen: {error}")),
+        Err(error) => Err(format!("cannot begin: {error}")),
     }
 }
 

@@ -59,4 +59,7 @@ pub struct AgentConfig {
     /// The agent ends, and everything with it, when its standard input ends: whoever held the other end is gone.
     #[prost(bool, tag = "13")]
     pub owner_input: bool,
+    /// Whether connections may leave: the agent redirects them to itself, and asks the host ([`Egress`](crate::Egress)). Needs `CAP_NET_ADMIN`.
+    #[prost(bool, tag = "14")]
+    pub egress: bool,
 }
