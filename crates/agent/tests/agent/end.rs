@@ -149,7 +149,8 @@ fn quiesce_cuts_all_connections_and_later_all_goes_on() {
 fn an_agent_that_makes_its_socket_has_none_while_it_is_quiet_and_is_woken_by_a_file() {
     let host = Host::in_folder();
     let (socket, wake) = (host.folder().join(AGENT_SOCKET), host.folder().join(WAKE_FILE));
-    let mut session = host.shell("echo before; read line; echo after; read line");
+    // With a stdin, or it would end at once, and say so before it is cut off.
+    let mut session = host.exec(Exec { stdin: true, ..shell("echo before; read line") });
     session.wait_for("before\n");
     host.done(Operation::Quiesce(Quiesce { resume_after_ms: 600_000 }));
     assert_eq!(session.stream.read(&mut [0; 10]).unwrap(), 0);
