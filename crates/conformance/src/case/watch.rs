@@ -1,6 +1,4 @@
-use std::collections::HashSet;
-
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use sandbar_core::{ErrorKind, Feature::Watch, RemoveOptions, WatchEvent, WatchEventKind, WatchStream};
 use tokio::time::timeout;
