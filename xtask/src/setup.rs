@@ -6,18 +6,20 @@ use crate::{
 };
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 15] = [
+const PACKAGES: [(&str, &str); 17] = [
     ("uidmap", "newuidmap, for rootless containers with a range of ids"),
-    ("e2fsprogs", "mkfs.ext4, for disk limits"),
+    ("e2fsprogs", "mkfs.ext4, for disk limits and the disks of virtual machines"),
     ("python3-minimal", "programs inside the image `host`"),
     ("docker-registry", "a real registry on loopback"),
     ("skopeo", "fills that registry"),
     ("docker.io", "the engine of the provider docker, started by the tests themselves"),
     ("bubblewrap", "peer of the benchmarks"),
     ("runc", "peer of the benchmarks"),
+    ("squashfs-tools", "root images of virtual machines"),
     ("g++", "libFuzzer"),
-    ("qemu-system-x86", "the lab's machine, and on Debian 12 the program that shares files with it"),
-    ("busybox-static", "an image of one static program, for that engine; the lab's first programs"),
+    ("qemu-system-x86", "virtual machines; the lab's machine, and on Debian 12 the program that shares files with it"),
+    ("busybox-static", "an image of one static program, for that engine and for virtual machines; the lab's first programs"),
+    ("mmdebstrap", "makes the image `base` of packages, as `sandbar setup` does"),
     ("cpio", "packs what the lab starts with"),
     ("kmod", "the order of the lab's modules"),
     ("lz4", "unpacks the lab's kernel"),

@@ -8,8 +8,7 @@ use crate::{
 };
 
 /// What this machine must be able to run when continuous integration says so.
-const REQUIRED_IN_CI: &str =
-    "fake,dangerous-host,container-root,container-rootless,container-rootless-ranges,gvisor-root,gvisor-rootless,docker-runc,registry,lab";
+const REQUIRED_IN_CI: &str = "fake,dangerous-host,container-root,container-rootless,container-rootless-ranges,gvisor-root,gvisor-rootless,docker-runc,docker-runsc,qemu-tcg,registry,lab";
 
 /// How long the lab's tests may take, in seconds: they take half a minute.
 const LAB_DEADLINE: u64 = 300;

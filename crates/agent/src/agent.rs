@@ -5,8 +5,6 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use sandbar_protocol::AgentConfig;
-use sandbar_tree::Base;
 use tokio::{
     sync::{Notify, Semaphore},
     time::Instant,
@@ -15,10 +13,13 @@ use tokio::{
 use crate::{
     failure::{Kind, Result, failure},
     forks::Forks,
+    guest::{self, Guest},
     process::Cursor,
     ring::Budget,
+    settings::Settings,
     spawn::Spawner,
     table::Table,
+    watched::Roll,
 };
 
 /// Most connections at a time.
@@ -37,11 +38,12 @@ const FULL_RINGS: usize = 64;
 /// What all connections share. One thread only.
 #[derive(Debug)]
 pub(crate) struct Agent {
-    pub(crate) config: AgentConfig,
+    settings: RefCell<Rc<Settings>>,
     pub(crate) spawner: Spawner,
-    pub(crate) base: Arc<Base>,
-    /// Who owns the files that are put, unless the request says otherwise.
-    pub(crate) file_owner: (u32, u32),
+    /// What is in the event loop and stays there when connections go.
+    pub(crate) roll: Rc<Roll>,
+    /// What only the first process of a kernel has.
+    pub(crate) guest: Option<Guest>,
     pub(crate) table: Table,
     pub(crate) forks: Forks,
     pub(crate) ring_bytes: usize,
@@ -66,14 +68,15 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    pub(crate) fn new(config: AgentConfig, spawner: Spawner, base: Base, file_owner: (u32, u32)) -> Self {
+    pub(crate) fn new(settings: Settings, spawner: Spawner, guest: Option<Guest>) -> Self {
+        let config = &settings.config;
         let ring_bytes = if config.ring_bytes == 0 { RING_BYTES } else { config.ring_bytes.min(MAX_RING_BYTES) };
         let ring_bytes = usize::try_from(ring_bytes).unwrap_or(usize::MAX);
         Self {
-            config,
+            settings: RefCell::new(Rc::new(settings)),
             spawner,
-            base: Arc::new(base),
-            file_owner,
+            roll: Rc::default(),
+            guest,
             table: Table::default(),
             forks: Forks::default(),
             ring_bytes,
@@ -89,6 +92,21 @@ impl Agent {
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
             lent: RefCell::default(),
         }
+    }
+
+    /// What the sandbox is.
+    pub(crate) fn settings(&self) -> Rc<Settings> {
+        Rc::clone(&self.settings.borrow())
+    }
+
+    /// Makes it another, from the next command on.
+    pub(crate) fn set(&self, settings: Settings) {
+        self.settings.replace(Rc::new(settings));
+    }
+
+    /// Ends the agent, and with it the sandbox.
+    pub(crate) fn end(&self) -> ! {
+        if self.guest.is_some() { guest::power_off() } else { std::process::exit(0) }
     }
 
     /// Refuses what makes no sense any more at the end.

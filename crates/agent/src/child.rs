@@ -15,7 +15,7 @@ use rustix::{
     thread::CapabilitySet,
 };
 
-use crate::command::Command;
+use crate::{command::Command, guest::Entry};
 
 /// The step at which a child failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub(crate) struct Rules {
     pub(crate) kept: Option<CapabilitySet>,
     /// Whether the kernel kills it when the agent dies: as process 1 of a namespace that is so anyway.
     pub(crate) dies_with_agent: bool,
+    /// A guest's control group, and its limit of processes.
+    pub(crate) group: Option<Entry>,
 }
 
 /// The descriptors that become 0, 1 and 2.
@@ -164,6 +166,9 @@ fn prepare(image: &Image<'_>, rules: &Rules, streams: Streams<'_>) -> Result<(),
     rustix::stdio::dup2_stdin(streams.stdin).map_err(at(Step::Streams))?;
     rustix::stdio::dup2_stdout(streams.stdout).map_err(at(Step::Streams))?;
     rustix::stdio::dup2_stderr(streams.stderr).map_err(at(Step::Streams))?;
+    if let Some(group) = &rules.group {
+        group.enter().map_err(at(Step::Limits))?;
+    }
     rustix::process::setrlimit(Resource::Nofile, rules.open_files).map_err(at(Step::Limits))?;
     if let Some(processes) = rules.processes {
         rustix::process::setrlimit(Resource::Nproc, processes).map_err(at(Step::Limits))?;

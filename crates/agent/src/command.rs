@@ -27,21 +27,23 @@ pub(crate) struct Command {
 
 impl Command {
     pub(crate) fn new(agent: &Agent, request: &Exec) -> Result<Self> {
-        let user = match request.user.as_ref().or(agent.config.user.as_ref()) {
+        let settings = agent.settings();
+        let config = &settings.config;
+        let user = match request.user.as_ref().or(config.user.as_ref()) {
             Some(user) => users::resolve(user)?,
             None => users::own(),
         };
-        let environment = Environment::new(&user, request.pty.is_some(), &agent.config.env, &request.env)?;
+        let environment = Environment::new(&user, request.pty.is_some(), &config.env, &request.env)?;
         let name = request.argv.first().filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| failure(Kind::InvalidInput, "the command is empty"))?;
         let home = user.entry.as_ref().map(|entry| entry.home.as_slice()).filter(|home| !home.is_empty());
-        let own = agent.config.workdir.as_deref().or(home).unwrap_or(b"/");
+        let own = config.workdir.as_deref().or(home).unwrap_or(b"/");
         Ok(Self {
             candidates: candidates(name, environment.get(b"PATH").unwrap_or_default())?,
             arguments: request.argv.iter().map(|argument| string("an argument", argument)).collect::<Result<_>>()?,
             environment: environment.strings()?,
             workdir: string("the working directory", &request.workdir.as_ref().map_or(own.to_vec(), |named| beneath(own, named)))?,
-            workdir_optional: request.workdir.is_none() && agent.config.workdir.is_none(),
+            workdir_optional: request.workdir.is_none() && config.workdir.is_none(),
             line: line(&request.argv),
             user,
         })

@@ -17,18 +17,25 @@ use tokio::{
     time::Instant,
 };
 
-use crate::readiness;
+use crate::{
+    agent::{Agent, MAX_CONNECTIONS},
+    readiness,
+};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 /// Between looks for the file that ends the quiet. The folder may be one of another kernel, which tells of no changes.
 const LOOK: Duration = Duration::from_millis(2);
+/// How long connections that were cut may take to be closed.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// The listener, and what becomes of it while the agent is quiet.
 #[derive(Debug)]
 pub(crate) enum Door {
     /// It was inherited and cannot be made anew: connections wait in its queue.
     Inherited(AsyncFd<OwnedFd>),
+    /// It is in the way of no save, and stays open.
+    Guest(AsyncFd<OwnedFd>),
     /// It is made in this folder, and gone while the agent is quiet: there are kernels that cannot be saved while a socket of the host is open.
     Own {
         /// The folder.
@@ -47,6 +54,14 @@ impl Door {
         Ok(Self::Inherited(readiness::register(listener, Interest::READABLE)?))
     }
 
+    /// Takes the listener of a guest.
+    ///
+    /// # Errors
+    /// Of the event loop.
+    pub(crate) fn guest(listener: OwnedFd) -> io::Result<Self> {
+        Ok(Self::Guest(readiness::register(listener, Interest::READABLE)?))
+    }
+
     /// Makes a listener.
     ///
     /// # Errors
@@ -58,28 +73,39 @@ impl Door {
 
     pub(crate) fn listener(&self) -> &AsyncFd<OwnedFd> {
         match self {
-            Self::Inherited(listener) | Self::Own { listener, .. } => listener,
+            Self::Inherited(listener) | Self::Guest(listener) | Self::Own { listener, .. } => listener,
         }
     }
 
     /// Is closed until somebody wakes the agent, or until this time, and opens again.
     ///
+    /// Where it is its own, that its socket is gone says that the agent is quiet: nothing of the host is open, the event loop is empty and stands still.
+    /// Commands go on meanwhile, until their pipes are full.
+    ///
     /// # Errors
     /// When it cannot be opened any more.
-    pub(crate) async fn stay_closed(self, until: Instant) -> io::Result<Self> {
+    pub(crate) async fn stay_closed(self, agent: &Agent, until: Instant) -> io::Result<Self> {
         match self {
+            Self::Guest(listener) => Ok(Self::Guest(listener)),
             Self::Inherited(listener) => {
                 tokio::time::sleep_until(until).await;
                 Ok(Self::Inherited(listener))
             }
             Self::Own { folder, listener } => {
                 drop(listener);
-                remove(&folder.join(AGENT_SOCKET))?;
                 let wake = folder.join(WAKE_FILE);
+                // Of somebody who came too late for the last time.
+                remove(&wake)?;
+                // A thread may be at work; what it holds was shut down.
+                let all = agent.connections.acquire_many(u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX));
+                drop(tokio::time::timeout(FAREWELL, all).await);
+                agent.roll.leave().await;
+                remove(&folder.join(AGENT_SOCKET))?;
                 while Instant::now() < until && !wake.exists() {
-                    tokio::time::sleep(LOOK).await;
+                    std::thread::sleep(LOOK);
                 }
                 remove(&wake)?;
+                agent.roll.enter()?;
                 Self::open(folder)
             }
         }

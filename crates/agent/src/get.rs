@@ -76,6 +76,6 @@ pub(crate) fn tree(base: &Base, request: &Target, link: &mut Link) -> Result<()>
 }
 
 /// Ends an answer that has begun.
-fn broken(link: &mut Link, failure: Failure) -> Result<()> {
+pub(crate) fn broken(link: &mut Link, failure: Failure) -> Result<()> {
     link.say(&Event { what: Some(event::What::Failure(failure)) }).map_err(|error| lost(&error))
 }

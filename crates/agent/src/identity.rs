@@ -12,7 +12,7 @@ use rustix::{
 use sandbar_protocol::{Identity, Renewal, Resumed};
 use sandbar_tree::{Access, Base};
 
-use crate::agent::Agent;
+use crate::{agent::Agent, settings::Settings};
 
 /// Bytes of a seed that are taken.
 const SEED: usize = 32;
@@ -24,8 +24,22 @@ pub(crate) fn renew(agent: &Agent, request: &Resumed) -> Renewal {
     renewal.done.push(format!("epoch: {}", agent.epoch.get()));
     note(&mut renewal, "entropy", seed(&request.seed));
     note(&mut renewal, "clock", step_clock(request.now_ns));
+    if let Some(config) = &request.config {
+        note(
+            &mut renewal,
+            "configuration",
+            Settings::new((**config).clone(), agent.guest.as_ref()).map(|settings| {
+                agent.set(settings);
+                "taken".to_owned()
+            }),
+        );
+    }
     if let Some(identity) = &request.identity {
         note(&mut renewal, "host name", rename(identity));
+        if let Some(hosts) = agent.guest.as_ref().and_then(|guest| guest.hosts.as_ref()) {
+            let named = hosts.name(&identity.hostname);
+            note(&mut renewal, "table of hosts", named.map(|()| identity.hostname.clone()).map_err(|error| error.to_string()));
+        }
         note(&mut renewal, "machine-id", mark(identity));
     }
     renewal

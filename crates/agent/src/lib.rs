@@ -7,10 +7,15 @@
 //! |---|---|
 //! | `start` | the process itself: inherited descriptors, configuration, signals, limits |
 //! | `door` | the listener, inherited or made here |
+//! | `settings` | what the configuration means here |
+//! | `guest` | the first process of a virtual machine's kernel |
+//! | `pipe` | many connections through one virtio-serial port, in the guest and on its host |
+//! | `launch` | on the host: a program that begins only when the ledger knows it |
 //! | `server` | connections, and which operation goes where |
 //! | `agent` | what all connections share |
 //! | `memory` | what it holds when idle |
-//! | `readiness` | descriptors in the event loop |
+//! | `readiness` | descriptors of connections in the event loop |
+//! | `watched` | descriptors in the event loop that outlive connections |
 //! | `failure` | a refusal, as the host reads it |
 //! | `command`, `environment`, `users` | what an exec request means here |
 //! | `spawn`, `child`, `forks` | the thread that starts commands, a child's steps up to exec, the children on their way |
@@ -38,9 +43,12 @@ mod failure;
 mod files;
 mod forks;
 mod get;
+mod guest;
 mod identity;
+mod launch;
 mod listing;
 mod memory;
+mod pipe;
 mod process;
 mod procfs;
 mod pump;
@@ -50,6 +58,7 @@ mod reaper;
 mod ring;
 mod server;
 mod session;
+mod settings;
 mod shutdown;
 mod signals;
 mod spawn;
@@ -60,5 +69,6 @@ mod transfer;
 mod usage;
 mod users;
 mod watch;
+mod watched;
 
 pub use start::run;

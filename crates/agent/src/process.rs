@@ -1,6 +1,5 @@
 use std::{
     cell::{Cell, RefCell},
-    os::fd::OwnedFd,
     rc::Rc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -10,13 +9,14 @@ use rustix::{
     process::{Pid, Signal, WaitStatus},
 };
 use sandbar_protocol::{FrameKind, Process as Record, Status};
-use tokio::{io::unix::AsyncFd, sync::Notify};
+use tokio::sync::Notify;
 
 use crate::{
     agent::Agent,
     failure::{Kind, Result, failure, system},
     ring::Ring,
     signals, terminal,
+    watched::Watched,
 };
 
 /// One process that exec started, from fork until it is forgotten.
@@ -41,9 +41,9 @@ pub(crate) struct Process {
     /// There is room in the ring, or nothing to wait for any more.
     pub(crate) space: Notify,
     /// The agent's end of stdin, while it is open.
-    pub(crate) stdin: RefCell<Option<Rc<AsyncFd<OwnedFd>>>>,
+    pub(crate) stdin: RefCell<Option<Rc<Watched>>>,
     /// The agent's end of its terminal, while it is open.
-    pub(crate) terminal: RefCell<Option<Rc<AsyncFd<OwnedFd>>>>,
+    pub(crate) terminal: RefCell<Option<Rc<Watched>>>,
     pub(crate) pty: bool,
     /// Nobody can ask for it any more.
     pub(crate) forgotten: Cell<bool>,

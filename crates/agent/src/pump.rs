@@ -2,12 +2,9 @@ use std::{io, os::fd::OwnedFd, rc::Rc, time::Duration};
 
 use rustix::{io::Errno, process::Signal};
 use sandbar_protocol::FrameKind;
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    time::Instant,
-};
+use tokio::{io::Interest, time::Instant};
 
-use crate::{agent::Agent, process::Process};
+use crate::{agent::Agent, process::Process, watched::Watched};
 
 /// After the end of a process its output is waited for this long, when somebody else still holds its pipes and says nothing.
 const QUIET: Duration = Duration::from_millis(250);
@@ -19,7 +16,7 @@ const TURN: usize = 256 << 10;
 /// A stream of a process's output.
 #[derive(Debug)]
 pub(crate) struct Source {
-    pub(crate) fd: Rc<AsyncFd<OwnedFd>>,
+    pub(crate) fd: Rc<Watched>,
     pub(crate) kind: FrameKind,
 }
 
@@ -169,8 +166,8 @@ fn expire(process: &Process, deadline: Option<Deadline>) -> Option<Deadline> {
 
 async fn readable(source: Option<&Source>) {
     match source {
-        // The guard is dropped without clearing: the next pass reads, and clears when there was nothing.
-        Some(source) => drop(source.fd.readable().await),
+        // The next pass reads, and is told when there was nothing.
+        Some(source) => drop(source.fd.ready(Interest::READABLE).await),
         None => std::future::pending().await,
     }
 }

@@ -1,20 +1,20 @@
-use std::{os::fd::OwnedFd, rc::Rc};
+use std::rc::Rc;
 
 use rustix::process::{Signal, WaitOptions};
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::io::Interest;
 
-use crate::{agent::Agent, shutdown, signals};
+use crate::{agent::Agent, shutdown, signals, watched::Watched};
 
 /// Reaps every child that ends, whoever's it was, and hears requests to end.
-pub(crate) async fn run(agent: Rc<Agent>, signals: AsyncFd<OwnedFd>) {
+pub(crate) async fn run(agent: Rc<Agent>, signals: Watched) {
     loop {
         match signals.async_io(Interest::READABLE, |fd| signals::next(fd)).await {
             Ok(libc::SIGCHLD) => reap(&agent),
             // Process 1 is not ended from outside by name, and everything inside may only ask it.
-            Ok(_) if agent.config.init => {}
+            Ok(_) if agent.settings().config.init => {}
             Ok(_) => {
                 shutdown::kill_everything(&agent).await;
-                std::process::exit(0);
+                agent.end();
             }
             Err(_) => return,
         }

@@ -19,7 +19,7 @@ use crate::{
     door::Door,
     failure,
     failure::{Kind, refusal},
-    files, get, identity, listing, put, session, shutdown, transfer, usage, watch,
+    files, get, guest, identity, listing, put, session, shutdown, transfer, usage, watch,
 };
 
 /// How long a connection may take to say what it wants.
@@ -35,15 +35,11 @@ const FAREWELL: Duration = Duration::from_secs(5);
 pub(crate) async fn run(agent: Rc<Agent>, mut door: Door) -> io::Error {
     loop {
         if let Some(until) = agent.silent_until.take() {
-            door = match door.stay_closed(until).await {
+            door = match door.stay_closed(&agent, until).await {
                 Ok(door) => door,
                 Err(error) => return error,
             };
-            let agent = Rc::clone(&agent);
-            tokio::task::spawn_local(async move {
-                tokio::time::sleep(RETURN).await;
-                agent.cut_off.take();
-            });
+            await_return(&agent);
         }
         let accepted = tokio::select! {
             biased;
@@ -60,6 +56,23 @@ pub(crate) async fn run(agent: Rc<Agent>, mut door: Door) -> io::Error {
             },
         }
     }
+}
+
+/// Clients that were cut off have a while to come back.
+fn await_return(agent: &Rc<Agent>) {
+    let agent = Rc::clone(agent);
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(RETURN).await;
+        agent.cut_off.take();
+    });
+}
+
+/// Serves one connection of a guest's pipe, which is in the way of no save and never closed.
+pub(crate) fn welcome_in_guest(agent: &Rc<Agent>, socket: OwnedFd) {
+    if agent.silent_until.take().is_some() {
+        await_return(agent);
+    }
+    welcome(agent, socket);
 }
 
 fn accept(listener: &OwnedFd) -> io::Result<OwnedFd> {
@@ -160,12 +173,14 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
 
 /// What may block is done by a thread.
 async fn lend(agent: &Rc<Agent>, stream: UnixStream, ahead: bytes::Bytes, permit: OwnedSemaphorePermit, operation: Operation) {
-    let base = Arc::clone(&agent.base);
-    let owner = agent.file_owner;
+    let settings = agent.settings();
+    let base = Arc::clone(&settings.base);
+    let owner = settings.file_owner;
+    let guest = agent.guest.clone();
     let forks = agent.forks.clone();
     let is_watch = matches!(operation, Operation::Watch(_));
     let turns = if is_watch { &agent.watches } else { &agent.transfers };
-    let (init, own_socket) = (agent.config.init, agent.config.listen_folder.is_some());
+    let (init, own_socket) = (settings.config.init, settings.config.listen_folder.is_some());
     transfer::hand_over(turns, &agent.lent, stream, ahead, permit, move |link| match operation {
         Operation::PutFile(request) => put::file(&base, owner, &request, &forks, link),
         Operation::PutTree(request) => put::tree(&base, owner, &request, &forks, link),
@@ -179,6 +194,10 @@ async fn lend(agent: &Rc<Agent>, stream: UnixStream, ahead: bytes::Bytes, permit
         Operation::Remove(request) => files::remove(&base, &request, link),
         Operation::Watch(request) => watch::run(&base, &request, own_socket, link),
         Operation::Usage(_) => usage::report(init, link),
+        Operation::GetLayer(_) => match &guest {
+            Some(guest) => guest::send_layer(&guest.upper, guest.group.is_some(), link),
+            None => Err(failure::failure(Kind::Unsupported, "the layer of this sandbox is the host's")),
+        },
         _ => Err(failure::failure(Kind::Internal, "an operation went astray")),
     })
     .await;

@@ -14,7 +14,7 @@ use sandbar_protocol::{
     encode_message, event, input, reply,
 };
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::Interest,
     net::{UnixStream, unix::ReadHalf},
     time::Instant,
 };
@@ -28,6 +28,7 @@ use crate::{
     readiness,
     spawn::{self, Ends},
     terminal,
+    watched::Watched,
 };
 
 /// Output that goes to a client with one write.
@@ -49,7 +50,7 @@ pub(crate) async fn exec(agent: &Rc<Agent>, request: &Exec) -> failure::Result<R
     agent.table.came(&pending);
     let (pid, ends) = started?;
     let process = Rc::new(Process::new(agent, pid, line, request.pty.is_some()));
-    let sources = streams(&process, ends).inspect_err(|_| pending.signal(Signal::KILL))?;
+    let sources = streams(agent, &process, ends).inspect_err(|_| pending.signal(Signal::KILL))?;
     agent.table.started(&process, &pending);
     let grace = Duration::from_millis(request.grace_ms);
     let limit = Some(request.timeout_ms).filter(|limit| *limit > 0);
@@ -59,21 +60,21 @@ pub(crate) async fn exec(agent: &Rc<Agent>, request: &Exec) -> failure::Result<R
 }
 
 /// Puts the streams of a process into the event loop.
-fn streams(process: &Process, ends: Ends) -> failure::Result<Vec<Source>> {
+fn streams(agent: &Agent, process: &Process, ends: Ends) -> failure::Result<Vec<Source>> {
     let mut sources = Vec::with_capacity(2);
     for (fd, kind) in [(ends.stdout, FrameKind::Stdout), (ends.stderr, FrameKind::Stderr)] {
         if let Some(fd) = fd {
-            sources.push(Source { fd: Rc::new(watched(fd, Interest::READABLE)?), kind });
+            sources.push(Source { fd: Rc::new(watched(agent, fd, Interest::READABLE)?), kind });
         }
     }
     if let Some(fd) = ends.terminal {
-        let fd = Rc::new(watched(fd, Interest::READABLE | Interest::WRITABLE)?);
+        let fd = Rc::new(watched(agent, fd, Interest::READABLE | Interest::WRITABLE)?);
         sources.push(Source { fd: Rc::clone(&fd), kind: FrameKind::Stdout });
         process.terminal.replace(Some(Rc::clone(&fd)));
         process.stdin.replace(Some(fd));
     }
     if let Some(fd) = ends.stdin {
-        process.stdin.replace(Some(Rc::new(watched(fd, Interest::WRITABLE)?)));
+        process.stdin.replace(Some(Rc::new(watched(agent, fd, Interest::WRITABLE)?)));
     }
     Ok(sources)
 }
@@ -94,8 +95,8 @@ pub(crate) fn attach(agent: &Agent, request: &Attach) -> failure::Result<(Rc<Pro
     }
 }
 
-fn watched(fd: OwnedFd, interest: Interest) -> failure::Result<AsyncFd<OwnedFd>> {
-    readiness::register(fd, interest).map_err(|error| failure::io("cannot watch a stream of the command", &error))
+fn watched(agent: &Agent, fd: OwnedFd, interest: Interest) -> failure::Result<Watched> {
+    agent.roll.watch(fd, interest).map_err(|error| failure::io("cannot watch a stream of the command", &error))
 }
 
 /// Serves a client of a process until the end was told or the client is gone.
@@ -122,7 +123,7 @@ pub(crate) async fn serve(
                     listening = false;
                     // A kernel where the agent has to make its own socket (gVisor) tells of no hang-up: there the end of its words is the only
                     // sign that a client is gone, and no client of ours ends them before it goes.
-                    if heard.is_err() || agent.config.listen_folder.is_some() {
+                    if heard.is_err() || agent.settings().config.listen_folder.is_some() {
                         break false;
                     }
                 }

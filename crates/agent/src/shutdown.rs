@@ -7,7 +7,7 @@ use sandbar_protocol::{
 };
 use tokio::{io::AsyncReadExt, net::UnixStream, time::Instant};
 
-use crate::{agent::Agent, process::Process, procfs, reaper, session, signals};
+use crate::{agent::Agent, guest, process::Process, procfs, reaper, session, signals};
 
 /// Nobody waits longer between TERM and KILL, whatever the request says.
 const MAX_GRACE: Duration = Duration::from_secs(3600);
@@ -32,6 +32,10 @@ pub(crate) async fn run(agent: &Rc<Agent>, request: Shutdown, mut stream: UnixSt
     }
     wait_for(grace, agent, || agent.table.running().is_empty()).await;
     kill_everything(agent).await;
+    if agent.guest.is_some() {
+        // The host ends the machine as soon as it has everything.
+        guest::sync();
+    }
     let all = agent.table.all();
     wait_for(LAST_WORDS, agent, || all.iter().all(|process| process.status().is_some())).await;
     if hand_over(agent, &all, request.output_limit, &mut stream).await.is_ok() {
@@ -39,7 +43,7 @@ pub(crate) async fn run(agent: &Rc<Agent>, request: Shutdown, mut stream: UnixSt
         let mut ignored = [0; 256];
         while stream.read(&mut ignored).await.is_ok_and(|length| length > 0) {}
     }
-    std::process::exit(0);
+    agent.end();
 }
 
 /// Waits until something is so, at most this long.

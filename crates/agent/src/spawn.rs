@@ -53,6 +53,7 @@ pub(crate) struct Spawner {
 #[derive(Debug)]
 struct Job {
     command: Arc<Command>,
+    rules: Arc<Rules>,
     ends: ChildEnds,
     /// Written by the kernel as soon as there is a child.
     pid: Arc<AtomicI32>,
@@ -89,11 +90,11 @@ pub(crate) struct Starting {
 
 impl Spawner {
     /// Starts the thread. Commands without stdin read `null`.
-    pub(crate) fn start(rules: Rules, null: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn start(null: OwnedFd) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let work = move || {
             let mut stack = vec![0_u128; CHILD_STACK];
-            for Job { command, ends, pid, outcome } in queue {
+            for Job { command, rules, ends, pid, outcome } in queue {
                 let streams = match &ends {
                     ChildEnds::Terminal(peer) => {
                         Streams { stdin: peer.as_fd(), stdout: peer.as_fd(), stderr: peer.as_fd(), terminal: true }
@@ -132,7 +133,8 @@ pub(crate) fn start(agent: &Agent, command: Command, pty: Option<PtySize>, stdin
     };
     let (sender, outcome) = oneshot::channel();
     let (command, pid) = (Arc::new(command), Arc::new(AtomicI32::new(0)));
-    let job = Job { command: Arc::clone(&command), ends: child_ends, pid: Arc::clone(&pid), outcome: sender };
+    let rules = Arc::clone(&agent.settings().rules);
+    let job = Job { command: Arc::clone(&command), rules, ends: child_ends, pid: Arc::clone(&pid), outcome: sender };
     agent.spawner.jobs.send(job).map_err(|_| failure(Kind::Internal, "the thread that starts commands is gone"))?;
     Ok(Starting { command, ends, pending: agent.table.expect(pid), outcome })
 }

@@ -3,12 +3,9 @@
 
 use std::{
     fmt::Display,
-    fs::{DirBuilder, File},
+    fs::File,
     io::{self, Read},
-    os::{
-        fd::{FromRawFd, OwnedFd, RawFd},
-        unix::fs::{DirBuilderExt, chown},
-    },
+    os::fd::{FromRawFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
     process::ExitCode,
     rc::Rc,
@@ -19,25 +16,27 @@ use prost::Message;
 use rustix::{
     fs::{Mode, OFlags},
     io::FdFlags,
-    process::{DumpableBehavior, Pid, Resource, Rlimit, Signal},
-    thread::CapabilitySet,
+    process::{DumpableBehavior, Pid, Resource, Signal},
 };
 use sandbar_protocol::{AgentConfig, CONFIG_FD, CONFIG_OPTION, LISTEN_FD, MAX_MESSAGE};
-use sandbar_tree::Base;
 use tokio::io::Interest;
 
 use crate::{
     agent::Agent,
-    child::Rules,
     door::Door,
     files::path,
-    memory, readiness, reaper, server, signals,
+    guest::{self, Wire},
+    memory, pipe, reaper, server,
+    settings::Settings,
+    signals,
     spawn::Spawner,
-    users::{self, User},
 };
 
 /// Runs the agent; what keeps it from running is said in one line on stderr.
 pub fn run() -> ExitCode {
+    if let Some(role) = host_role() {
+        return role;
+    }
     // A defect ends the agent in every build, not only where the profile says so: half of one is worse than none.
     std::panic::set_hook(Box::new(|defect| {
         complain(defect);
@@ -47,12 +46,36 @@ pub fn run() -> ExitCode {
         Ok(never) => match never {},
         Err(why) => {
             complain(&why);
+            if guest::is_first_process() {
+                guest::power_off();
+            }
             ExitCode::FAILURE
         }
     }
 }
 
-fn complain(why: &dyn Display) {
+/// The program's other roles, on the host of a virtual machine. In a sandbox it has no arguments.
+fn host_role() -> Option<ExitCode> {
+    if rustix::process::getpid().is_init() {
+        return None;
+    }
+    let mut arguments = std::env::args_os().skip(1);
+    let done = match arguments.next()?.to_str()? {
+        "pipe" => crate::pipe::run_on_host(Path::new(&arguments.next()?)),
+        "launch" => crate::launch::run(arguments),
+        _ => return None,
+    };
+    Some(match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// Says something where whoever started this hears it.
+pub(crate) fn complain(why: &dyn Display) {
     let line = format!("sandbar-agent: {why}").replace('\n', " ");
     let _ = rustix::io::write(rustix::stdio::stderr(), format!("{line}\n").as_bytes());
 }
@@ -64,14 +87,22 @@ const SETTLED: Duration = Duration::from_millis(100);
 
 fn start() -> Result<Never, String> {
     memory::tune_allocator();
-    let (config, listener) = inherit()?;
-    let signals = signals::listen().map_err(|error| format!("cannot read signals: {error}"))?;
-    let config = read_config(config)?;
-    let listener = match (listener, &config.listen_folder) {
-        (Some(listener), None) => Entrance::Inherited(listener),
-        (_, Some(folder)) => Entrance::Folder(path(folder).to_owned()),
-        (None, None) => return Err("the configuration names no folder to listen in".to_owned()),
+    let first = guest::is_first_process();
+    // In a guest everything else waits for the kernel's file systems.
+    let (config, entrance, guest) = if first {
+        let (config, wire, guest) = guest::boot()?;
+        (config, wire.into(), Some(guest))
+    } else {
+        let (config, listener) = inherit()?;
+        let config = read_config(config)?;
+        let entrance = match (listener, &config.listen_folder) {
+            (Some(listener), None) => Entrance::Inherited(listener),
+            (_, Some(folder)) => Entrance::Folder(path(folder).to_owned()),
+            (None, None) => return Err("the configuration names no folder to listen in".to_owned()),
+        };
+        (config, entrance, None)
     };
+    let signals = signals::listen().map_err(|error| format!("cannot read signals: {error}"))?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|errno| format!("cannot hide its memory: {errno}"))?;
     rustix::process::umask(Mode::WGRP | Mode::WOTH);
     if !config.init {
@@ -80,31 +111,31 @@ fn start() -> Result<Never, String> {
     if config.owner_input {
         stay_with_input()?;
     }
-    let rules = rules(&config)?;
-    let user = config.user.as_ref().and_then(|user| users::resolve(user).ok()).unwrap_or_else(users::own);
-    let base = base(&config, &user)?;
+    let settings = Settings::new(config, guest.as_ref())?;
     let null = null().map_err(|errno| format!("cannot make an empty stdin: {errno}"))?;
-    let processes = rules.processes;
-    let spawner = Spawner::start(rules, null).map_err(|error| format!("cannot start a thread: {error}"))?;
+    let processes = settings.rules.processes;
+    let spawner = Spawner::start(null).map_err(|error| format!("cannot start a thread: {error}"))?;
     if let Some(processes) = processes {
         // At the limit of the sandbox an exec is refused, as it is there for everybody.
         rustix::process::setrlimit(Resource::Nproc, processes).map_err(|errno| format!("cannot limit processes: {errno}"))?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
     let runtime = runtime.map_err(|error| format!("cannot make an event loop: {error}"))?;
-    let agent = Rc::new(Agent::new(config, spawner, base, (user.uid, user.gid)));
+    let agent = Rc::new(Agent::new(settings, spawner, guest));
     let error = tokio::task::LocalSet::new().block_on(&runtime, async move {
-        let signals = readiness::register(signals, Interest::READABLE)?;
-        let door = match listener {
-            Entrance::Inherited(listener) => Door::inherited(listener)?,
-            Entrance::Folder(folder) => Door::open(folder)?,
-        };
+        let signals = agent.roll.watch(signals, Interest::READABLE)?;
         tokio::task::spawn_local(reaper::run(Rc::clone(&agent), signals));
         tokio::task::spawn_local(async {
             tokio::time::sleep(SETTLED).await;
             memory::forget_start();
         });
-        io::Result::Err(server::run(agent, door).await)
+        let failed = match entrance {
+            Entrance::Inherited(listener) => server::run(agent, Door::inherited(listener)?).await,
+            Entrance::Guest(listener) => server::run(agent, Door::guest(listener)?).await,
+            Entrance::Folder(folder) => server::run(agent, Door::open(folder)?).await,
+            Entrance::Pipe(port) => pipe::run_in_guest(port, |socket| server::welcome_in_guest(&agent, socket)).await,
+        };
+        io::Result::Err(failed)
     });
     match error {
         Ok(never) => Ok(never),
@@ -116,6 +147,17 @@ fn start() -> Result<Never, String> {
 enum Entrance {
     Inherited(OwnedFd),
     Folder(PathBuf),
+    Guest(OwnedFd),
+    Pipe(OwnedFd),
+}
+
+impl From<Wire> for Entrance {
+    fn from(wire: Wire) -> Self {
+        match wire {
+            Wire::Listener(listener) => Self::Guest(listener),
+            Wire::Pipe(port) => Self::Pipe(port),
+        }
+    }
 }
 
 /// Takes the configuration, by its option or as a descriptor, and with the latter the listener; closes all other descriptors, and sees to it that 0, 1
@@ -199,88 +241,6 @@ fn stay_with_input() -> Result<(), String> {
         std::process::exit(0);
     };
     std::thread::Builder::new().stack_size(64 << 10).spawn(follow).map_err(|error| format!("cannot start a thread: {error}"))?;
-    Ok(())
-}
-
-fn rules(config: &AgentConfig) -> Result<Rules, String> {
-    let own = rustix::process::getrlimit(Resource::Nofile);
-    let wanted = config.open_files.map_or(own, |limit| Rlimit { current: Some(limit), maximum: Some(limit) });
-    let open_files = within(wanted, own);
-    // The agent itself holds a few for each connection.
-    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: own.maximum, maximum: own.maximum });
-    let processes = config
-        .processes
-        .map(|limit| within(Rlimit { current: Some(limit), maximum: Some(limit) }, rustix::process::getrlimit(Resource::Nproc)));
-    let kept = config.capabilities.map(CapabilitySet::from_bits_retain);
-    Ok(Rules {
-        open_files,
-        processes,
-        oom_score_adj: (config.oom_score_adj != 0).then(|| config.oom_score_adj.to_string().into_bytes()),
-        unbound: kept.map_or(Ok(Vec::new()), unbound)?,
-        kept,
-        dies_with_agent: !config.init,
-    })
-}
-
-/// No limit is raised over the hard one that this process has.
-fn within(wanted: Rlimit, own: Rlimit) -> Rlimit {
-    let least = |first: Option<u64>, second: Option<u64>| match (first, second) {
-        (Some(first), Some(second)) => Some(first.min(second)),
-        (limit, None) | (None, limit) => limit,
-    };
-    Rlimit { current: least(wanted.current, own.maximum), maximum: least(wanted.maximum, own.maximum) }
-}
-
-/// What is to be taken out of the bounding set.
-fn unbound(kept: CapabilitySet) -> Result<Vec<CapabilitySet>, String> {
-    let own = rustix::thread::capabilities(None).map_err(|errno| format!("cannot read its capabilities: {errno}"))?;
-    if !own.effective.contains(CapabilitySet::SETPCAP) {
-        // It cannot change the bounding set; that is no loss if it has nothing to hand down.
-        let surplus = own.permitted.difference(kept);
-        return if surplus.is_empty() {
-            Ok(Vec::new())
-        } else {
-            Err(format!("cannot drop capabilities {:#x} without CAP_SETPCAP", surplus.bits()))
-        };
-    }
-    let each = (0..u64::BITS).map(|number| CapabilitySet::from_bits_retain(1 << number));
-    let is_bound = |capability: &CapabilitySet| rustix::thread::capability_is_in_bounding_set(*capability) == Ok(true);
-    Ok(each.filter(|capability| !kept.contains(*capability)).filter(is_bound).collect())
-}
-
-/// Where paths of file calls are resolved. The working directory is made if it is missing.
-fn base(config: &AgentConfig, user: &User) -> Result<Base, String> {
-    if let Some(workdir) = &config.workdir {
-        make_workdir(path(workdir), user).map_err(|error| format!("cannot make the working directory {:?}: {error}", path(workdir)))?;
-    }
-    let open = |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    if let Some(jail) = &config.jail {
-        let jail = path(jail);
-        let directory = open(jail).map_err(|errno| format!("cannot open the workspace {jail:?}: {errno}"))?;
-        let base = Base::jail(directory, Some(PathBuf::from(jail)));
-        return Ok(match &config.workdir {
-            Some(workdir) => base.with_working_directory(path(workdir)),
-            None => base,
-        });
-    }
-    let home = user.entry.as_ref().map(|entry| path(&entry.home));
-    let workdir = config.workdir.as_ref().map(|workdir| path(workdir)).or(home).unwrap_or(Path::new("/"));
-    match open(workdir).or_else(|_| open(Path::new("/"))) {
-        Ok(directory) => Ok(Base::root_at(directory)),
-        Err(errno) => Err(format!("cannot open the root directory: {errno}")),
-    }
-}
-
-/// Makes what is missing of a path, for the user.
-fn make_workdir(path: &Path, user: &User) -> io::Result<()> {
-    let missing: Vec<_> = path.ancestors().take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists()).collect();
-    for directory in missing.into_iter().rev() {
-        match DirBuilder::new().mode(0o755).create(directory) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            other => other?,
-        }
-        chown(directory, Some(user.uid), Some(user.gid)).or_else(|error| if user.uid == 0 { Ok(()) } else { Err(error) })?;
-    }
     Ok(())
 }
 

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`machine`] | the adapter: everything that is the same behind every wall |
 //! | [`container`] | namespaces, seccomp, Landlock, control groups |
+//! | [`qemu`] | a virtual machine |
 //! | [`gvisor`] | a user-space kernel, by `runsc` |
 //! | [`docker`] | containers of the Docker Engine |
 //! | [`dangerous_host`] | no wall |
 //! | `host` | what walls on this host's own kernel share |
+//! | `vmm` | what walls around virtual machines share |
 //! | [`kvm`] | whether this machine's KVM runs a stock guest |
 //! | [`registry`](Registry) | the table of providers of this build |
 
@@ -18,7 +20,9 @@ pub mod gvisor;
 mod host;
 pub mod kvm;
 pub mod machine;
+pub mod qemu;
 mod registry;
+mod vmm;
 
 pub use host::owner::{as_layer_owner, layer_ids};
 pub use registry::{Enrolled, PROVIDERS, Provider, ProviderOptions, Registry};

@@ -2,7 +2,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use sandbar_core::{Checked, Claim, Error, ErrorKind, Isolation, Result, SandboxProvider};
 
-use crate::{container, dangerous_host, docker, gvisor};
+use crate::{container, dangerous_host, docker, gvisor, qemu};
 
 /// What every provider is made with.
 #[derive(Debug, Clone, Default)]
@@ -11,6 +11,8 @@ pub struct ProviderOptions {
     pub home: PathBuf,
     /// How `gvisor` uses `runsc`.
     pub gvisor: gvisor::GvisorOptions,
+    /// How `qemu` uses QEMU.
+    pub qemu: qemu::QemuOptions,
     /// Where the container engine is, in the form of `DOCKER_HOST`; found when `None`.
     pub docker_host: Option<String>,
 }
@@ -35,6 +37,12 @@ pub struct Enrolled {
 
 /// Every provider of this build, the strongest wall first. A backend is enrolled by one line here and nowhere else.
 pub const PROVIDERS: &[Enrolled] = &[
+    Enrolled {
+        name: "qemu",
+        isolation: Isolation::Vm,
+        claim: qemu::claim,
+        make: |options, claims| Arc::new(Checked::new(qemu::Qemu::provider(&options.home, &options.qemu), claims)),
+    },
     Enrolled {
         name: "gvisor",
         isolation: Isolation::UserKernel,

@@ -15,8 +15,8 @@ use clap::Parser;
 /// Measures sandbar beside named peers.
 #[derive(Parser)]
 struct Arguments {
-    /// Only the cases whose name contains this.
-    only: Option<String>,
+    /// Only the cases whose names contain one of these words: exec, create, limits, stream, parallel, idle, gvisor, docker.
+    only: Vec<String>,
     /// Samples per row.
     #[arg(long, default_value_t = 60)]
     samples: usize,
@@ -40,5 +40,5 @@ async fn main() -> Result {
     };
     let setting = case::Setting { samples: arguments.samples, idle: arguments.idle, sandbar };
     table::paragraph(&host::describe());
-    case::run(&setting, arguments.only.as_deref()).await
+    case::run(&setting, &arguments.only).await
 }

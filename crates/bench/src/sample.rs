@@ -13,6 +13,11 @@ impl Samples {
         Self(times)
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The median.
     pub fn p50(&self) -> Duration {
         self.at(50)
@@ -47,15 +52,26 @@ where
     }
 }
 
-/// Measures several things in turns (one of each, again and again), so that what the machine does meanwhile meets all of them.
+/// What the rows of one table may take: rounds that are not begun by then are left out.
+const BUDGET: Duration = Duration::from_secs(25);
+/// Rounds that warm caches.
+const WARM: usize = 3;
+/// Rounds that are measured whatever they take: fewer say nothing.
+const LEAST: usize = 5;
+
+/// Measures several things in turns (one of each, again and again), so that what the machine does meanwhile meets all of them. As many rounds as
+/// `samples`, or as fit into a budget.
 pub async fn in_turns(samples: usize, rows: &mut [(String, Once<'_>)]) -> Result<Vec<(String, Samples)>> {
     let mut times = vec![Vec::with_capacity(samples); rows.len()];
-    for round in 0..samples + 3 {
+    let begun = Instant::now();
+    for round in 0..samples + WARM {
+        if round >= WARM + LEAST && begun.elapsed() > BUDGET {
+            break;
+        }
         for (row, (_, work)) in rows.iter_mut().enumerate() {
             let begin = Instant::now();
             work.once().await?;
-            // The first rounds warm caches.
-            if round >= 3 {
+            if round >= WARM {
                 times[row].push(begin.elapsed());
             }
         }

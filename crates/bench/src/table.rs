@@ -34,7 +34,7 @@ pub fn ratios(measured: &[(String, Samples)]) {
     let base = measured.first().map_or(0.0, |(_, samples)| samples.p50().as_secs_f64());
     let cells = |(name, samples): &(String, Samples)| {
         let ratio = if base > 0.0 { format!("{:.2}", samples.p50().as_secs_f64() / base) } else { String::new() };
-        vec![name.clone(), milliseconds(samples.p50()), milliseconds(samples.p99()), ratio]
+        vec![name.clone(), milliseconds(samples.p50()), milliseconds(samples.p99()), ratio, samples.count().to_string()]
     };
-    rows(&["", "p50 ms", "p99 ms", "ratio of p50 to the first row"], &measured.iter().map(cells).collect::<Vec<_>>());
+    rows(&["", "p50 ms", "p99 ms", "ratio of p50 to the first row", "samples"], &measured.iter().map(cells).collect::<Vec<_>>());
 }

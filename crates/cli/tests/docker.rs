@@ -3,7 +3,11 @@
 
 use std::{
     fs,
-    os::unix::process::ExitStatusExt,
+    os::unix::{
+        fs::PermissionsExt,
+        net::UnixStream,
+        process::{CommandExt, ExitStatusExt},
+    },
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     thread::sleep,
@@ -65,34 +69,94 @@ fn make_tree(tree: &Path, program: &Path) {
     }
 }
 
+/// What stands in the way of a fact is a failure where the engine is required.
+fn world(note: &Path) -> Option<World> {
+    let required = std::env::var("SANDBAR_REQUIRE").is_ok_and(|names| names.split(',').any(|name| name == "docker-runc"));
+    if !rustix::process::geteuid().is_root() {
+        assert!(!required, "an engine of its own needs root");
+        return None;
+    }
+    match engine::of_run(note, "cli", &engine::Engine::of("runc")) {
+        Ok((socket, _)) => Some(World { home: tempfile::tempdir().unwrap(), socket }),
+        Err(reason) => {
+            assert!(!required, "{reason}");
+            None
+        }
+    }
+}
+
+/// The engine makes its socket when it is ready.
+fn wait_for_engine(world: &World) {
+    let begun = Instant::now();
+    while UnixStream::connect(&world.socket).is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", engine::last_words(&world.socket));
+        sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn setup_makes_the_image_base_and_a_sandbox_begins_from_it() {
+    let note = tempfile::tempdir().unwrap();
+    let Some(world) = world(note.path()) else { return };
+    wait_for_engine(&world);
+    let lacking = world.run(&["run", "--on", "docker", "--", "true"]);
+    let said = String::from_utf8_lossy(&lacking.stderr).into_owned();
+    assert!(lacking.status.code() == Some(125) && said.contains("sandbar setup docker"), "{said}");
+
+    let asked = world.run(&["setup", "docker"]);
+    let said = String::from_utf8_lossy(&asked.stderr).into_owned();
+    assert!(asked.status.success() && said.contains("to do: ") && said.contains("nothing was done"), "{said}");
+    assert!(!world.ok(&["image", "ls"]).contains("base"));
+
+    world.ok(&["setup", "docker", "--yes"]);
+    assert_eq!(world.ok(&["run", "--on", "docker", "--", "python3", "-c", "print(6 * 7)"]), "42");
+    let again = world.run(&["setup", "docker"]);
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(again.status.success() && said.contains("lacks nothing"), "{said}");
+}
+
+#[test]
+fn a_socket_without_permission_is_told_with_who_may() {
+    let note = tempfile::tempdir().unwrap();
+    let Some(world) = world(note.path()) else { return };
+    wait_for_engine(&world);
+    fs::set_permissions(&world.socket, fs::Permissions::from_mode(0o660)).unwrap();
+    fs::set_permissions(world.socket.parent().unwrap(), fs::Permissions::from_mode(0o711)).unwrap();
+    // A user who can execute it and has a state folder, but may not talk to the engine.
+    let (home, program) = (world.home.path(), world.home.path().join("sandbar"));
+    fs::copy(env!("CARGO_BIN_EXE_sandbar"), &program).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(home, fs::Permissions::from_mode(0o755)).unwrap();
+    let (nobody, state) = (65534, home.join("state"));
+    fs::create_dir(&state).unwrap();
+    std::os::unix::fs::chown(&state, Some(nobody), Some(nobody)).unwrap();
+    let tree = home.join("tree");
+    fs::create_dir(&tree).unwrap();
+    let as_nobody = |arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command.args(arguments).stdin(Stdio::null()).env("SANDBAR_HOME", &state).env("HOME", home).current_dir("/");
+        command.env("DOCKER_HOST", format!("unix://{}", world.socket.display())).uid(nobody).gid(nobody).output().unwrap()
+    };
+    assert!(as_nobody(&["image", "import", &tree.display().to_string(), "empty"]).status.success());
+    let refused = as_nobody(&["create", "--on", "docker", "--image", "empty"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(125), "{said}");
+    assert!(said.contains("may not talk to the engine") && said.contains("hint: "), "{said}");
+    assert_eq!(String::from_utf8_lossy(&as_nobody(&["ls", "-q"]).stdout), "");
+    assert_eq!(world.containers(), 0);
+}
+
 #[test]
 fn a_kill_at_any_step_leaks_nothing_in_the_engine() {
-    let required = std::env::var("SANDBAR_REQUIRE").is_ok_and(|names| names.split(',').any(|name| name == "docker-runc"));
-    let program = ["/bin/busybox", "/usr/bin/busybox"].iter().map(Path::new).find(|path| path.exists());
     let note = tempfile::tempdir().unwrap();
-    let (socket, program) = match (rustix::process::geteuid().is_root(), program) {
-        (true, Some(program)) => match engine::of_run(note.path(), "cli", "runc") {
-            Ok((socket, _)) => (socket, program),
-            Err(reason) => return assert!(!required, "{reason}"),
-        },
-        _ => return assert!(!required, "an engine of its own needs root, and its image a static busybox"),
-    };
-    let world = World { home: tempfile::tempdir().unwrap(), socket };
+    let Some(world) = world(note.path()) else { return };
+    let program = ["/bin/busybox", "/usr/bin/busybox"].iter().map(Path::new).find(|path| path.exists()).unwrap();
     let tree = world.home.path().join("tree");
     make_tree(&tree, program);
     world.ok(&["image", "import", &tree.display().to_string(), "busybox"]);
+    wait_for_engine(&world);
     let create = ["create", "--on", "docker", "--image", "busybox"];
-    let begun = Instant::now();
-    let id = loop {
-        let made = world.run(&create);
-        if made.status.success() {
-            break String::from_utf8(made.stdout).unwrap().trim().to_owned();
-        }
-        // The engine makes its socket when it is ready.
-        let said = engine::last_words(&world.socket);
-        assert!(begun.elapsed() < Duration::from_secs(60), "{}; {said}", String::from_utf8_lossy(&made.stderr));
-        sleep(Duration::from_millis(50));
-    };
+    let id = world.ok(&create);
     world.ok(&["exec", &id, "--", "sh", "-c", "echo kept > /file"]);
 
     let making = ["create.row", "create.folder", "provision.folder", "docker.intended", "docker.created", "docker.started"];

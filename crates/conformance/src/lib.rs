@@ -30,5 +30,5 @@ pub use hard_tree::PROGRAM as HARD_TREE_PROGRAM;
 pub use harness::{Account, Availability, Prepare, Variant, World, run};
 pub use recorder::Recorder;
 pub use sandbox::Sandbox;
-pub use subject::{Claims, Crash, IdPool, Reach, Subject};
+pub use subject::{Claims, Crash, IdPool, Part, Reach, Subject};
 pub use suite::Case;

@@ -24,6 +24,8 @@ use crate::{Failure, Recorder, failure::ensure, guest, host};
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 /// What "within seconds" means.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
+/// How long something may take that a command has yet to do, on a busy machine.
+const EVENTUALLY: Duration = Duration::from_secs(30);
 
 /// Waits for something that must come within seconds.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> Result<T, Failure> {
@@ -158,7 +160,7 @@ impl Sandbox {
             }
             Ok(())
         };
-        timeout(SOON, wait).await.map_err(|_| Failure::new(format!("`{line}` never succeeded")))?
+        timeout(EVENTUALLY, wait).await.map_err(|_| Failure::new(format!("`{line}` never succeeded")))?
     }
 
     /// Ends a process and waits for that.

@@ -15,6 +15,8 @@ pub enum Reach {
     Shell,
     /// Processes inside are processes of this host, seen in its `/proc`.
     HostProcesses,
+    /// System calls inside are answered by this host's kernel: what is done to that one is done to the host.
+    SharedKernel,
     /// The sandbox has a root file system of its own: absolute paths are its own, `/tmp` exists.
     OwnRoot,
     /// Its kernel has `/dev/tty`, and tells the group in the foreground of a terminal of what happens there.
@@ -39,6 +41,7 @@ impl Reach {
             Self::Shell => "needs a real shell",
             Self::JobControl => "its kernel has no /dev/tty and tells no foreground group of a terminal's changes",
             Self::HostProcesses => "its processes are not processes of this host",
+            Self::SharedKernel => "its kernel is its own",
             Self::Crash => "its agent cannot be ended from outside",
             Self::NoOrphans => "without a control group, nothing says whose the processes of an agent were that is gone",
             Self::OwnRoot => "it has no root file system of its own",
@@ -55,6 +58,15 @@ pub type Claims = Arc<[Claim]>;
 
 /// Ends the agent of a sandbox; `false` when there is none.
 pub type Crash = Box<dyn Fn(&SandboxId) -> bool + Send + Sync>;
+
+/// A part of the suite.
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    /// The first parts of the names of cases.
+    pub nouns: &'static [&'static str],
+    /// Why the others are not run.
+    pub reason: &'static str,
+}
 
 /// A provider as it is tested here.
 pub struct Subject {
@@ -74,6 +86,10 @@ pub struct Subject {
     pub reach: Vec<Reach>,
     /// Ends the agent of a sandbox, where it is no process of this host.
     pub crash: Option<Crash>,
+    /// Where only a part is tested: which nouns, and why not the others.
+    pub only: Option<Part>,
+    /// How many times the deadlines of cases it has: a second for every step of a sandbox's life adds up.
+    pub patience: u32,
     /// Worker threads of each case's runtime; `None` is a current-thread runtime. The contract holds on both.
     pub threads: Option<usize>,
 }

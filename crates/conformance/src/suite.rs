@@ -20,6 +20,8 @@ pub struct Case {
     pub deadline: Duration,
     /// Whether nothing else may run beside it, since it measures or fills the machine.
     pub alone: bool,
+    /// Whether it is minutes of work behind a slow wall, while what it tests is the agent's alone and tested behind other walls.
+    pub heavy: bool,
     /// The case itself.
     pub run: Run,
 }
@@ -27,7 +29,7 @@ pub struct Case {
 impl Case {
     /// A case that needs nothing and has a minute.
     pub const fn new(name: &'static str, run: Run) -> Self {
-        Self { name, needs: &[], reach: &[], deadline: Duration::from_secs(60), alone: false, run }
+        Self { name, needs: &[], reach: &[], deadline: Duration::from_secs(60), alone: false, heavy: false, run }
     }
 
     pub(crate) const fn needs(mut self, features: &'static [Feature]) -> Self {
@@ -50,10 +52,22 @@ impl Case {
         self
     }
 
+    pub(crate) const fn heavy(mut self) -> Self {
+        self.heavy = true;
+        self
+    }
+
     /// Why the case says nothing about `subject`; `None` when it does.
     pub fn inapplicable(&self, features: &FeatureSet, subject: &Subject) -> Option<String> {
+        let noun = self.name.split("::").next().unwrap_or_default();
+        if let Some(only) = subject.only.filter(|only| !only.nouns.contains(&noun)) {
+            return Some(only.reason.to_owned());
+        }
         if let Some(missing) = self.needs.iter().find(|feature| !features.has(**feature)) {
             return Some(format!("{missing} is not claimed"));
+        }
+        if self.heavy && subject.patience > 1 && std::env::var_os("SANDBAR_LONG").is_none() {
+            return Some("it takes minutes behind a wall as slow as this: SANDBAR_LONG=1 asks for it".to_owned());
         }
         self.reach.iter().find(|reach| !subject.reach.contains(reach)).map(|reach| reach.missing().to_owned())
     }

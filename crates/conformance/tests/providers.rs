@@ -5,10 +5,12 @@ use std::process::ExitCode;
 use sandbar_conformance::{Variant, case, run};
 
 mod engines;
+mod machines;
 mod unwalled;
 mod variants;
 
 use engines::{docker, gvisor};
+use machines::qemu;
 use unwalled::{dangerous_host, fake};
 use variants::container;
 
@@ -23,6 +25,7 @@ const VARIANTS: &[Variant] = &[
     gvisor::ROOTLESS,
     docker::RUNC,
     docker::RUNSC,
+    qemu::TCG,
 ];
 
 fn main() -> ExitCode {

@@ -1,6 +1,6 @@
 use prost::Message;
 
-use crate::{EnvVar, UserRef};
+use crate::{EnvVar, GuestBoot, UserRef};
 
 /// The descriptor that the agent reads its [`AgentConfig`] from, to the end: a memory file or a pipe.
 pub const CONFIG_FD: i32 = 3;
@@ -59,4 +59,7 @@ pub struct AgentConfig {
     /// The agent ends, and everything with it, when its standard input ends: whoever held the other end is gone.
     #[prost(bool, tag = "13")]
     pub owner_input: bool,
+    /// What the first process of a kernel does before; absent everywhere else.
+    #[prost(message, optional, tag = "20")]
+    pub guest: Option<GuestBoot>,
 }

@@ -18,6 +18,7 @@
 //! not know; a new host talks to an old agent.
 
 mod blocking;
+mod boot;
 mod config;
 mod frame;
 mod message;
@@ -25,13 +26,14 @@ mod preamble;
 mod stream;
 
 pub use blocking::{read_frame, write_frame};
+pub use boot::{CONFIG_DISK_MAGIC, DiskRole, GuestBoot, GuestDisk, GuestLimits, GuestWire, SERIAL_PORT, VSOCK_PORT};
 pub use config::{AGENT_SOCKET, AgentConfig, CONFIG_FD, CONFIG_OPTION, LISTEN_FD, WAKE_FILE};
 pub use frame::{Frame, FrameError, FrameKind, HEADER, Header, MAX_BULK, MAX_MESSAGE, encode_frame, encode_message};
 pub use message::{
-    Ack, Attach, Chunk, Dial, DirEntries, Empty, Entry, EnvVar, Event, Exec, Exited, Failure, Identity, Input, KindOfFile, List, Lost,
-    MakeDir, Owner, Ping, Pong, Process, ProcessList, PtySize, Put, Quiesce, ReadDir, Remove, Rename, Renewal, Reply, Request, Resumed,
-    Shutdown, SignalProcess, Started, Stat, Status, Symlink, Target, Usage, UsageReport, UserRef, Watch, WatchEvent, event, input, reply,
-    request, user_ref,
+    Ack, Attach, Chunk, Dial, DirEntries, Empty, Entry, EnvVar, Event, Exec, Exited, Failure, GetLayer, Identity, Input, KindOfFile, List,
+    Lost, MakeDir, Owner, Ping, Pong, Process, ProcessList, PtySize, Put, Quiesce, ReadDir, Remove, Rename, Renewal, Reply, Request,
+    Resumed, Shutdown, SignalProcess, Started, Stat, Status, Symlink, Target, Usage, UsageReport, UserRef, Watch, WatchEvent, event, input,
+    reply, request, user_ref,
 };
 pub use preamble::{PREAMBLE, Preamble, VERSION};
 pub use stream::{FrameReader, FrameWriter};

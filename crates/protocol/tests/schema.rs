@@ -8,10 +8,10 @@ use std::{fmt::Debug, fs, path::Path};
 
 use prost::Message;
 use sandbar_protocol::{
-    AgentConfig, Attach, Chunk, Dial, DirEntries, Empty, Entry, EnvVar, Event, Exec, Exited, Failure, Identity, Input, KindOfFile, List,
-    Lost, MakeDir, Owner, Ping, Pong, Preamble, Process, ProcessList, PtySize, Put, Quiesce, ReadDir, Remove, Rename, Renewal, Reply,
-    Request, Resumed, Shutdown, SignalProcess, Started, Stat, Status, Symlink, Target, Usage, UsageReport, UserRef, VERSION, Watch,
-    WatchEvent, event, input, reply, request, user_ref,
+    AgentConfig, Attach, Chunk, Dial, DirEntries, DiskRole, Empty, Entry, EnvVar, Event, Exec, Exited, Failure, GetLayer, GuestBoot,
+    GuestDisk, GuestLimits, GuestWire, Identity, Input, KindOfFile, List, Lost, MakeDir, Owner, Ping, Pong, Preamble, Process, ProcessList,
+    PtySize, Put, Quiesce, ReadDir, Remove, Rename, Renewal, Reply, Request, Resumed, Shutdown, SignalProcess, Started, Stat, Status,
+    Symlink, Target, Usage, UsageReport, UserRef, VERSION, Watch, WatchEvent, event, input, reply, request, user_ref,
 };
 
 type Check = Box<dyn Fn(&[u8])>;
@@ -104,13 +104,14 @@ fn failure() -> Failure {
 
 fn resumed() -> Resumed {
     let identity = Identity { hostname: "clone".into(), machine_id: "0123456789abcdef0123456789abcdef".into() };
-    Resumed { seed: vec![51; 32], now_ns: 1_700_000_000_000_000_003, identity: Some(identity) }
+    Resumed { seed: vec![51; 32], now_ns: 1_700_000_000_000_000_003, identity: Some(identity), config: None }
 }
 
 fn config() -> AgentConfig {
     AgentConfig {
         listen_folder: None,
         owner_input: false,
+        guest: None,
         env: vec![env("C", Some("3"))],
         workdir: Some(b"/home".to_vec()),
         user: Some(UserRef { which: Some(user_ref::Which::Uid(61)), gid: None }),
@@ -183,7 +184,19 @@ fn samples() -> Vec<Sample> {
     samples.push(sample("AgentConfig.listen_folder", AgentConfig { listen_folder: Some(b"/door".to_vec()), ..AgentConfig::default() }));
     samples.push(sample("AgentConfig.owner_input", AgentConfig { owner_input: true, ..AgentConfig::default() }));
     samples.push(sample("Attach.epoch", Attach { pid: 1, from: Some(0), epoch: Some(2), kill_on_disconnect: true }));
+    let guest = GuestBoot {
+        disks: vec![GuestDisk { role: DiskRole::Layer.into(), target: b"/volume".to_vec() }],
+        hostname: "guest".into(),
+        wire: GuestWire::Serial.into(),
+        limits: Some(GuestLimits { memory_bytes: Some(111), processes: Some(112), cpu_millis: Some(113) }),
+    };
+    let last = [
+        sample("AgentConfig.guest", AgentConfig { guest: Some(guest), ..AgentConfig::default() }),
+        sample("Resumed.config", Resumed { config: Some(Box::new(config())), ..Resumed::default() }),
+        sample("Request.get_layer", Request { operation: Some(request::Operation::GetLayer(GetLayer {})) }),
+    ];
     samples.push(sample("Started.input", Started { pid: 7, offset: 8, epoch: 9, input: 10 }));
+    samples.extend(last);
     samples
 }
 

@@ -5,7 +5,7 @@ use std::{
 };
 
 use rustix::process::geteuid;
-use sandbar_backends::gvisor::GvisorOptions;
+use sandbar_backends::{gvisor::GvisorOptions, qemu::QemuOptions};
 use sandbar_core::{Context, Error, ErrorKind, Isolation, Result};
 use serde::Deserialize;
 
@@ -31,6 +31,8 @@ pub struct RuntimeConfig {
     pub lock_wait: Duration,
     /// How `gvisor` uses `runsc`.
     pub gvisor: GvisorOptions,
+    /// How `qemu` uses QEMU.
+    pub qemu: QemuOptions,
     /// Instead of the kernel's id of this boot: a hook for tests of what happens after a reboot.
     pub boot_id: Option<String>,
 }
@@ -46,6 +48,7 @@ struct File {
     first_id: Option<u32>,
     lock_wait_seconds: Option<u64>,
     gvisor: Option<GvisorOptions>,
+    qemu: Option<QemuOptions>,
 }
 
 impl RuntimeConfig {
@@ -67,6 +70,7 @@ impl RuntimeConfig {
             first_id: Self::DEFAULT_FIRST_ID,
             lock_wait: Duration::from_secs(60),
             gvisor: GvisorOptions::default(),
+            qemu: QemuOptions::default(),
             boot_id: None,
         }
     }
@@ -128,6 +132,9 @@ impl RuntimeConfig {
         }
         if let Some(gvisor) = file.gvisor {
             self.gvisor = gvisor;
+        }
+        if let Some(qemu) = file.qemu {
+            self.qemu = qemu;
         }
         Ok(())
     }

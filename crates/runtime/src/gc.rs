@@ -21,7 +21,7 @@ pub struct GcReport {
 /// One thing that was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GcItem {
-    /// `sandbox`, `checkpoint`, `folder`, `lock`, `keeper`, `image layers`.
+    /// `sandbox`, `checkpoint`, `folder`, `lock`, `keeper`, `image layers`, `root images`, `template`.
     pub kind: String,
     /// Its id or path.
     pub name: String,
@@ -78,6 +78,15 @@ impl Runtime {
             Err(error) => GcReport::note(&mut report.failed, "image layers", "images", error.chain()),
         }
         self.collect_elsewhere(&mut report).await;
+        match self.collect_templates() {
+            Ok(removed) => removed.iter().for_each(|id| GcReport::note(&mut report.removed, "template", id, "its kernel is gone")),
+            Err(error) => GcReport::note(&mut report.failed, "template", "templates", error.chain()),
+        }
+        match self.collect_root_images().await {
+            Ok(0) => {}
+            Ok(bytes) => GcReport::note(&mut report.removed, "root images", format!("{bytes} bytes"), "their images are gone"),
+            Err(error) => GcReport::note(&mut report.failed, "root images", "root images", error.chain()),
+        }
         self.restart_keepers().await?;
         Ok(report)
     }

@@ -18,6 +18,7 @@
 //! | `setup` | getting what a provider lacks here |
 //! | `ports`, `keeper` | exposed ports, the process that keeps them |
 //! | [`image`] | images and their layers |
+//! | `kernel`, `template` | what virtual machines boot, and what they begin from instead |
 //! | `fault` | a hook for crash tests |
 
 mod checkpoint;
@@ -32,6 +33,7 @@ mod gc;
 mod home;
 pub mod image;
 mod keeper;
+mod kernel;
 mod ledger;
 mod lock;
 mod portable;
@@ -43,6 +45,7 @@ mod runtime;
 mod sandbox;
 mod setup;
 mod summary;
+mod template;
 mod turn;
 mod verbs;
 
@@ -57,3 +60,4 @@ pub use sandbar_backends::{ProviderOptions, Registry};
 pub use sandbox::Sandbox;
 pub use setup::SetupStep;
 pub use summary::{Inspect, SandboxSummary};
+pub use template::TemplateSummary;

@@ -2,6 +2,8 @@
 
 use sandbar_core::{Error, ErrorKind, Feature, ImageKind, Result, RootSource, SandboxProvider};
 
+use sandbar_guest::RootImage;
+
 use crate::{
     Runtime,
     choice::Choice,
@@ -99,6 +101,15 @@ impl Runtime {
     pub(crate) async fn collect_images(&self) -> Result<Collected> {
         let runtime = self.clone();
         self.images().collect(move || runtime.roots_in_use()).await
+    }
+
+    /// Removes the disks of images that are gone and that nothing needs.
+    pub(crate) async fn collect_root_images(&self) -> Result<u64> {
+        let mut kept = self.roots_in_use()?;
+        for image in self.images().list().await? {
+            kept.push(self.images().resolve(Some(&image.id.to_string())).await?);
+        }
+        RootImage::new(self.home().path()).collect(&kept)
     }
 
     fn roots_in_use(&self) -> Result<Vec<RootSource>> {

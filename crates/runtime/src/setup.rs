@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::process::geteuid;
-use sandbar_core::{Context, Error, ErrorKind, Feature, Result};
+use sandbar_core::{Context, Error, ErrorKind, Feature, Isolation, Result};
 
 use crate::{Runtime, root::BASE};
 
@@ -19,7 +19,14 @@ const BASE_PACKAGES: &str = "ca-certificates,procps,python3-minimal";
 const BUILDER: &str = "mmdebstrap";
 
 /// The packages of each provider's engine, as Debian and its descendants call them, with the program that shows that one is there.
-const ENGINES: [(&str, &str, &str); 1] = [("docker", "docker.io", "dockerd")];
+const ENGINES: [(&str, &str, &str); 4] = [
+    ("docker", "docker.io", "dockerd"),
+    ("qemu", "qemu-system-x86", "qemu-system-x86_64"),
+    ("qemu", "squashfs-tools", "sqfstar"),
+    ("qemu", "e2fsprogs", "mkfs.ext4"),
+];
+/// What depends on the newest kernel for virtual machines, and on the newest for any: the first that the distribution has is taken.
+const KERNELS: [&str; 2] = ["linux-image-cloud-amd64", "linux-image-amd64"];
 
 /// One thing that a setup does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +40,8 @@ pub enum SetupStep {
         /// Files with package sources.
         sources: Vec<PathBuf>,
     },
+    /// Takes in the kernel of a package of the distribution, which is not installed.
+    Kernel(String),
 }
 
 impl SetupStep {
@@ -47,6 +56,7 @@ impl SetupStep {
                     sources.join(" ")
                 )
             }
+            Self::Kernel(package) => format!("apt-get download {package}; sandbar kernel import {package}_*.deb"),
         }
     }
 }
@@ -57,7 +67,8 @@ impl Runtime {
     /// # Errors
     /// `NotFound` for an unknown provider; `Unsupported` where the distribution is not known to have the packages.
     pub async fn plan_setup(&self, provider: &str) -> Result<Vec<SetupStep>> {
-        let features = self.provider(provider)?.info().features;
+        let info = self.provider(provider)?.info();
+        let features = info.features;
         let mut packages: Vec<&'static str> = Vec::new();
         for (name, package, program) in ENGINES {
             if name == provider && find_program(program).is_none() && !self.provider(provider)?.probe().await.usable {
@@ -74,12 +85,16 @@ impl Runtime {
         } else {
             None
         };
+        let kernel = match info.isolation {
+            Isolation::Vm if self.kernels().newest().is_err() => Some(SetupStep::Kernel(kernel_package().await?)),
+            _ => None,
+        };
         if !packages.is_empty() && find_program("apt-get").is_none() {
             return Err(Error::new(ErrorKind::Unsupported, OPERATION, "this distribution's packages are not known to sandbar")
                 .with_hint(format!("install what corresponds to Debian's {}", packages.join(" "))));
         }
         let packages = (!packages.is_empty()).then_some(SetupStep::Packages(packages));
-        Ok(packages.into_iter().chain(base).collect())
+        Ok(packages.into_iter().chain(kernel).chain(base).collect())
     }
 
     /// Does one step of a plan. What the programs say goes to standard error.
@@ -108,7 +123,21 @@ impl Runtime {
                 let folder = self.images().temporary().await?;
                 self.make_base(&folder.path().join("base.tar"), suite, sources).await
             }
+            SetupStep::Kernel(package) => {
+                let folder = self.images().temporary().await?;
+                self.get_kernel(folder.path(), package).await
+            }
         }
+    }
+
+    async fn get_kernel(&self, folder: &Path, package: &str) -> Result<()> {
+        let mut command = Command::new("apt-get");
+        command.args(["download", "--quiet", package]).current_dir(folder);
+        run(command).await?;
+        let mut files = fs::read_dir(folder).context(OPERATION, || format!("cannot list {}", folder.display()))?.flatten();
+        let file = files.find(|file| file.path().extension().is_some_and(|extension| extension == "deb"));
+        let file = file.ok_or_else(|| Error::new(ErrorKind::Unavailable, OPERATION, "apt-get left no package").with("package", package))?;
+        self.import_kernel(file.path(), None, None).await.map(drop)
     }
 
     async fn make_base(&self, tar: &Path, suite: &str, sources: &[PathBuf]) -> Result<()> {
@@ -136,6 +165,27 @@ async fn run(mut command: Command) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Unavailable, OPERATION, format!("{name} failed")).with("status", status))
+}
+
+/// The package of the newest kernel that the distribution has.
+async fn kernel_package() -> Result<String> {
+    let ask = || KERNELS.iter().find_map(|name| newest(name));
+    let found = tokio::task::spawn_blocking(ask).await.ok().flatten();
+    found.ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, OPERATION, "this distribution is not known to have a kernel's package that can be taken apart")
+            .with_hint("take in any: sandbar kernel import /boot/vmlinuz-$(uname -r) --modules /lib/modules/$(uname -r)")
+    })
+}
+
+/// What a name stands for that only depends on the newest.
+fn newest(name: &str) -> Option<String> {
+    let output = Command::new("apt-cache").args(["depends", name]).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    dependency(&String::from_utf8_lossy(&output.stdout))
+}
+
+fn dependency(text: &str) -> Option<String> {
+    let mut packages = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    packages.find(|package| package.starts_with("linux-image-")).map(str::to_owned)
 }
 
 /// The release of the distribution, and its package sources.
@@ -182,6 +232,13 @@ mod tests {
         fs::write(&other, "# bookworm\ndeb https://example.invalid/node_20.x nodistro main\n").unwrap();
         assert!(has_suite(&own, "bookworm"));
         assert!(!has_suite(&other, "bookworm"));
+    }
+
+    #[test]
+    fn the_newest_kernel_is_what_its_name_depends_on() {
+        let told = "linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-44-cloud-amd64\n  Suggests: x\n";
+        assert_eq!(dependency(told).as_deref(), Some("linux-image-6.1.0-44-cloud-amd64"));
+        assert_eq!(dependency("linux-image-amd64\n  Depends: linux-base\n"), None);
     }
 
     #[test]

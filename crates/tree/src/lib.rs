@@ -47,7 +47,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use listing::{DirEntry, ReadDir};
 pub use measure::{Measured, measure};
 pub use metadata::{Kind, Metadata, Time};
-pub use pack::{PackOptions, PackWhiteouts, Packed, Shown, pack, pack_merged};
+pub use pack::{Below, MergeOptions, PackOptions, PackWhiteouts, Packed, Shown, pack, pack_merged};
 pub use remove::{remove_contents, remove_tree};
 pub use unpack::{Limits, Owner, UnpackOptions, Unpacked, Whiteouts, unpack, unpack_untrusted};
 pub use xattr::OverlayNamespace;

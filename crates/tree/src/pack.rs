@@ -2,7 +2,7 @@
 
 mod merge;
 
-pub use merge::{Shown, pack_merged};
+pub use merge::{Below, MergeOptions, Shown, pack_merged};
 
 use crate::beneath::{Base, Tree};
 use crate::emit::{Emitter, Entry};
@@ -110,12 +110,14 @@ struct Packing<'options, Output> {
     linked: HashMap<Identity, PathBuf>,
     /// Whether what is packed now belongs to somebody else, who only shows it.
     shown: bool,
+    /// Whether several layers become one, in which what overlayfs says in attributes of one layer about others would be lost.
+    is_merged: bool,
     packed: Packed,
 }
 
 impl<'options, Output: Write> Packing<'options, Output> {
     fn new(writer: Output, options: &'options PackOptions) -> Self {
-        Self { emitter: Emitter::new(writer), options, linked: HashMap::new(), shown: false, packed: Packed::default() }
+        Self { emitter: Emitter::new(writer), options, linked: HashMap::new(), shown: false, is_merged: false, packed: Packed::default() }
     }
 
     fn tree(&mut self, root: OwnedFd) -> Result<()> {
@@ -166,17 +168,27 @@ impl<'options, Output: Write> Packing<'options, Output> {
     fn marked_directory(&mut self, directory: &OwnedFd, path: &Path, metadata: &Metadata) -> Attempt<()> {
         self.directory(directory, path, metadata)?;
         if self.options.whiteouts == PackWhiteouts::Oci && is_opaque(directory)? {
-            let name = path.join(OsStr::from_bytes(crate::entry_path::OPAQUE));
-            self.marker(&name, metadata)?;
+            self.opaque_marker(path, metadata)?;
         }
         Ok(())
     }
 
+    /// OCI's mark that a directory hides what lies below.
+    fn opaque_marker(&mut self, path: &Path, metadata: &Metadata) -> Attempt<()> {
+        self.marker(&path.join(OsStr::from_bytes(crate::entry_path::OPAQUE)), metadata)
+    }
+
     /// The entry of a directory.
     fn directory(&mut self, directory: &OwnedFd, path: &Path, metadata: &Metadata) -> Attempt<()> {
+        self.directory_with(directory, path, metadata, None)
+    }
+
+    /// The same with one more attribute.
+    fn directory_with(&mut self, directory: &OwnedFd, path: &Path, metadata: &Metadata, more: Option<(Vec<u8>, Vec<u8>)>) -> Attempt<()> {
         let is_root = path.as_os_str().is_empty();
         if !is_root || self.options.root_entry {
-            let attributes = self.attributes(directory)?;
+            let mut attributes = self.attributes(directory)?;
+            attributes.extend(more);
             let mut name = if is_root { b".".to_vec() } else { path.as_os_str().as_bytes().to_vec() };
             name.push(b'/');
             self.write(&Entry { attributes: &attributes, ..Entry::new(&name, metadata) })?;
@@ -267,10 +279,10 @@ impl<'options, Output: Write> Packing<'options, Output> {
         }
         for name in from.names()? {
             let wanted = if is_overlay(&name) {
-                if self.options.whiteouts == PackWhiteouts::Oci
+                if (self.is_merged || self.options.whiteouts == PackWhiteouts::Oci)
                     && [&b".redirect"[..], b".metacopy", b".whiteout"].iter().any(|mark| name.ends_with(mark))
                 {
-                    let reason = "an OCI layer cannot hold overlayfs's redirects, metadata-only copies and marks of removal in attributes";
+                    let reason = "an OCI layer or a merged one cannot hold overlayfs's redirects, metadata-only copies and marks of removal in attributes";
                     return Err(Failure::Unsupported(reason));
                 }
                 self.options.overlay_attributes

@@ -12,7 +12,8 @@ use crate::outcome::{Failure, say};
 
 /// Where everything that was fetched is kept, relative to the workspace.
 const FOLDER: &str = "target/lab";
-/// Debian's kernel for virtual machines: small, and with everything that both levels need as modules.
+/// Debian's kernel for virtual machines: small, and with everything that both levels need as modules. Its package is kept for the tests of virtual
+/// machines.
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// What the machine loads, beside what these need: its devices, its root, KVM, and what sandboxes in it use.
 const MODULES: [&str; 11] =
@@ -29,6 +30,8 @@ const FIRECRACKER: [(&str, &str); 2] = [
     ("firecracker", "b99ea49b8d8b7bfa307d3845585d6a97f7642aa17a985749900370070d8ca930"),
     ("jailer", "86622337f91df329cca72bb21cd1324fb8b6fa47931601d65ee4b2c72ef2cae5"),
 ];
+/// The kernel's package, in its folder.
+const PACKAGE: &str = "package.deb";
 /// Where distributions put the file server: QEMU's own, and its successor.
 const FILE_SERVERS: [&str; 3] = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/virtiofsd"];
 
@@ -79,7 +82,7 @@ fn present_kernel(folder: &Path) -> Result<Option<PathBuf>, Failure> {
     let mut present = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("linux-image-")) {
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("linux-image-")) && path.join(PACKAGE).exists() {
             present.push(path);
         }
     }
@@ -109,8 +112,13 @@ fn fetch_kernel(shell: &Shell, folder: &Path) -> Result<PathBuf, Failure> {
         shell.create_dir("made")?;
         extract_kernel(shell, &package)?;
         collect_modules(shell, &package)?;
+        fs::rename(stage.path().join(archive), stage.path().join("made").join(PACKAGE))?;
     }
     let kernel = folder.join(&package);
+    if kernel.exists() {
+        // Made by an earlier form of this program.
+        fs::remove_dir_all(&kernel)?;
+    }
     fs::rename(stage.path().join("made"), &kernel)?;
     Ok(kernel)
 }

@@ -204,7 +204,7 @@ fn a_restore_counts_and_reports() {
     // What would change this machine is refused by its form, so that the test changes nothing.
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as i64;
     let identity = Identity { hostname: "not a name".into(), machine_id: "short".into() };
-    let request = Resumed { seed: vec![1; 32], now_ns: now, identity: Some(identity) };
+    let request = Resumed { seed: vec![1; 32], now_ns: now, identity: Some(identity), config: None };
     let (_, answer) = host.ask(Operation::Resumed(request));
     let reply::Answer::Renewed(renewal) = answer else { panic!("{answer:?}") };
     assert!(renewal.done.contains(&"epoch: 1".to_owned()), "{renewal:?}");

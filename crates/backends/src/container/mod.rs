@@ -5,7 +5,7 @@
 //! | `boot` | bringing up a sandbox: everything around the child |
 //! | `plan` | what the child does from `clone3` to the agent: the order of things |
 //! | `devices` | as root: `/dev` with the sandbox's ids |
-//! | `seccomp`, `landlock` | what it may ask of the kernel |
+//! | `landlock` | which files it may ask for |
 //! | `limits` | what it may use |
 //! | `stopper` | stopping everything by signals, where no group can be frozen |
 //! | `info`, `probe` | what this host can do |
@@ -21,7 +21,6 @@ mod landlock;
 mod limits;
 mod plan;
 mod probe;
-mod seccomp;
 mod stopper;
 mod wall;
 

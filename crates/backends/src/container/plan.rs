@@ -10,12 +10,13 @@ use std::{
 use sandbar_core::{Error, ErrorKind, HostImage, Lifetime, Result, Volume};
 use sandbar_protocol::{CONFIG_FD, LISTEN_FD};
 
-use super::{devices, seccomp};
+use super::devices;
 use crate::host::{
     capabilities,
     ids::Ids,
     network::Network,
     plan::{Builder, HARMLESS, Overlay, READ_ONLY, c_string, clone_old, hosts_file, known, mount, path_string},
+    seccomp,
     step::{Arguments, CHANNEL, Failure, MOST_DESCRIPTORS, Planned, Step},
 };
 

@@ -25,7 +25,10 @@ use super::{
     place::{Place, is_of_container},
     wall::Host,
 };
-use crate::machine::{Boot, Facts, Memory, config::agent_config, process::HostProcess};
+use crate::{
+    host::capabilities,
+    machine::{Boot, Facts, Memory, config::agent_config, process::HostProcess},
+};
 
 /// When the machine runs out of memory, a sandbox's commands go before the host's processes, and before their own agent.
 const OOM_SCORE: i32 = 500;
@@ -214,6 +217,8 @@ fn config(boot: &Boot<'_>, isolation: Isolation) -> AgentConfig {
     let limits = &boot.spec.limits;
     AgentConfig {
         init: true,
+        // What the container has beyond them is the agent's alone.
+        capabilities: (isolation == Isolation::UserKernel).then(capabilities::kept),
         open_files: Some(limits::open_files(limits)),
         processes: (isolation == Isolation::UserKernel).then(|| u64::from(limits::pids(limits) + limits::AGENT_PROCESSES)),
         oom_score_adj: OOM_SCORE,

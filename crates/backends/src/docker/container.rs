@@ -18,6 +18,9 @@ use super::{
 /// Docker's default without NET_RAW (there is no network but loopback), MKNOD and AUDIT_WRITE: what the provider `container` keeps as well.
 const CAPABILITIES: [&str; 11] =
     ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "SETFCAP"];
+/// What the agent alone has besides, where the kernel is the sandbox's own: after a load of memory it names the sandbox. It uses it for that alone, and its
+/// commands do not have it.
+const NAMING: &str = "SYS_ADMIN";
 /// Bytes of `/dev/shm` where there is no memory limit. The engine's own default of 64 MiB breaks browsers and data loaders.
 const SHARED_MEMORY: u64 = 256 << 20;
 
@@ -89,7 +92,7 @@ impl Outline<'_> {
             ipc_mode: Some("private".to_owned()),
             cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
             cap_drop: text(&["ALL"]),
-            cap_add: text(&CAPABILITIES),
+            cap_add: Some(self.capabilities().map(str::to_owned).collect()),
             security_opt: text(&["no-new-privileges:true"]),
             memory: memory.map(signed),
             // No more than the memory: what is swapped out counts as well.
@@ -102,6 +105,11 @@ impl Outline<'_> {
             log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
             ..HostConfig::default()
         })
+    }
+
+    fn capabilities(&self) -> impl Iterator<Item = &'static str> {
+        let naming = (self.isolation == Isolation::UserKernel).then_some(NAMING);
+        CAPABILITIES.into_iter().chain(naming)
     }
 
     fn mounts(&self) -> Result<Vec<Mount>> {
@@ -166,6 +174,17 @@ mod tests {
         let writable: Vec<_> =
             host.mounts.unwrap().into_iter().filter(|mount| mount.read_only != Some(true)).filter_map(|mount| mount.source).collect();
         assert_eq!(writable, ["/home/g1/run"], "the agent and its configuration cannot be written from inside");
+    }
+
+    #[test]
+    fn only_an_own_kernel_gives_the_agent_the_right_to_name_it() {
+        let spec = SandboxSpec::default();
+        let has = |isolation| {
+            let outline = Outline { isolation, ..outline(&spec) };
+            let added = outline.request().unwrap().host_config.unwrap().cap_add.unwrap();
+            added.iter().any(|name| name == NAMING)
+        };
+        assert!(has(Isolation::UserKernel) && !has(Isolation::Namespaces) && !has(Isolation::Vm));
     }
 
     #[test]

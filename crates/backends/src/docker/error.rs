@@ -12,10 +12,14 @@ pub(super) const OPERATION: &str = "docker";
 /// An error of a request to the engine at `endpoint`; `what` is the object of `cannot`.
 pub(super) fn explain(endpoint: &Endpoint, what: &str, error: Said) -> Error {
     let message = format!("cannot {what}");
-    if let Said::DockerResponseServerError { status_code, message: said } = &error {
-        return Error::new(kind_of(*status_code, said), OPERATION, message)
-            .with("engine", endpoint)
-            .with_source(io::Error::other(said.clone()));
+    let refusal = match &error {
+        Said::DockerResponseServerError { status_code, message: said } => Some((*status_code, said)),
+        // What failed after the answer had begun.
+        Said::DockerStreamError { error: said } => Some((500, said)),
+        _ => None,
+    };
+    if let Some((status, said)) = refusal {
+        return Error::new(kind_of(status, said), OPERATION, message).with("engine", endpoint).with_source(io::Error::other(said.clone()));
     }
     let refused = match io_kind(&error) {
         Some(io::ErrorKind::PermissionDenied) => {
@@ -49,6 +53,10 @@ fn kind_of(status: u16, said: &str) -> ErrorKind {
     let said = said.to_lowercase();
     if said.contains("no space left") || said.contains("disk quota exceeded") {
         return ErrorKind::ResourceExhausted;
+    }
+    // A registry that the engine cannot reach.
+    if ["dial tcp", "no such host", "i/o timeout", "tls handshake timeout"].iter().any(|words| said.contains(words)) {
+        return ErrorKind::Unavailable;
     }
     match status {
         400 => ErrorKind::InvalidInput,
@@ -114,8 +122,15 @@ mod tests {
     fn statuses_and_full_disks_are_told_apart() {
         assert_eq!(said(404, "No such image").kind(), ErrorKind::NotFound);
         assert_eq!(said(500, "write /x: no space left on device").kind(), ErrorKind::ResourceExhausted);
+        assert_eq!(said(500, "Get \"https://r/v2/\": dial tcp: lookup r: no such host").kind(), ErrorKind::Unavailable);
         assert_eq!(said(500, "something else").kind(), ErrorKind::Internal);
         assert!(said(500, "something else").chain().contains("something else"));
+    }
+
+    #[test]
+    fn what_fails_in_the_middle_of_an_answer_is_told_apart_as_well() {
+        let error = Said::DockerStreamError { error: "write /layer.tar: no space left on device".to_owned() };
+        assert_eq!(explain(&Endpoint::Unix("/run/x.sock".into()), "load an image", error).kind(), ErrorKind::ResourceExhausted);
     }
 
     #[test]

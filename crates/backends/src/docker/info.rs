@@ -120,3 +120,21 @@ pub(super) async fn probe(host: &Host) -> Probe {
 pub(super) fn limits(host: &Host, spec: &SandboxSpec) -> Vec<LimitReport> {
     host.engine().map(|engine| boot::reports(&engine, spec)).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_claimed_of_an_engine_with_checkpoints_and_a_runtime_that_saves() {
+        let runtime = |name: &str| (name.to_owned(), format!("/usr/bin/{name}"));
+        let able =
+            About { experimental: true, layers_are_overlay: true, runtimes: vec![runtime("runc"), runtime("runsc")], ..About::default() };
+        let claims = |about: &About| features(about).has(Feature::MemoryCheckpoint);
+        // Its layers belong to root.
+        assert_eq!(claims(&able), geteuid().is_root());
+        assert!(!claims(&About { experimental: false, ..able.clone() }));
+        assert!(!claims(&About { layers_are_overlay: false, ..able.clone() }));
+        assert!(!claims(&About { runtimes: vec![runtime("runc")], ..able.clone() }));
+    }
+}

@@ -34,6 +34,12 @@ use super::{
 const NAME: &str = "memory";
 /// What a runtime leaves when it could not save: less than the head of an image.
 const LEAST_BYTES: u64 = 4096;
+/// What an engine says of content that it has: each save writes down the same description of the container, each load takes in the same memory, and what
+/// came before is there until the engine has collected its garbage, of whose end it tells nobody.
+const TWICE: &str = "already exists";
+/// How long that may take: containerd rests fifty times as long as its last collection took (`pause_threshold`), which on a busy machine is seconds.
+const COLLECTED: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(100);
 /// How long the agent may take to close its listener after it has said that it will.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -123,15 +129,7 @@ async fn saved_while_frozen(engine: &Engine, place: &Place, options: &Checkpoint
     let (bytes, files) = blocking(move || layer::save(&upper, &into)).await?;
     let (id, runtime) = identity(engine, place).await?;
     let folder = checkpoints(&about, &id).join(NAME);
-    let asked = place.name.clone();
-    // One that an earlier save has left.
-    delete(engine, &place.name).await;
-    let made = engine.ask("save the container's memory", SLOW * 5, |client| async move {
-        client
-            .create_checkpoint(&asked, CreateCheckpointOptions { checkpoint_id: NAME.to_owned(), checkpoint_dir: None, exit: false })
-            .await
-    });
-    let taken = match made.await {
+    let taken = match create(engine, &place.name).await {
         Ok(()) => {
             let into = options.into.join(NAME);
             blocking(move || {
@@ -150,6 +148,32 @@ async fn saved_while_frozen(engine: &Engine, place: &Place, options: &Checkpoint
     let record = serde_json::to_value(bound)
         .map_err(|error| Error::new(ErrorKind::Internal, "checkpoint", "the record cannot be written as JSON").with_source(error))?;
     Ok(SavedCheckpoint { kind: CheckpointKind::Memory, bytes: bytes + memory, files, record })
+}
+
+/// Has the engine save a container's memory under its own roof.
+async fn create(engine: &Engine, name: &str) -> Result<()> {
+    unless_kept(|| async move {
+        // One that an earlier save has left.
+        delete(engine, name).await;
+        let asked = name.to_owned();
+        let made = engine.ask("save the container's memory", SLOW * 5, |client| async move {
+            let options = CreateCheckpointOptions { checkpoint_id: NAME.to_owned(), checkpoint_dir: None, exit: false };
+            client.create_checkpoint(&asked, options).await
+        });
+        made.await
+    })
+    .await
+}
+
+/// Does it again as long as the engine refuses it for content that it keeps.
+async fn unless_kept<Attempt: Future<Output = Result<()>>>(attempt: impl Fn() -> Attempt) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        match attempt().await {
+            Err(error) if error.chain().contains(TWICE) && begun.elapsed() < COLLECTED => tokio::time::sleep(PAUSE).await,
+            done => return done,
+        }
+    }
 }
 
 async fn identity(engine: &Engine, place: &Place) -> Result<(String, String)> {
@@ -181,7 +205,8 @@ pub(super) async fn start(engine: &Engine, place: &Place, container: &str, memor
         copy(&from, &folder.join(NAME)).map(drop)
     })
     .await?;
-    let started = engine.post("start the container from its memory", &format!("/containers/{}/start?checkpoint={NAME}", place.name)).await;
+    let path = format!("/containers/{}/start?checkpoint={NAME}", place.name);
+    let started = unless_kept(|| engine.post("start the container from its memory", &path)).await;
     delete(engine, &place.name).await;
     started?;
     wake(&place.folder.join(RUN))

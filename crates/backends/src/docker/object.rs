@@ -213,6 +213,7 @@ async fn settle(engine: &Engine, name: &str, what: &str, done: Result<(), Said>,
 /// Those of the engine.
 pub(super) async fn end(engine: &Engine, name: &str) -> Result<()> {
     let Some(found) = inspect(engine, name).await? else { return Ok(()) };
+    let mut thawed = Ok(());
     if found.state.as_ref().is_some_and(|state| state.running == Some(true)) {
         let asked = name.to_owned();
         // It may have ended meanwhile: what counts is what comes of it.
@@ -222,7 +223,8 @@ pub(super) async fn end(engine: &Engine, name: &str) -> Result<()> {
             })
             .await?;
         if found.state.as_ref().is_some_and(|state| state.paused == Some(true)) {
-            unpause(engine, name).await?;
+            // One that has ended of the signal already cannot be thawed: what counts is what comes of it, here too.
+            thawed = unpause(engine, name).await;
         }
     }
     let asked = name.to_owned();
@@ -230,7 +232,7 @@ pub(super) async fn end(engine: &Engine, name: &str) -> Result<()> {
         let options = WaitContainerOptions { condition: "not-running".to_owned() };
         std::pin::pin!(client.wait_container(&asked, Some(options))).next().await.transpose()
     });
-    match waited.await? {
+    match waited.await.map_err(|error| thawed.err().unwrap_or(error))? {
         // An exit code other than zero is told as an error.
         Ok(_) | Err(Said::DockerContainerWaitError { .. }) => Ok(()),
         Err(error) if is_missing(&error) => Ok(()),

@@ -2,7 +2,7 @@
 
 use bollard::{models::ContainerStatsResponse, query_parameters::StatsOptions};
 use futures_util::StreamExt;
-use sandbar_core::{Result, SandboxStats};
+use sandbar_core::{Isolation, Result, SandboxStats};
 
 use super::{
     engine::{Engine, QUICK},
@@ -30,7 +30,10 @@ pub(super) async fn usage(engine: &Engine, place: &Place) -> Result<SandboxStats
     let limit = |name: &str| place.limits.iter().find(|report| report.limit == name).and_then(|report| report.value);
     let stats =
         SandboxStats { memory_limit_bytes: limit("memory"), disk_bytes: disk, disk_limit_bytes: limit("disk"), ..SandboxStats::default() };
-    Ok(counted.map_or(stats, |counted| with_counted(stats, &counted)))
+    let counted = counted.map_or(stats, |counted| with_counted(stats, &counted));
+    // The group of a kernel in user space holds that kernel's own threads.
+    let pids = counted.pids.filter(|_| place.isolation != Isolation::UserKernel);
+    Ok(SandboxStats { pids, ..counted })
 }
 
 fn with_counted(stats: SandboxStats, counted: &ContainerStatsResponse) -> SandboxStats {

@@ -95,10 +95,9 @@ impl Host {
             // A frozen one is ended by the signal when it is thawed, before it runs any code of its own.
             let sent = process.signal(rustix::process::Signal::KILL);
             sent.map_err(|error| Error::io("halt", "cannot end the sandbox's first process", error).with("pid", process.pid))?;
-            if frozen {
-                object::unpause(&engine, &place.name).await?;
-            }
-            end(process).await?;
+            // A kernel in user space does not wait for that, and is gone when the engine wants to thaw it.
+            let thawed = if frozen { object::unpause(&engine, &place.name).await } else { Ok(()) };
+            end(process).await.map_err(|error| thawed.err().unwrap_or(error))?;
         }
         let told = object::end(&engine, &place.name).await;
         match (told, place.process) {

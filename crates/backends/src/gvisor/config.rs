@@ -10,9 +10,6 @@ pub struct GvisorOptions {
     pub runsc: Option<PathBuf>,
     /// How the sentry gets hold of system calls.
     pub platform: Platform,
-    /// Whether checkpoints with memory are claimed. Not by default: with runsc 20240729, of several sandboxes that are loaded at the same time one in some
-    /// tens comes back with an agent that takes connections and does not answer, which is told after the patience of a start.
-    pub memory: bool,
 }
 
 /// How the sentry gets hold of system calls (`runsc --platform`).

@@ -14,13 +14,14 @@ use crate::host::{
 pub(super) const NAME: &str = "gvisor";
 
 /// Features that it has on every machine where it works at all.
-const ALWAYS: [Feature; 16] = [
+const ALWAYS: [Feature; 17] = [
     Feature::Pty,
     Feature::Watch,
     Feature::ExposePort,
     Feature::Pause,
     Feature::StopStart,
     Feature::DiskCheckpoint,
+    Feature::MemoryCheckpoint,
     Feature::Restore,
     Feature::Fork,
     Feature::Stats,
@@ -35,18 +36,15 @@ const ALWAYS: [Feature; 16] = [
 
 /// The provider's claim at its best.
 pub fn claim() -> Claim {
-    let at_best = [Feature::User, Feature::MemoryCheckpoint, Feature::LimitMemory, Feature::LimitCpu, Feature::LimitDisk];
+    let at_best = [Feature::User, Feature::LimitMemory, Feature::LimitCpu, Feature::LimitDisk];
     Claim { provider: NAME, features: ALWAYS.into_iter().chain(at_best).collect() }
 }
 
 /// What it can do here.
-pub(super) fn info(engine: Option<&Engine>, memory: bool) -> ProviderInfo {
+pub(super) fn info(engine: Option<&Engine>) -> ProviderInfo {
     let groups = Hierarchies::of_host();
     let held = |controller: Controller, feature: Feature| groups.holder(controller).map(|_| feature);
     let mut features: Vec<Feature> = ALWAYS.to_vec();
-    if memory {
-        features.push(Feature::MemoryCheckpoint);
-    }
     // With one id there is nobody else whose files could be.
     if is_root() || Ids::of_sandbox(None).is_ok_and(|ids| ids.count() > 1) {
         features.push(Feature::User);

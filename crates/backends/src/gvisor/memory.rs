@@ -8,7 +8,7 @@ use std::{
         unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     },
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchown, openat};
@@ -35,6 +35,8 @@ const MAGIC: &[u8] = b"\x67\x56\x69\x73\x6f\x72\x53\x46";
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Pausing and resuming wait for system calls to come to their end.
 const PAUSE: Duration = Duration::from_secs(10);
+/// Between looks at whether the agent's socket is gone.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// What a checkpoint with memory is bound to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,10 +113,24 @@ pub(super) fn check(engine: &Engine, record: &Value) -> Result<()> {
 /// # Errors
 /// What the sentry cannot save, by name.
 pub(super) fn save(engine: &Engine, place: &Place, folder: &Path, into: &Path) -> Result<SavedCheckpoint> {
-    let saved = save_paused(engine, place, folder, into);
+    let saved = wait_until_quiet(place).and_then(|()| save_paused(engine, place, folder, into));
     let woken = wire::wake(&place.process).context(OPERATION, || "cannot wake the agent".to_owned());
     let saved = saved?;
     woken.map(|()| saved)
+}
+
+/// The agent has agreed to be quiet; what it had open is closed when its socket is gone.
+fn wait_until_quiet(place: &Place) -> Result<()> {
+    let begun = Instant::now();
+    while wire::is_there(&place.process) {
+        if begun.elapsed() > PAUSE {
+            return Err(
+                Error::new(ErrorKind::TimedOut, OPERATION, "the agent does not close its connections").with("after", format!("{PAUSE:?}"))
+            );
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
 }
 
 fn save_paused(engine: &Engine, place: &Place, folder: &Path, into: &Path) -> Result<SavedCheckpoint> {
@@ -127,14 +143,10 @@ fn save_paused(engine: &Engine, place: &Place, folder: &Path, into: &Path) -> Re
     give(&images, &place.process.pid.to_string())?;
     let ask = |verb: &str| engine.ask(&first, None, |_| vec![verb.to_owned(), place.id.clone()], PAUSE);
     // Nothing runs between the memory and the layer.
-    place.note_saving()?;
     let paused = ask("pause").and_then(|said| said.success("runsc cannot pause the sandbox"));
     let saved = paused.and_then(|_| both(engine, place, &first, &images, folder, into));
     // Also after a pause that failed: it may have paused a part. Whoever dials it after this process was killed resumes it.
     let resumed = ask("resume").and_then(|said| said.success("runsc cannot resume the sandbox"));
-    if resumed.is_ok() {
-        place.forget_saving();
-    }
     let saved = saved.and_then(|saved| resumed.map(|_| saved));
     let (bytes, files) = saved?;
     let memory = settle(&into.join(MEMORY))?;

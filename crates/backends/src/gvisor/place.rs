@@ -95,18 +95,32 @@ impl Place {
         let _ = fs::remove_file(self.folder.join(PAUSED));
     }
 
-    /// Says that this process is about to save it with memory, which pauses it for that long.
+    /// Says that this process is about to save it with memory, for which its agent is quiet and it is paused.
     ///
     /// # Errors
     /// Of the file system.
     pub(super) fn note_saving(&self) -> Result<()> {
         let own = HostProcess::of(std::process::id()).map(|own| format!("{} {}", own.pid, own.start_time));
-        own.and_then(|own| fs::write(self.folder.join(SAVING), own)).context("checkpoint", || "cannot note the checkpoint".to_owned())
+        // As a whole or not at all: others look at it at any time.
+        let (written, name) = (self.folder.join(format!("{SAVING}-new")), self.folder.join(SAVING));
+        let noted = own.and_then(|own| fs::write(&written, own)).and_then(|()| fs::rename(&written, name));
+        noted.context("checkpoint", || "cannot note the checkpoint".to_owned())
     }
 
     /// Says that it goes on.
     pub(super) fn forget_saving(&self) {
         let _ = fs::remove_file(self.folder.join(SAVING));
+    }
+
+    /// Whether it is being saved with memory.
+    pub(super) fn is_saving(&self) -> bool {
+        self.folder.join(SAVING).exists()
+    }
+
+    /// For how long it has been noted.
+    pub(super) fn saving_since(&self) -> Duration {
+        let noted = fs::metadata(self.folder.join(SAVING)).and_then(|noted| noted.modified());
+        noted.ok().and_then(|noted| noted.elapsed().ok()).unwrap_or(Duration::MAX)
     }
 
     /// Whether a process that is gone has begun to save it, and so may have left it paused.

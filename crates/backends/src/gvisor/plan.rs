@@ -11,6 +11,7 @@ use super::{
 use crate::host::{
     ids::Ids,
     plan::{Builder, HARMLESS, Overlay, READ_ONLY, c_string, clone_old, known, mount, path_string},
+    seccomp,
     step::{Arguments, CHANNEL, Failure, MOST_DESCRIPTORS, Planned, Step},
 };
 
@@ -171,6 +172,11 @@ pub(super) fn plan(outline: Outline<'_>) -> Result<Vec<Planned>> {
     plan.add(Step::Limit { resource: libc::RLIMIT_CORE, value: 0 });
     plan.add(Step::Limit { resource: libc::RLIMIT_NOFILE, value: outline.open_files });
     plan.add(Step::NoNewPrivileges);
+    if outline.volumes.iter().any(|volume| !volume.read_only) {
+        // Files there belong to the host's users, and no mount of ours keeps the host from taking them for what they say. The sentry and the gofer make
+        // them, and inherit this.
+        plan.add(Step::Filter(seccomp::filter_of_special_bits()));
+    }
     if outline.lifetime == Lifetime::Owned {
         // After the last change of ids, which clears it. A parent that died before shows as the end of the channel below.
         plan.add(Step::DieWithParent);

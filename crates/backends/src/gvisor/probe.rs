@@ -24,7 +24,7 @@ pub(super) fn probe(home: &Path, options: &GvisorOptions) -> Probe {
     });
     match tried {
         Ok((engine, version)) => {
-            Probe { usable: true, verdict: format!("runsc {version}; {}", info::info(Some(&engine), false).notes.join("; ")), hint: None }
+            Probe { usable: true, verdict: format!("runsc {version}; {}", info::info(Some(&engine)).notes.join("; ")), hint: None }
         }
         Err(error) => Probe { usable: false, verdict: error.chain(), hint: error.hint().map(str::to_owned) },
     }

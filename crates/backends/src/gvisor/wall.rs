@@ -1,7 +1,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -33,6 +33,12 @@ pub type GvisorProvider = Machine<Gvisor>;
 pub(super) const BOOT: Duration = Duration::from_secs(20);
 /// How long pausing or resuming may take.
 const PAUSE: Duration = Duration::from_secs(10);
+/// How long an agent that was told to be quiet may take to hear it: it listens to nobody for longer who does not say what he wants.
+const TOLD: Duration = Duration::from_secs(15);
+/// How long somebody who comes while it is saved waits.
+const RETURN: Duration = Duration::from_millis(1500);
+/// Between attempts.
+const RETRY: Duration = Duration::from_millis(2);
 /// How long a process that is ending may take to have ended.
 const MOMENT: Duration = Duration::from_millis(200);
 
@@ -93,14 +99,19 @@ impl Gvisor {
         .await?
     }
 
-    /// Lets a sandbox go on that somebody has paused to save it, and who was killed before it went on.
+    /// Lets a sandbox go on whose agent somebody has made quiet, or has paused, to save it, and who was killed before it went on.
     async fn recover(&self, place: &Place) -> Result<()> {
         let (wall, place) = (self.clone(), place.clone());
         worker::run(move || {
             // Refused when it was not paused yet, or not any more.
             let _ = wall.tell(&place, "resume");
-            wire::wake(&place.process).context("gvisor", || "cannot wake the agent".to_owned())?;
-            place.forget_saving();
+            if !wire::is_there(&place.process) {
+                wire::wake(&place.process).context("gvisor", || "cannot wake the agent".to_owned())?;
+                place.forget_saving();
+            } else if place.saving_since() > TOLD {
+                // It was never made quiet. Until then it may have been told, and not have come to it.
+                place.forget_saving();
+            }
             Ok(())
         })
         .await?
@@ -126,7 +137,7 @@ impl Backend for Gvisor {
     type Place = Place;
 
     fn info(&self) -> ProviderInfo {
-        info::info(self.engine().ok().as_ref(), self.0.options.memory)
+        info::info(self.engine().ok().as_ref())
     }
 
     async fn probe(&self) -> Probe {
@@ -153,18 +164,25 @@ impl Backend for Gvisor {
     }
 
     async fn dial(&self, place: &Place) -> Result<Connection> {
-        if place.was_left_saving() {
+        let begun = Instant::now();
+        let was_left = place.was_left_saving();
+        if was_left {
             self.recover(place).await?;
         }
-        match wire::connect(&place.process).await {
-            Ok(stream) => Ok(Box::new(stream)),
-            Err(error) => {
+        loop {
+            let error = match wire::connect(&place.process).await {
+                Ok(stream) => return Ok(Box::new(stream)),
+                Err(error) => error,
+            };
+            // An agent that was woken, or that is quiet to be saved, listens again soon.
+            if !(was_left || place.is_saving()) || begun.elapsed() > RETURN || !place.process.is_alive() {
                 // The listener was there before anybody could ask: it is gone because the agent is ending, which takes another moment.
                 let process = place.process;
                 let wait = move || process.open().map(|held| held.map(|held| wait_for_exit(&held, MOMENT)));
                 let _ = worker::run(wait).await;
-                Err(Error::new(ErrorKind::Unavailable, "dial", "the agent does not listen").with_source(error))
+                return Err(Error::new(ErrorKind::Unavailable, "dial", "the agent does not listen").with_source(error));
             }
+            tokio::time::sleep(RETRY).await;
         }
     }
 
@@ -197,6 +215,14 @@ impl Backend for Gvisor {
             Ok(())
         };
         worker::run(thaw).await?
+    }
+
+    async fn note_quiet(&self, place: &Place, is_quiet: bool) -> Result<()> {
+        if is_quiet {
+            return place.note_saving();
+        }
+        place.forget_saving();
+        Ok(())
     }
 
     async fn save(&self, place: Option<&Place>, folder: &Path, options: &CheckpointOptions) -> Result<SavedCheckpoint> {

@@ -8,6 +8,7 @@
 //! | `overlay` | as root: the root file system and volumes with the sandbox's ids |
 //! | `ids`, `owner` | which host ids a sandbox has, and whose the files of layers are |
 //! | `capabilities` | what a sandbox's root may do |
+//! | `seccomp` | what it may ask of the kernel |
 //! | `cgroup`, `disk` | what it may use |
 //! | `folder`, `helper` | the writable layer: prepared, saved, weighed, removed; by a plain user in a process with the sandbox's ids |
 //! | `reclaim` | what a crashed sandbar left, removed |
@@ -31,6 +32,7 @@ pub(crate) mod overlay;
 pub(crate) mod owner;
 pub(crate) mod plan;
 pub(crate) mod reclaim;
+pub(crate) mod seccomp;
 pub(crate) mod step;
 pub(crate) mod syscall;
 mod wording;

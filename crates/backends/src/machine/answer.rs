@@ -12,12 +12,12 @@ const MAX_PATH: usize = 4096;
 const MAX_NAME: usize = 255;
 
 /// An answer that no honest agent gives.
-pub(super) fn nonsense(verb: &'static str, what: &str) -> Error {
+pub(crate) fn nonsense(verb: &'static str, what: &str) -> Error {
     Error::new(ErrorKind::Corrupt, verb, format!("the agent's answer makes no sense: {what}"))
 }
 
 /// A failure as an error.
-pub(super) fn failure(verb: &'static str, failure: &wire::Failure) -> Error {
+pub(crate) fn failure(verb: &'static str, failure: &wire::Failure) -> Error {
     let kind = ErrorKind::from_name(&failure.kind).unwrap_or(ErrorKind::Internal);
     let error = Error::new(kind, verb, text(&failure.message));
     match failure.errno {

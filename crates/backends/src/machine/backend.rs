@@ -5,7 +5,10 @@ use sandbar_core::{
     CheckpointOptions, Connection, Error, ErrorKind, IdRange, Isolation, Journal, Lifetime, LimitReport, Needs, Probe, ProviderInfo,
     Resource, Result, RootSource, SandboxId, SandboxSpec, SandboxStats, SavedCheckpoint,
 };
+use sandbar_protocol::AgentConfig;
 use serde::{Serialize, de::DeserializeOwned};
+
+use super::TemplateKey;
 
 /// Everything a wall needs to bring up a place with the agent in it.
 pub struct Boot<'a> {
@@ -21,7 +24,7 @@ pub struct Boot<'a> {
     /// During a restore in place two generations of one sandbox exist side by side, so whatever is named after the sandbox must be
     /// named after the generation as well: see [`generation`](Self::generation).
     pub folder: &'a Path,
-    /// Which generation this is: 1 at first, one more after each restore in place.
+    /// Which generation this is: 1 at first, one more after each restore in place; 0 for what becomes a template.
     pub generation: u32,
     /// Host ids, when the runtime runs as root.
     pub ids: Option<IdRange>,
@@ -90,6 +93,22 @@ pub trait Backend: Send + Sync + 'static {
         Err(Error::new(ErrorKind::Unsupported, "restore", "this provider does not restore memory"))
     }
 
+    /// The template that this place could begin from instead of being booted; `None` boots it. A template is a place that was booted with generation 0
+    /// and what [`TemplateKey::spec`] says, and saved with its memory; after that it is only halted.
+    ///
+    /// # Errors
+    /// As [`boot`](Self::boot) would have.
+    async fn template(&self, boot: &Boot<'_>) -> Result<Option<TemplateKey>> {
+        let _ = boot;
+        Ok(None)
+    }
+
+    /// What the agent of a place that begins from a template is told: what a boot would have told it.
+    fn template_config(&self, boot: &Boot<'_>) -> Option<AgentConfig> {
+        let _ = boot;
+        None
+    }
+
     /// How long the agent of a new place may take until it answers.
     fn patience(&self) -> Duration {
         Duration::from_secs(10)
@@ -109,6 +128,13 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Thaws.
     async fn thaw(&self, place: &Self::Place) -> Result<()>;
+
+    /// Hears that the place's agent is about to be made quiet, for a save of memory (`true`), or that it listens again (`false`). A wall that notes it
+    /// where the next command looks can wake an agent whose saver was killed; else it listens again by itself, after a minute.
+    async fn note_quiet(&self, place: &Self::Place, is_quiet: bool) -> Result<()> {
+        let _ = (place, is_quiet);
+        Ok(())
+    }
 
     /// Saves into `options.into`; `folder` is the generation's.
     ///

@@ -15,11 +15,12 @@
 //! | `quiet`, `rejoin`, `renewal` | the wire before a save of memory; clients that it cut off; what differs after memory was loaded |
 //! | `record` | what the ledger keeps; what a generation holds |
 //! | `output` | what a stop keeps of the processes |
+//! | `template` | places from which later ones begin |
 //! | `steps` | where tests may kill sandbar |
 //! | `agent`, `config`, `process`, `socket`, `launcher` | for walls on this host: the agent's file, its configuration, held processes, unix sockets, a thread to clone from |
 
 pub mod agent;
-mod answer;
+pub(crate) mod answer;
 mod backend;
 mod bulk;
 mod checkpoint;
@@ -46,6 +47,7 @@ mod renewal;
 pub mod socket;
 mod status;
 mod steps;
+pub mod template;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -53,4 +55,5 @@ mod watch;
 pub use backend::{Backend, Boot, Facts, Memory};
 pub use handle::MachineHandle;
 pub use provider::Machine;
-pub use steps::{MEMORY_STEPS, STEPS};
+pub use steps::{MEMORY_STEPS, STEPS, TEMPLATE_STEPS};
+pub use template::TemplateKey;

@@ -1,6 +1,7 @@
 use std::{os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
 
 use sandbar_core::{Context, Error, ErrorKind, ProvisionRequest, Renewal, Resource, RestoreRequest, Result, RootSource, State};
+use sandbar_protocol::AgentConfig;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
@@ -8,7 +9,7 @@ use super::{
     client::Call,
     live::{Current, Running, Shared},
     record::{Holdings, Record, generation_folder},
-    renewal,
+    renewal, template,
 };
 
 /// Between attempts while a machine's listener is not there yet.
@@ -88,16 +89,25 @@ pub(super) async fn boot<B: Backend>(
     let ProvisionRequest { id, spec, ids, lifetime, .. } = request;
     let root = &from.root;
     let boot = Boot { id, spec, root, folder: &folder, generation, ids: *ids, lifetime: *lifetime, journal: &journal };
-    let place = match &from.memory {
-        Some((folder, record)) => backend.load(boot, Memory { folder, record }).await?,
-        None => backend.boot(boot).await?,
+    let (place, resumed) = match &from.memory {
+        Some((folder, record)) => (backend.load(boot, Memory { folder, record }).await?, Some(Resumption { config: None })),
+        None => match backend.template(&boot).await? {
+            Some(key) => {
+                let template = template::ensure(backend, request, root, key, holdings).await?;
+                let config = backend.template_config(&boot);
+                let memory = Memory { folder: &template.folder, record: &template.record };
+                (backend.load(boot, memory).await?, Some(Resumption { config }))
+            }
+            None => (backend.boot(boot).await?, None),
+        },
     };
     journal.step(steps.booted);
     let mut record = Record::new(generation, root.clone(), Some(place.clone()), holdings.held());
-    match greet(backend, request, &place, Arc::clone(holdings), from.memory.is_some()).await {
+    match greet(backend, request, &place, Arc::clone(holdings), resumed).await {
         Ok(renewal) => {
             journal.step(steps.answered);
-            record.renewal = renewal;
+            // That it began from a template is nobody's concern.
+            record.renewal = renewal.filter(|_| from.memory.is_some());
             Ok(Current::new(record, Arc::clone(holdings)))
         }
         Err(error) => {
@@ -107,13 +117,19 @@ pub(super) async fn boot<B: Backend>(
     }
 }
 
+/// How a place came to go on from memory.
+pub(super) struct Resumption {
+    /// What it is from now on, when the memory is a template's.
+    pub(super) config: Option<AgentConfig>,
+}
+
 /// Waits until the agent answers, and has it renew what memory has that must not be shared.
-async fn greet<B: Backend>(
+pub(super) async fn greet<B: Backend>(
     backend: &Arc<B>,
     request: &ProvisionRequest,
     place: &B::Place,
     holdings: Arc<Holdings>,
-    is_from_memory: bool,
+    mut resumed: Option<Resumption>,
 ) -> Result<Option<Renewal>> {
     let patience = backend.patience();
     let deadline = Instant::now() + patience;
@@ -124,8 +140,12 @@ async fn greet<B: Backend>(
     let call = Call { shared, running, verb: "provision" };
     loop {
         let error = match timeout_at(deadline, call.ping(patience)).await {
-            Ok(Ok(())) if is_from_memory => return renewal::renew(&call, request).await.map(Some),
-            Ok(Ok(())) => return Ok(None),
+            Ok(Ok(())) => {
+                return match resumed.take() {
+                    Some(resumption) => renewal::renew(&call, request, resumption.config).await.map(Some),
+                    None => Ok(None),
+                };
+            }
             Ok(Err(error)) => error,
             Err(_) => Error::new(ErrorKind::TimedOut, "provision", format!("the agent did not answer within {} s", patience.as_secs())),
         };

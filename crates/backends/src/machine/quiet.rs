@@ -10,9 +10,10 @@ use super::{
     Backend, Facts,
     client::{Call, Patience},
     live::{Running, Shared},
+    provision::complain,
 };
 
-/// How long the agent stays quiet if nobody wakes it. Only met when sandbar is killed in the middle of a save.
+/// How long the agent stays quiet if nobody wakes it. Only met when sandbar is killed in the middle of a save, and the wall notes no saves.
 const QUIET: Duration = Duration::from_secs(60);
 /// How long the agent has until it answers again after a save.
 const AWAKE: Duration = Duration::from_secs(10);
@@ -33,11 +34,18 @@ pub(super) async fn save<B: Backend>(
     let folder = shared.folder_of(running.current());
     let call = Call { shared: Arc::clone(shared), running: running.clone(), verb: "checkpoint" };
     let resume_after_ms = u64::try_from(QUIET.as_millis()).unwrap_or(u64::MAX);
-    call.order(Operation::Quiesce(Quiesce { resume_after_ms }), Patience::Quick).await.map(drop)?;
+    shared.backend.note_quiet(running.place(), true).await?;
+    if let Err(error) = call.order(Operation::Quiesce(Quiesce { resume_after_ms }), Patience::Quick).await {
+        complain("the note of a save", shared.backend.note_quiet(running.place(), false).await);
+        return Err(error);
+    }
     journal.step("checkpoint.quiet");
     let saved = shared.backend.save(Some(running.place()), &folder, options).await;
     journal.step("checkpoint.memory-saved");
     let awake = answers(&call).await;
+    if awake.is_ok() {
+        complain("the note of a save", shared.backend.note_quiet(running.place(), false).await);
+    }
     journal.step("checkpoint.awake");
     let saved = saved?;
     awake.map(|()| saved)

@@ -78,6 +78,17 @@ pub async fn connect_in_hostile(folder: &Path, name: &str) -> io::Result<UnixStr
     connect_in(Path::new("/proc/self/fd"), &socket.as_raw_fd().to_string()).await
 }
 
+/// Connects to the socket `name` in `folder`, for calls that block.
+///
+/// # Errors
+/// As [`connect_in`]; `WouldBlock` when its backlog is full.
+pub fn connect_blocking(folder: &Path, name: &str) -> io::Result<StdStream> {
+    let (address, _held) = address(folder, name)?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    connect(&socket, &address)?;
+    Ok(StdStream::from(socket))
+}
+
 /// An address that fits: the path itself, or through a descriptor of the folder, which must be held until it was used.
 fn address(folder: &Path, name: &str) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
     let path = folder.join(name);

@@ -32,3 +32,6 @@ pub const STEPS: [&str; 27] = [
 
 /// The further steps of a checkpoint with memory, between `checkpoint.begun` and its end.
 pub const MEMORY_STEPS: [&str; 3] = ["checkpoint.quiet", "checkpoint.memory-saved", "checkpoint.awake"];
+
+/// As [`STEPS`], while a template is made.
+pub const TEMPLATE_STEPS: [&str; 4] = ["template.begun", "template.booted", "template.saved", "template.kept"];

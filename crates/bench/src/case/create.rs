@@ -3,15 +3,14 @@ use sandbar_core::Limits;
 use super::{Setting, sandbox::Stage};
 use crate::{
     Result,
-    peer::{self, bwrap, docker, nsjail, runc::Runc},
+    peer::{self, bwrap, docker::Docker, nsjail, runc::Runc},
     sample::{Once, in_turns},
     table,
 };
 
 /// Create, one command, destroy: beside the peers doing the same.
-pub async fn run(setting: &Setting) -> Result {
+pub async fn run(setting: &Setting, stage: &Stage) -> Result {
     table::heading("create + first exec + destroy, no limits");
-    let stage = Stage::new().await?;
     let program = setting.sandbar.display().to_string();
     let arguments: Vec<String> =
         ["--home", &stage.home().display().to_string(), "run", "--on", "container", "--", "/bin/true"].map(str::to_owned).to_vec();
@@ -29,15 +28,15 @@ pub async fn run(setting: &Setting) -> Result {
         runc.prepare_once()?;
         rows.push(("`runc run`".into(), Box::new(async || runc.once().await)));
     }
-    let has_docker = docker::is_here().await;
-    if has_docker {
-        docker::prepare().await?;
-        rows.push(("`docker run --rm`".into(), Box::new(async || docker::once().await)));
+    let docker = Docker::find().await;
+    if let Some(docker) = docker {
+        docker.prepare().await?;
+        rows.push(("`docker run --rm`".into(), Box::new(async || docker.once().await)));
     }
     let measured = in_turns(setting.samples, &mut rows).await;
     drop(rows);
-    if has_docker {
-        docker::clean().await?;
+    if let Some(docker) = docker {
+        docker.clean().await?;
     }
     table::ratios(&measured?);
     Ok(())

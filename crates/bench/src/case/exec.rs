@@ -6,14 +6,13 @@ use super::{
 };
 use crate::{
     Result,
-    peer::{self, docker, runc::Runc, spawn},
+    peer::{self, docker::Docker, runc::Runc, spawn},
     sample::{Once, in_turns},
     table,
 };
 
 /// `true` in a running container: by the library beside a child process, and by the command line beside the peers' command lines.
-pub async fn run(setting: &Setting) -> Result {
-    let stage = Stage::new().await?;
+pub async fn run(setting: &Setting, stage: &Stage) -> Result {
     let sandbox = stage.container(Limits::default()).await?;
     table::heading("exec `true` in a running container, from the library");
     let mut rows: Vec<(String, Once<'_>)> = vec![
@@ -28,11 +27,11 @@ pub async fn run(setting: &Setting) -> Result {
     let home = stage.home().display().to_string();
     let arguments: Vec<String> = ["--home", &home, "exec", sandbox.id().as_str(), "--", "/bin/true"].map(str::to_owned).to_vec();
     let runc = if Runc::is_here().await { Some(Runc::new()?) } else { None };
-    let has_docker = docker::is_here().await;
+    let docker = Docker::find().await;
     let mut rows: Vec<(String, Once<'_>)> = Vec::new();
-    if has_docker {
-        docker::prepare().await?;
-        rows.push(("`docker exec`".into(), Box::new(async || docker::exec().await)));
+    if let Some(docker) = docker {
+        docker.prepare().await?;
+        rows.push(("`docker exec`".into(), Box::new(async || docker.exec_idle().await)));
     }
     rows.push(("`sandbar exec`".into(), Box::new(async || peer::run(&program, &arguments).await)));
     if let Some(runc) = &runc {
@@ -44,8 +43,8 @@ pub async fn run(setting: &Setting) -> Result {
     if let Some(runc) = &runc {
         runc.end_idle("bench-idle").await?;
     }
-    if has_docker {
-        docker::clean().await?;
+    if let Some(docker) = docker {
+        docker.clean().await?;
     } else {
         table::paragraph("No docker engine answers here.");
     }

@@ -1,4 +1,8 @@
-use std::{fs, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::Path,
+};
 
 use sandbar_core::Limits;
 
@@ -9,9 +13,8 @@ use super::{
 use crate::{Result, table};
 
 /// Memory of idle containers: proportional set size of their processes, and what the kernel holds besides.
-pub async fn run(setting: &Setting) -> Result {
+pub async fn run(setting: &Setting, stage: &Stage) -> Result {
     table::heading(&format!("memory of {} idle containers", setting.idle));
-    let stage = Stage::new().await?;
     let before = available();
     let mut sandboxes = Vec::new();
     for _ in 0..setting.idle {
@@ -55,8 +58,33 @@ fn field(text: &str, name: &str) -> u64 {
         .unwrap_or(0)
 }
 
+/// Kilobytes of all processes whose command lines contain one of these marks, and of all that descend from them.
+pub fn kilobytes_of(marks: &[String]) -> Result<u64> {
+    let (mut parents, mut counted) = (HashMap::new(), HashSet::new());
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let read = |name: &str| String::from_utf8_lossy(&fs::read(entry.path().join(name)).unwrap_or_default()).into_owned();
+        let line = read("cmdline");
+        if marks.iter().any(|mark| line.contains(mark.as_str())) {
+            counted.insert(pid);
+        }
+        // The name before the state and the parent may have spaces and brackets in it.
+        let parent = read("stat").rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<u32>().ok());
+        parents.insert(pid, parent.unwrap_or(0));
+    }
+    loop {
+        let more: Vec<u32> =
+            parents.iter().filter(|(pid, parent)| counted.contains(parent) && !counted.contains(pid)).map(|(pid, _)| *pid).collect();
+        if more.is_empty() {
+            break;
+        }
+        counted.extend(more);
+    }
+    Ok(counted.iter().map(|pid| proportional_size(&Path::new("/proc").join(pid.to_string()))).sum())
+}
+
 /// Kilobytes of a process, by its folder in `/proc`.
-pub fn proportional_size(folder: &Path) -> u64 {
+fn proportional_size(folder: &Path) -> u64 {
     field(&fs::read_to_string(folder.join("smaps_rollup")).unwrap_or_default(), "Pss:")
 }
 

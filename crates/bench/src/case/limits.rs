@@ -14,9 +14,8 @@ use crate::{
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
 /// Create, one command, destroy, with limits; on cgroup v1 beside `bwrap` and the kernel's own price of the `cgroup.procs` writes.
-pub async fn run(setting: &Setting) -> Result {
+pub async fn run(setting: &Setting, stage: &Stage) -> Result {
     table::heading("create + first exec + destroy, with limits of memory, cpu and pids");
-    let stage = Stage::new().await?;
     let limits = Limits { memory: Some(512 << 20), cpu_millis: Some(1500), pids: Some(200), ..Limits::default() };
     let groups = Groups::new()?;
     let mut rows: Vec<(String, Once<'_>)> = Vec::new();

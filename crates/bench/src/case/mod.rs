@@ -5,14 +5,29 @@ mod docker;
 mod exec;
 mod gvisor;
 mod idle;
+pub mod life;
 mod limits;
 mod parallel;
 mod sandbox;
 mod stream;
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use crate::{Result, table};
+use tokio::time::timeout;
+
+use self::sandbox::Stage;
+use crate::{Result, peer::docker::Docker, table};
+
+/// The names of the cases, in their order.
+pub const NAMES: [&str; 8] = ["exec", "create", "limits", "stream", "parallel", "idle", "gvisor", "docker"];
+/// What one case may take. Rows have budgets of their own far below: what takes longer hangs.
+const DEADLINE: Duration = Duration::from_secs(240);
+/// What all of them may take: what is not done by then is told as failed.
+const ALL: Duration = Duration::from_secs(450);
 
 /// How to measure.
 pub struct Setting {
@@ -24,28 +39,42 @@ pub struct Setting {
     pub sandbar: PathBuf,
 }
 
-/// Runs every case whose name contains `only`. A case that fails is told, and the others run.
-pub async fn run(setting: &Setting, only: Option<&str>) -> Result {
-    let wanted = |name: &str| only.is_none_or(|only| name.contains(only));
+/// Runs every case whose name contains one of the words of `only`, or all. A case that fails is told, and the others run.
+pub async fn run(setting: &Setting, only: &[String]) -> Result {
+    let wanted = |name: &&str| only.is_empty() || only.iter().any(|word| name.contains(word.as_str()));
+    let begun = Instant::now();
     let mut failed = Vec::new();
-    for name in ["exec", "create", "limits", "stream", "parallel", "idle", "gvisor", "docker"] {
-        if !wanted(name) {
-            continue;
-        }
-        let outcome = match name {
-            "exec" => exec::run(setting).await,
-            "create" => create::run(setting).await,
-            "limits" => limits::run(setting).await,
-            "stream" => stream::run(setting).await,
-            "parallel" => parallel::run(setting).await,
-            "gvisor" => gvisor::run(setting).await,
-            "docker" => docker::run(setting).await,
-            _ => idle::run(setting).await,
-        };
-        if let Err(error) = outcome {
+    for name in NAMES.into_iter().filter(wanted) {
+        let left = ALL.saturating_sub(begun.elapsed());
+        if let Err(error) = run_one(setting, name, DEADLINE.min(left)).await {
             table::paragraph(&format!("`{name}` failed: {error}"));
             failed.push(name);
         }
     }
+    table::paragraph(&format!("All of this took {} s.", begun.elapsed().as_secs()));
     if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", ")).into()) }
+}
+
+async fn run_one(setting: &Setting, name: &str, deadline: Duration) -> Result {
+    if deadline.is_zero() {
+        return Err(format!("the cases before it took {} s", ALL.as_secs()).into());
+    }
+    let engine = if name == "docker" { Docker::find().await } else { None };
+    let stage = Arc::new(Stage::new(engine.map(Docker::host)).await?);
+    let case = async {
+        match name {
+            "exec" => exec::run(setting, &stage).await,
+            "create" => create::run(setting, &stage).await,
+            "limits" => limits::run(setting, &stage).await,
+            "stream" => stream::run(setting, &stage).await,
+            "parallel" => parallel::run(setting, &stage).await,
+            "gvisor" => gvisor::run(setting, &stage).await,
+            "docker" => docker::run(setting, &stage).await,
+            _ => idle::run(setting, &stage).await,
+        }
+    };
+    let outcome = timeout(deadline, case).await;
+    let cleared = stage.clear().await;
+    outcome.map_err(|_| format!("not within {} s", deadline.as_secs()))??;
+    cleared
 }

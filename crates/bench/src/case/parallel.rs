@@ -12,15 +12,14 @@ use super::{Setting, sandbox::Stage};
 use crate::{Result, peer::bwrap, table};
 
 /// Create + first exec + destroy, 1 to 64 at a time.
-pub async fn run(setting: &Setting) -> Result {
+pub async fn run(setting: &Setting, stage: &Arc<Stage>) -> Result {
     table::heading("create + first exec + destroy, several at a time: completed per second");
-    let stage = Arc::new(Stage::new().await?);
     let total = setting.samples.max(64) * 2;
     let has_bwrap = bwrap::is_here().await;
     let mut rows = Vec::new();
     for width in [1, 4, 16, 64] {
         let ours = rate(width, total, {
-            let stage = Arc::clone(&stage);
+            let stage = Arc::clone(stage);
             move || {
                 let stage = Arc::clone(&stage);
                 async move { stage.cycle(Limits::default()).await.map_err(|error| error.to_string()) }

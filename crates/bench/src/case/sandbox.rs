@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::{fmt::Write, fs, path::Path};
 
 use sandbar_core::{ExecRequest, Limits, SandboxSpec};
 use sandbar_runtime::{CreateRequest, Runtime, RuntimeConfig, Sandbox};
@@ -14,10 +14,17 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// An empty one, in the folder of the machine's temporary files.
-    pub async fn new() -> Result<Self> {
+    /// An empty one, in the folder of the machine's temporary files; with the engine of the provider `docker`. Its configuration lies in the folder, so
+    /// that the library and the command have the same.
+    pub async fn new(docker_host: Option<&str>) -> Result<Self> {
         let folder = TempDir::new()?;
-        let runtime = Runtime::open(RuntimeConfig::new(folder.path())).await?;
+        let mut config = String::new();
+        if let Some(host) = docker_host {
+            writeln!(config, "docker-host = {host:?}")?;
+        }
+        config.push_str("[gvisor]\nmemory = true\n");
+        fs::write(folder.path().join("sandbar.toml"), config)?;
+        let runtime = Runtime::open(RuntimeConfig::at(folder.path())?).await?;
         Ok(Self { runtime, folder })
     }
 
@@ -28,14 +35,14 @@ impl Stage {
 
     /// A container with these limits.
     pub async fn container(&self, limits: Limits) -> Result<Sandbox> {
-        self.sandbox("container", limits).await
+        let spec = SandboxSpec { limits, ..SandboxSpec::default() };
+        self.sandbox("container", None, spec).await
     }
 
-    /// A sandbox of a provider with these limits.
-    pub async fn sandbox(&self, provider: &str, limits: Limits) -> Result<Sandbox> {
-        let spec = SandboxSpec { limits, ..SandboxSpec::default() };
-        let request = CreateRequest { provider: Some(provider.to_owned()), spec, ..CreateRequest::default() };
-        Ok(self.runtime.create(request).await?)
+    /// A sandbox of a provider, with an image or its default.
+    pub async fn sandbox(&self, provider: &str, image: Option<&str>, spec: SandboxSpec) -> Result<Sandbox> {
+        let (provider, image) = (Some(provider.to_owned()), image.map(str::to_owned));
+        Ok(self.runtime.create(CreateRequest { provider, image, spec, ..CreateRequest::default() }).await?)
     }
 
     /// Create, one command, destroy.
@@ -44,6 +51,23 @@ impl Stage {
         let outcome = truth(&sandbox).await;
         sandbox.destroy().await?;
         outcome
+    }
+
+    /// Destroys what a measurement has left.
+    pub async fn clear(&self) -> Result {
+        self.destroy_all(None).await
+    }
+
+    /// Destroys every sandbox but this one.
+    pub async fn clear_but(&self, kept: &Sandbox) -> Result {
+        self.destroy_all(Some(kept)).await
+    }
+
+    async fn destroy_all(&self, but: Option<&Sandbox>) -> Result {
+        for left in self.runtime.list().await?.into_iter().filter(|left| but.is_none_or(|kept| left.id != *kept.id())) {
+            self.runtime.sandbox(left.id.as_str()).await?.destroy().await?;
+        }
+        Ok(())
     }
 }
 

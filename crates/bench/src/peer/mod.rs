@@ -2,8 +2,11 @@
 
 pub mod bwrap;
 pub mod docker;
+#[path = "../../../conformance/tests/engines/engine.rs"]
+mod engine;
 pub mod nsjail;
 pub mod runc;
+pub mod runsc;
 pub mod spawn;
 
 use std::process::Stdio;
@@ -14,9 +17,20 @@ use crate::Result;
 
 /// Runs a program to its end with no input and no output, and wants success.
 pub async fn run(program: &str, arguments: &[String]) -> Result {
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output().await?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let output = command.output().await?;
     if output.status.success() {
         return Ok(());
+    }
+    Err(format!("{program} {}: {}: {}", arguments.join(" "), output.status, String::from_utf8_lossy(&output.stderr).trim()).into())
+}
+
+/// The same, for what it prints.
+pub async fn output(program: &str, arguments: &[String]) -> Result<String> {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().await?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     Err(format!("{program} {}: {}: {}", arguments.join(" "), output.status, String::from_utf8_lossy(&output.stderr).trim()).into())
 }

@@ -14,6 +14,7 @@
 //! | `port` | `expose`, `unexpose` |
 //! | `image` | `image` |
 //! | `setup` | `setup` |
+//! | `kernel`, `template` | `kernel`, `template` |
 //! | `shell_completions` | `completions` |
 
 mod checkpoint;
@@ -21,6 +22,7 @@ mod copy;
 mod create;
 mod exec;
 mod image;
+mod kernel;
 mod life;
 mod list;
 mod logs;
@@ -30,6 +32,7 @@ mod portable;
 mod process;
 mod setup;
 mod shell_completions;
+mod template;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -123,6 +126,8 @@ enum Command {
     Unexpose(port::Unexpose),
     Image(image::Image),
     Setup(setup::Setup),
+    Kernel(kernel::Kernel),
+    Template(template::Template),
     Completions(shell_completions::Completions),
     /// Print the version
     Version,
@@ -206,6 +211,8 @@ impl Command {
             Self::Unexpose(command) => command.run(runtime).await?,
             Self::Image(command) => command.run(runtime).await?,
             Self::Setup(command) => command.run(runtime).await?,
+            Self::Kernel(command) => command.run(runtime).await?,
+            Self::Template(command) => command.run(runtime).await?,
             Self::Keeper { id } => runtime.run_keeper(&id).await?,
             Self::Completions(_) | Self::Version => {}
         }

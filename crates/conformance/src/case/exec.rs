@@ -25,7 +25,7 @@ cases! { "exec";
     a_relative_working_directory_is_taken_from_the_sandboxs_own,
     a_missing_working_directory_is_refused,
     a_file_is_no_working_directory,
-    collecting_stops_at_the_limit_and_counts_the_rest [.reach(&[Shell])],
+    collecting_stops_at_the_limit_and_counts_the_rest [.reach(&[Shell]).heavy()],
     commands_run_at_the_same_time,
     a_background_child_does_not_hold_the_end_back [.reach(&[Shell])],
     file_descriptors_of_the_agent_are_not_inherited [.reach(&[Shell])],

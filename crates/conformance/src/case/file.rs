@@ -42,7 +42,7 @@ cases! { "file";
     stat_tells_what_is_there,
     stat_follows_a_link_only_when_asked,
     paths_are_checked,
-    many_files_at_once,
+    many_files_at_once [.heavy()],
     a_file_that_is_removed_while_it_is_read_is_read_to_its_end [.reach(&[Shell])],
     a_reader_that_goes_away_leaves_nothing_behind,
 }

@@ -11,7 +11,7 @@ cases! { "folder";
     entries_are_listed_by_name,
     a_missing_one_is_not_found,
     a_file_is_none,
-    a_very_large_one_is_listed_whole [.reach(&[Shell])],
+    a_very_large_one_is_listed_whole [.reach(&[Shell]).heavy()],
     making_one_that_exists_is_told_unless_parents_are_made,
     making_one_needs_its_parent,
     its_mode_is_the_one_asked_for,

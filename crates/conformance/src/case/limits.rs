@@ -132,20 +132,24 @@ async fn used_cpu(context: &Context, sandbox: &Sandbox) -> Result<Option<u64>, F
     if context.has(Feature::Stats) { Ok(sandbox.stats().await?.cpu_micros) } else { Ok(None) }
 }
 
+/// Milliseconds of CPU that two busy threads have used, and of the time that they took.
+async fn burnt(context: &Context, sandbox: &Sandbox) -> Result<(u64, u64), Failure> {
+    let before = used_cpu(context, sandbox).await?;
+    let text = sandbox.guest(&["burn", "3000", "2"]).await?.stdout_text();
+    let (inside, wall) = (number(&text, 1)?, number(&text, 3)?);
+    // A kernel in user space counts waiting as running; the host knows better.
+    let after = used_cpu(context, sandbox).await?;
+    Ok((before.zip(after).map_or(inside, |(before, after)| after.saturating_sub(before) / 1000), wall))
+}
+
 async fn cpu_time_stays_under_the_limit(context: &Context) -> Result<(), Failure> {
     let sandbox = limited(context, Limits { cpu_millis: Some(500), ..Limits::default() }).await?;
     // Beside it one that is free to take all, in a group as well, for what this machine has left to give to one.
     let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u32 * 1000;
     let free = limited(context, Limits { cpu_millis: Some(all), ..Limits::default() }).await?;
-    let burn = ["burn", "3000", "2"];
-    let before = used_cpu(context, &sandbox).await?;
-    let (limited, free) = tokio::join!(sandbox.guest(&burn), free.guest(&burn));
-    let text = limited?.stdout_text();
-    let (inside, wall) = (number(&text, 1)?, number(&text, 3)?);
-    // A kernel in user space counts waiting as running; the host knows better.
-    let after = used_cpu(context, &sandbox).await?;
-    let cpu = before.zip(after).map_or(inside, |(before, after)| after.saturating_sub(before) / 1000);
-    let available = number(&free?.stdout_text(), 1)?.min(wall);
+    let (limited, free) = tokio::join!(burnt(context, &sandbox), burnt(context, &free));
+    let ((cpu, wall), (available, _)) = (limited?, free?);
+    let available = available.min(wall);
     // The kernel deals in periods of 100 ms and threads may overrun their last slice.
     ensure!(cpu * 1000 <= wall * 650, "{cpu} ms of CPU in {wall} ms under a limit of one half");
     ensure!(cpu * 1000 >= available * 200, "{cpu} ms of CPU where {available} ms were to be had: far under the limit of one half");

@@ -92,7 +92,7 @@ async fn in_order(stream: &mut ExecStream, past: u64) -> Result<(), Failure> {
             }
         }
     };
-    timeout(SOON, reading).await.map_err(|_| Failure::new(format!("it does not count past {past}")))?
+    timeout(SOON * 3, reading).await.map_err(|_| Failure::new(format!("it does not count past {past}")))?
 }
 
 async fn a_process_goes_on_in_a_fork(context: &Context) -> Result<(), Failure> {

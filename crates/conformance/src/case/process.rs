@@ -18,7 +18,7 @@ cases! { "process";
     it_outlives_its_client,
     it_ends_with_its_client_when_asked,
     a_child_of_the_shell_is_not_listed [.reach(&[Shell])],
-    the_listing_is_bounded [.reach(&[Shell])],
+    the_listing_is_bounded [.reach(&[Shell]).heavy()],
     every_descendant_dies_with_the_sandbox [.reach(&[Shell, HostProcesses])],
     orphans_are_reaped [.reach(&[Shell])],
     a_daemon_that_left_its_session_dies_with_the_sandbox [.reach(&[Shell, HostProcesses])],

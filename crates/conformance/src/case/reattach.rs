@@ -17,7 +17,7 @@ cases! { "reattach";
     output_goes_on_for_the_new_client,
     the_kept_output_and_status_of_an_ended_process_are_told,
     both_streams_are_kept_apart,
-    lost_bytes_are_told [.reach(&[Shell])],
+    lost_bytes_are_told [.reach(&[Shell]).heavy()],
     what_is_kept_is_the_newest_without_gaps [.reach(&[Shell])],
     two_clients_hear_the_same,
     input_works_from_the_new_client,

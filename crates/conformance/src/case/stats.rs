@@ -46,7 +46,7 @@ async fn cpu_grows_with_use(context: &Context) -> Result<(), Failure> {
     sandbox.put_guest().await?;
     let burnt = sandbox.guest(&["burn", "600", "1"]).await?.stdout_text();
     let millis: u64 = burnt.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or_default();
-    ensure!(millis > 50, "nothing was burnt: {burnt:?}");
+    ensure!(millis >= 20, "nothing was burnt: {burnt:?}");
     let after = sandbox.stats().await?.cpu_micros.unwrap_or_default();
     // A kernel in user space counts the time that a program was ready to run, of which it may have had a part.
     ensure!(after >= before + millis * 100, "{before} µs before, {after} after {millis} ms were burnt");
@@ -71,6 +71,10 @@ async fn disk_grows_with_use(context: &Context) -> Result<(), Failure> {
         return Err(Failure::Ignored("disk is not told here".to_owned()));
     };
     sandbox.put("file", noise(8 << 20, 2)).await?;
+    if context.subject().reach.contains(&Shell) {
+        // A kernel of its own writes when it likes.
+        sandbox.text("sync").await?;
+    }
     let after = sandbox.stats().await?.disk_bytes.unwrap_or_default();
     ensure!(after >= before + (8 << 20), "{before} bytes before, {after} after 8 MiB were written");
     ensure!(after < before + (16 << 20), "{before} bytes before, {after} after 8 MiB were written");

@@ -20,7 +20,7 @@ cases! { "stream";
     output_without_a_line_end_is_told_at_once,
     offsets_count_both_streams,
     the_end_is_told_last_and_once,
-    a_great_deal_of_output_is_complete [.reach(&[Shell])],
+    a_great_deal_of_output_is_complete [.reach(&[Shell]).heavy()],
     a_reader_that_stops_holds_the_process_back_and_loses_nothing [.reach(&[Shell])],
     a_reader_that_stops_does_not_hold_others_back [.reach(&[Shell])],
     a_closed_stdout_is_no_end [.reach(&[Shell])],

@@ -24,7 +24,7 @@ cases! { "watch";
     a_single_file_can_be_watched [.needs(&[Watch])],
     the_stream_ends_when_the_watched_path_is_gone [.needs(&[Watch])],
     a_missing_path_is_not_found [.needs(&[Watch])],
-    a_burst_is_told_whole_or_as_an_overflow [.needs(&[Watch]).reach(&[Shell])],
+    a_burst_is_told_whole_or_as_an_overflow [.needs(&[Watch]).reach(&[Shell]).heavy()],
     a_dropped_watch_costs_nothing [.needs(&[Watch])],
 }
 

@@ -11,7 +11,7 @@ use sandbar_core::{ExecRequest, SandboxSpec};
 use tokio::time::timeout;
 
 use crate::{
-    Context, Failure, Sandbox,
+    Context, Failure, Reach, Sandbox,
     failure::{ensure, ensure_eq},
     sandbox::noise,
 };
@@ -95,13 +95,29 @@ pub(super) async fn attack(sandbox: &Sandbox, words: &[&str]) -> Result<String, 
 
 /// The same with a request of its own.
 pub(super) async fn attack_by(sandbox: &Sandbox, request: ExecRequest) -> Result<String, Failure> {
+    judged(sandbox, request, &[]).await
+}
+
+/// The same where some attempts are made at the kernel. Those whose names begin with one of `own` may succeed where that is the sandbox's own, which
+/// then does as it likes with what is the sandbox's; the host must be untouched all the same.
+pub(super) async fn attack_kernel(context: &Context, sandbox: &Sandbox, words: &[&str], own: &[&str]) -> Result<String, Failure> {
+    let argv = ["./guest", "attack"].iter().chain(words).copied();
+    let own = if context.subject().reach.contains(&Reach::SharedKernel) { &[] } else { own };
+    judged(sandbox, ExecRequest::argv(argv), own).await
+}
+
+async fn judged(sandbox: &Sandbox, request: ExecRequest, own: &[&str]) -> Result<String, Failure> {
     let result = timeout(LONGEST, sandbox.exec(request)).await??;
     let text = result.stdout_text();
-    let breaches: Vec<&str> = text.lines().filter(|line| line.starts_with("BREACH")).collect();
+    let (owned, breaches): (Vec<&str>, Vec<&str>) = text
+        .lines()
+        .filter(|line| line.starts_with("BREACH"))
+        .partition(|line| line.strip_prefix("BREACH ").is_some_and(|attempt| own.iter().any(|name| attempt.starts_with(name))));
     let shown = breaches.get(..12).unwrap_or(&breaches).join("\n");
     ensure!(breaches.is_empty(), "{} attempts were not refused:\n{shown}", breaches.len());
     let refused = text.lines().filter(|line| line.starts_with("refused")).count();
     ensure!(refused > 0, "nothing was tried: {} {text}{}", result.status, result.stderr_text());
-    ensure!(result.status.success(), "the attack ended with {}: {text}{}", result.status, result.stderr_text());
+    let expected = i32::from(!owned.is_empty());
+    ensure!(result.status.code == Some(expected), "the attack ended with {}: {text}{}", result.status, result.stderr_text());
     Ok(text)
 }

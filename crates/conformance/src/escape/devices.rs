@@ -3,7 +3,7 @@ use std::{fs, io::Cursor};
 use sandbar_core::PutOptions;
 use tar::{Builder, EntryType, Header};
 
-use super::canary::{Canary, attack, prey};
+use super::canary::{Canary, attack_kernel, prey};
 use crate::{Context, Failure, failure::ensure, suite::cases};
 
 cases! { "devices";
@@ -30,7 +30,9 @@ async fn none_is_made_or_opened(context: &Context) -> Result<(), Failure> {
     let sandbox = prey(context).await?;
     let disks = disks();
     let words: Vec<&str> = ["devices"].into_iter().chain(disks.iter().map(String::as_str)).collect();
-    attack(&sandbox, &words).await?;
+    // FUSE and TUN of a kernel of its own, and where that shows the agent.
+    let own = ["open device 10:229", "open device 10:200", "/dev/net is", "/dev/fuse is", "/dev/.wire is", "/dev/.sandbar is"];
+    attack_kernel(context, &sandbox, &words, &own).await?;
     canary.is_untouched()
 }
 

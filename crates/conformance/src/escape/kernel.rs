@@ -1,4 +1,4 @@
-use super::canary::{Canary, attack, attack_by, prey};
+use super::canary::{Canary, attack_by, attack_kernel, prey};
 use crate::{Context, Failure, suite::cases};
 use sandbar_core::{ExecRequest, PtySize};
 
@@ -12,20 +12,20 @@ cases! { "kernel";
 async fn forbidden_system_calls_are_refused_by_the_filter(context: &Context) -> Result<(), Failure> {
     let mut canary = Canary::new(context)?;
     let sandbox = prey(context).await?;
-    attack(&sandbox, &["syscalls"]).await?;
+    attack_kernel(context, &sandbox, &["syscalls"], &[""]).await?;
     canary.is_untouched()
 }
 
 async fn keyrings_are_out_of_reach(context: &Context) -> Result<(), Failure> {
     let sandbox = prey(context).await?;
-    attack(&sandbox, &["keyring"]).await?;
+    attack_kernel(context, &sandbox, &["keyring"], &[""]).await?;
     Ok(())
 }
 
 async fn its_files_are_not_written_and_tell_nothing(context: &Context) -> Result<(), Failure> {
     let mut canary = Canary::new(context)?;
     let sandbox = prey(context).await?;
-    attack(&sandbox, &["kernel-files"]).await?;
+    attack_kernel(context, &sandbox, &["kernel-files"], &[""]).await?;
     canary.is_untouched()
 }
 

@@ -1,17 +1,17 @@
 use std::fs;
 
-use super::canary::{Canary, attack, prey};
-use crate::{Context, Failure, failure::ensure, suite::cases};
+use super::canary::{Canary, attack_kernel, prey};
+use crate::{Context, Failure, Reach::SharedKernel, failure::ensure, suite::cases};
 
 cases! { "namespaces";
     none_is_made_or_entered,
-    each_is_the_sandboxs_own,
+    each_is_the_sandboxs_own [.reach(&[SharedKernel])],
 }
 
 async fn none_is_made_or_entered(context: &Context) -> Result<(), Failure> {
     let mut canary = Canary::new(context)?;
     let sandbox = prey(context).await?;
-    attack(&sandbox, &["namespaces"]).await?;
+    attack_kernel(context, &sandbox, &["namespaces"], &[""]).await?;
     canary.is_untouched()
 }
 

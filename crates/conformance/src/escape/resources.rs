@@ -21,9 +21,9 @@ cases! { "resources";
     a_fork_bomb_stays_inside [.needs(&[LimitPids]).alone()],
     a_flood_of_memory_stays_inside [.needs(&[LimitMemory]).alone()],
     a_flood_of_files_stays_inside [.needs(&[LimitDisk])],
-    a_flood_of_descriptors_stays_inside,
+    a_flood_of_descriptors_stays_inside [.seconds(240)],
     a_flood_of_output_stays_inside,
-    a_flood_of_processes_that_ended_stays_inside,
+    a_flood_of_processes_that_ended_stays_inside [.seconds(240)],
 }
 
 async fn limited(context: &Context, limits: Limits) -> Result<(Canary, Sandbox), Failure> {

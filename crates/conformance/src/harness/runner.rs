@@ -55,12 +55,13 @@ async fn run_in(subject: &Arc<Subject>, case: &Case) -> Result<(), Failure> {
     let context = Arc::new(Context::new(Arc::clone(subject), case.name)?);
     let (run, held) = (case.run, Arc::clone(&context));
     let mut task = tokio::spawn(async move { run(&held).await });
-    let outcome = match timeout(case.deadline, &mut task).await {
+    let deadline = case.deadline * subject.patience;
+    let outcome = match timeout(deadline, &mut task).await {
         Ok(joined) => joined.unwrap_or_else(|error| Err(error.into())),
         Err(_) => {
             task.abort();
             let _ = task.await;
-            Err(Failure::new(format!("did not end within {} s", case.deadline.as_secs())))
+            Err(Failure::new(format!("did not end within {} s", deadline.as_secs())))
         }
     };
     let cleaned = context.finish().await;

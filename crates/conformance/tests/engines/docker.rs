@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use sandbar_backends::ProviderOptions;
-use sandbar_conformance::{Availability, Reach, Subject, Variant, World};
+use sandbar_conformance::{Availability, Part, Reach, Subject, Variant, World};
 use sandbar_runtime::image::ImageStore;
 
 use super::{busybox, engine};
@@ -12,6 +12,12 @@ pub const RUNC: Variant = Variant { name: "docker-runc", prepare: prepare_runc }
 /// A kernel in user space.
 pub const RUNSC: Variant = Variant { name: "docker-runsc", prepare: prepare_runsc };
 
+/// What is neither the agent behind this kernel, which `gvisor` tests several times as fast, nor this engine's with any runtime.
+const PARTICULAR: Part = Part {
+    nouns: &["provider", "refusal", "memory", "pause", "stop_start", "checkpoint", "restore", "limits", "stats", "status", "destroy"],
+    reason: "it is shown by gvisor and by docker-runc: SANDBAR_LONG=1 asks for it here as well",
+};
+
 /// How long an engine may take to answer for the first time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -20,13 +26,6 @@ fn prepare_runc(world: &World) -> Preparing<'_> {
 }
 
 fn prepare_runsc(world: &World) -> Preparing<'_> {
-    // The provider gvisor runs the same cases on the same kernel, several times as fast.
-    let asked = |name: &str| std::env::var_os(name).is_some();
-    let required = std::env::var("SANDBAR_REQUIRE").is_ok_and(|names| names.split(',').any(|name| name.trim() == RUNSC.name));
-    if !asked("SANDBAR_LONG") && !required {
-        let reason = "it takes a quarter of an hour: SANDBAR_LONG=1 asks for it";
-        return Box::pin(std::future::ready(Availability::Unavailable(reason.to_owned())));
-    }
     Box::pin(look(world, RUNSC.name, "runsc"))
 }
 
@@ -42,7 +41,7 @@ async fn look(world: &World, variant: &str, runtime: &str) -> Availability {
 
 async fn find(world: &World, variant: &str, runtime: &str) -> Result<Subject, String> {
     let folder = world.folder(variant).map_err(|error| format!("no folder: {error}"))?;
-    let (socket, noted) = engine::of_run(&folder, variant, runtime)?;
+    let (socket, noted) = engine::of_run(&folder, variant, &engine::Engine::of(runtime))?;
     // An owner is another process of the same state folder: to the engine two of them are strangers.
     let home = noted.join("state");
     let begun = Instant::now();
@@ -60,5 +59,12 @@ async fn find(world: &World, variant: &str, runtime: &str) -> Result<Subject, St
     let root = busybox::image(&store, &folder).await?;
     let common = [Reach::Shell, Reach::Crash, Reach::NoOrphans, Reach::OwnRoot, Reach::Layers];
     let own: &[Reach] = if runtime == "runc" { &[Reach::JobControl, Reach::HostProcesses, Reach::RealFiles] } else { &[] };
-    Ok(Subject { reach: common.iter().chain(own).copied().collect(), threads: Some(2), ..found.subject(variant, root) })
+    let only = (runtime == "runsc" && std::env::var_os("SANDBAR_LONG").is_none()).then_some(PARTICULAR);
+    Ok(Subject {
+        reach: common.iter().chain(own).copied().collect(),
+        threads: Some(2),
+        only,
+        patience: if runtime == "runsc" { 3 } else { 1 },
+        ..found.subject(variant, root)
+    })
 }

@@ -11,6 +11,7 @@ use std::{
 /// works on is in its environment, so that its own command line does not name the folder.
 const KEEPER: &str = r#"
 trap '' INT TERM HUP
+if [ -n "$DISK" ]; then mkdir "$FOLDER/root" && mount -t tmpfs -o "size=$DISK" tmpfs "$FOLDER/root"; fi
 "$ENGINE" --data-root "$FOLDER/root" --exec-root "$FOLDER/exec" --host "unix://$FOLDER/docker.sock" --pidfile "$FOLDER/pid" \
     --bridge=none --iptables=false --ip-forward=false --ip-masq=false --shutdown-timeout 5 --experimental "$@" \
     >"$FOLDER/log" 2>&1 </dev/null &
@@ -37,28 +38,48 @@ done
 static KEEPERS: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 
 /// Runs that use gVisor's runtime give it these arguments.
-const RUNSC: &str = "#!/bin/sh\nexec runsc --network=none --host-uds=all --overlay2=none \"$@\"\n";
+pub const RUNSC: &str = "#!/bin/sh\nexec runsc --network=none --host-uds=all --overlay2=none \"$@\"\n";
+
+/// What kind of engine is wanted.
+pub struct Engine<'a> {
+    /// The default runtime: `runc`, or `runsc`.
+    pub runtime: &'a str,
+    /// The size of a disk of its own for its data, as the mount option has it; a folder of this machine's when `None`.
+    pub disk: Option<&'a str>,
+}
+
+impl<'a> Engine<'a> {
+    /// One with this runtime.
+    pub const fn of(runtime: &'a str) -> Self {
+        Self { runtime, disk: None }
+    }
+}
 
 /// Where the engine of a variant is: the one that this process, or the process that started it, has started; and the folder in which that is noted. `folder` is
 /// the variant's.
 ///
 /// # Errors
 /// What is missing.
-pub fn of_run(folder: &Path, variant: &str, runtime: &str) -> Result<(PathBuf, PathBuf), String> {
+pub fn of_run(folder: &Path, variant: &str, kind: &Engine<'_>) -> Result<(PathBuf, PathBuf), String> {
     let note = format!("engine-{variant}");
     let known = folder.ancestors().find_map(|path| Some((fs::read_to_string(path.join(&note)).ok()?, path.to_owned())));
     if let Some((socket, noted)) = known {
         return Ok((PathBuf::from(socket), noted));
     }
     let engine = find("dockerd").ok_or("there is no dockerd: cargo xtask setup installs it")?;
-    if runtime == "runsc" && find("runsc").is_none() {
+    if kind.runtime == "runsc" && find("runsc").is_none() {
         return Err("there is no runsc".to_owned());
     }
     let start = || -> io::Result<PathBuf> {
         let home = tempfile::Builder::new().prefix("sandbar-engine-").tempdir()?.keep();
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", KEEPER, "keeper"]).env("ENGINE", engine).env("FOLDER", &home).stdin(Stdio::piped());
-        if runtime == "runsc" {
+        command
+            .args(["-c", KEEPER, "keeper"])
+            .env("ENGINE", engine)
+            .env("FOLDER", &home)
+            .env("DISK", kind.disk.unwrap_or_default())
+            .stdin(Stdio::piped());
+        if kind.runtime == "runsc" {
             let program = home.join("runsc");
             fs::write(&program, RUNSC)?;
             fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;

@@ -1,6 +1,5 @@
 use std::fs;
 
-use sandbar_backends::{ProviderOptions, gvisor::GvisorOptions};
 use sandbar_conformance::{Account, Availability, Reach, Subject, Variant, World};
 use sandbar_core::SandboxId;
 
@@ -33,10 +32,7 @@ fn prepare_rootless(world: &World) -> Preparing<'_> {
 }
 
 async fn look(world: &World, variant: &str) -> Availability {
-    // Not claimed by default, for the reason that the option gives.
-    let memory = std::env::var_os("SANDBAR_LONG").is_some();
-    let options = |home| ProviderOptions { gvisor: GvisorOptions { memory, ..GvisorOptions::default() }, ..ProviderOptions::new(home) };
-    let found = match Found::find_with(world, variant, "gvisor", options).await {
+    let found = match Found::find(world, variant, "gvisor").await {
         Ok(found) => found,
         Err(reason) => return Availability::Unavailable(reason),
     };

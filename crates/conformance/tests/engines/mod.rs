@@ -1,6 +1,6 @@
 //! Walls of engines that are installed, or that the tests start themselves.
 
-mod busybox;
+pub mod busybox;
 pub mod docker;
 mod engine;
 pub mod gvisor;

@@ -28,6 +28,8 @@ fn look(world: &World) -> Availability {
         ids: None,
         reach: vec![Reach::OwnRoot, Reach::Crash],
         crash: Some(Box::new(move |id| provider.crash(id))),
+        only: None,
+        patience: 1,
         threads: None,
     }))
 }

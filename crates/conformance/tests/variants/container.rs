@@ -57,6 +57,7 @@ async fn look(world: &World, variant: &str, more: &[Reach]) -> Availability {
         Reach::Shell,
         Reach::JobControl,
         Reach::HostProcesses,
+        Reach::SharedKernel,
         Reach::Crash,
         Reach::NoOrphans,
         Reach::OwnRoot,

@@ -70,6 +70,8 @@ impl Found {
             ids: is_root().then(IdPool::new),
             reach: Vec::new(),
             crash: None,
+            only: None,
+            patience: 1,
             threads: None,
         }
     }

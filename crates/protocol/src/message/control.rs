@@ -2,6 +2,8 @@
 
 use prost::Message;
 
+use crate::AgentConfig;
+
 /// Nothing to say.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct Empty {}
@@ -70,7 +72,7 @@ pub struct Identity {
 }
 
 /// A memory image was resumed.
-#[derive(Clone, PartialEq, Eq, Message)]
+#[derive(Clone, PartialEq, Message)]
 pub struct Resumed {
     /// 32 fresh random bytes.
     #[prost(bytes = "vec", tag = "1")]
@@ -81,6 +83,9 @@ pub struct Resumed {
     /// The new identity; the old one is kept when absent.
     #[prost(message, optional, tag = "3")]
     pub identity: Option<Identity>,
+    /// What the sandbox is from now on, where it was resumed from a template; unchanged when absent.
+    #[prost(message, optional, boxed, tag = "8")]
+    pub config: Option<Box<AgentConfig>>,
 }
 
 /// What was renewed.
@@ -118,3 +123,7 @@ pub struct Failure {
     #[prost(int32, optional, tag = "3")]
     pub errno: Option<i32>,
 }
+
+/// Asks for the writable layer of a guest.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct GetLayer {}

@@ -8,7 +8,7 @@ mod process;
 
 use prost::{Message, Oneof};
 
-pub use control::{Ack, Dial, Empty, Failure, Identity, Ping, Pong, Quiesce, Renewal, Resumed, Shutdown, Usage, UsageReport};
+pub use control::{Ack, Dial, Empty, Failure, GetLayer, Identity, Ping, Pong, Quiesce, Renewal, Resumed, Shutdown, Usage, UsageReport};
 pub use file::{DirEntries, Entry, KindOfFile, MakeDir, Owner, Put, ReadDir, Remove, Rename, Stat, Symlink, Target, Watch, WatchEvent};
 pub use process::{
     Attach, Chunk, EnvVar, Exec, Exited, List, Lost, Process, ProcessList, PtySize, SignalProcess, Started, Status, UserRef, user_ref,
@@ -18,7 +18,7 @@ pub use process::{
 #[derive(Clone, PartialEq, Message)]
 pub struct Request {
     /// What to do.
-    #[prost(oneof = "request::Operation", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21")]
+    #[prost(oneof = "request::Operation", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22")]
     pub operation: Option<request::Operation>,
 }
 
@@ -93,6 +93,10 @@ pub mod request {
         /// Stdout and Stderr frames, then `End`. The agent exits when the connection closes.
         #[prost(message, tag = "21")]
         Shutdown(Shutdown),
+        /// The writable layer of a guest, as an OCI layer, while its other processes stand still → `Done`, then Bytes frames of a tar stream
+        /// and `End`.
+        #[prost(message, tag = "22")]
+        GetLayer(GetLayer),
     }
 }
 

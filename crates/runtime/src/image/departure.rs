@@ -9,7 +9,7 @@ use std::{
 use flate2::{Compression, write::GzEncoder};
 use rustix::fd::OwnedFd;
 use sandbar_core::{Context as _, Error, ErrorKind, Result};
-use sandbar_tree::{Base, PackOptions, PackWhiteouts, Packed, Shown};
+use sandbar_tree::{Base, MergeOptions, PackOptions, PackWhiteouts, Packed, Shown};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -188,7 +188,8 @@ fn pack_tree(source: &LayerSource, archive: impl Write) -> Result<Packed> {
                 Ok(Shown { name: name?.to_owned(), directory: open(path)? })
             };
             let host = host.iter().map(shown).collect::<Result<Vec<_>>>()?;
-            sandbar_tree::pack_merged(&layers, &host, archive)
+            let pack = PackOptions { whiteouts: PackWhiteouts::Oci, ..PackOptions::default() };
+            sandbar_tree::pack_merged(&layers, &MergeOptions { shown: &host, pack, ..MergeOptions::default() }, archive)
         }
     };
     packed.map_err(|error| {

@@ -4,6 +4,7 @@ use super::{Attempt, Failure, PATH_BYTES, PackOptions, PackWhiteouts, Packed, Pa
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::metadata::{Kind, Metadata};
 use crate::nofollow;
+use crate::xattr::OverlayNamespace;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
@@ -23,16 +24,39 @@ pub struct Shown {
     pub directory: OwnedFd,
 }
 
-/// Packs what an overlay of these layers (lowest first, in overlayfs's own form) shows, with directories of others in it, as one layer
-/// without whiteouts. Names come in the order of their bytes.
+/// What becomes of the marks of what layers remove from below the lowest of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Below {
+    /// There is nothing below: they are left out, and the result is a whole tree.
+    #[default]
+    Nothing,
+    /// There are further layers: the result is one layer to lie above those.
+    Layers,
+}
+
+/// How to merge.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MergeOptions<'a> {
+    /// Directories of others. Default: none.
+    pub shown: &'a [Shown],
+    /// What lies below. Default: nothing.
+    pub below: Below,
+    /// How it is written. Marks are devices `0/0` and attributes of the namespace `trusted`, or OCI's names; overlayfs's own attributes are never
+    /// written otherwise.
+    pub pack: PackOptions,
+}
+
+/// Packs what an overlay of these layers (lowest first, in overlayfs's own form) shows, with directories of others in it, as one layer. Names
+/// come in the order of their bytes.
 ///
 /// - Written, streamed and told as by [`pack`](super::pack()).
-/// - Redirects, metadata-only copies and names that begin with `.wh.` are [`ErrorKind::Unsupported`].
+/// - Redirects and metadata-only copies are [`ErrorKind::Unsupported`], and in OCI's form names that begin with `.wh.`.
 /// - Of what has names in several layers, a hard link holds only within one.
-pub fn pack_merged(layers: &[OwnedFd], shown: &[Shown], writer: impl Write) -> Result<Packed> {
-    let options = PackOptions { whiteouts: PackWhiteouts::Oci, ..PackOptions::default() };
-    let mut packing = Packing::new(writer, &options);
-    let merging = Merging { layers, shown };
+pub fn pack_merged(layers: &[OwnedFd], options: &MergeOptions<'_>, writer: impl Write) -> Result<Packed> {
+    let pack = PackOptions { overlay_attributes: false, ..options.pack };
+    let mut packing = Packing::new(writer, &pack);
+    packing.is_merged = true;
+    let merging = Merging { layers, shown: options.shown, below: options.below };
     merging.run(&mut packing)?;
     packing.emitter.finish().map_err(stream)?;
     Ok(packing.packed)
@@ -54,6 +78,7 @@ pub(super) fn is_for_everybody(metadata: &Metadata) -> bool {
 struct Merging<'a> {
     layers: &'a [OwnedFd],
     shown: &'a [Shown],
+    below: Below,
 }
 
 /// A directory of the merged tree.
@@ -78,16 +103,18 @@ enum Source {
 impl Merging<'_> {
     fn run<Output: Write>(&self, packing: &mut Packing<'_, Output>) -> Result<()> {
         let mut sources: Vec<usize> = Vec::new();
+        let mut covers = false;
         for (number, layer) in self.layers.iter().enumerate().rev() {
             sources.push(number);
-            if is_opaque(&open_here(layer).at("pack", ".")?).at("pack", ".")? {
+            covers = is_opaque(&open_here(layer).at("pack", ".")?).at("pack", ".")?;
+            if covers {
                 break;
             }
         }
         let mut level = self.level(PathBuf::new(), Source::Layers(sources)).at("pack", ".")?;
         if let Some(top) = level.open.first() {
             let metadata = Metadata::of(top).at("pack", ".")?;
-            packing.directory(top, Path::new(""), &metadata).map_err(|error| error.at(Path::new(".")))?;
+            self.directory(packing, top, Path::new(""), &metadata, covers).map_err(|error| error.at(Path::new(".")))?;
         }
         let mut above: Vec<Level> = Vec::new();
         loop {
@@ -179,7 +206,9 @@ impl Merging<'_> {
         name: &OsStr,
         path: &Path,
     ) -> Attempt<Option<Level>> {
-        let mut found: Vec<usize> = Vec::new();
+        let mut found: Vec<(usize, OwnedFd)> = Vec::new();
+        // Whether the topmost directory hides something that is no part of it.
+        let mut covers = false;
         for (number, parent) in numbers.iter().zip(open) {
             let metadata = match Metadata::of_name(parent, name) {
                 Err(Errno::NOENT) => continue,
@@ -187,23 +216,52 @@ impl Merging<'_> {
             };
             if metadata.kind != Kind::Directory {
                 // Below a directory, a file is hidden as a whole; and a whiteout hides what is below it.
-                if found.is_empty() && !metadata.kind.is_whiteout() {
+                if !found.is_empty() {
+                    covers = true;
+                } else if !metadata.kind.is_whiteout() || self.below == Below::Layers {
                     packing.leaf(parent.as_fd(), name, path, &metadata)?;
                 }
                 break;
             }
             let directory = open_below(parent, name)?;
-            if found.is_empty() {
-                let metadata = Metadata::of(&directory)?;
-                packing.refuse_marked(name, path)?;
-                packing.directory(&directory, path, &metadata)?;
-            }
-            found.push(*number);
-            if is_opaque(&directory)? {
+            covers = is_opaque(&directory)?;
+            found.push((*number, directory));
+            if covers {
                 break;
             }
         }
-        if found.is_empty() { Ok(None) } else { Ok(Some(self.level(path.to_owned(), Source::Layers(found))?)) }
+        let Some((_, top)) = found.first() else { return Ok(None) };
+        let metadata = Metadata::of(top)?;
+        packing.refuse_marked(name, path)?;
+        self.directory(packing, top, path, &metadata, covers)?;
+        let numbers = found.into_iter().map(|(number, _)| number).collect();
+        Ok(Some(self.level(path.to_owned(), Source::Layers(numbers))?))
+    }
+
+    /// The entry of a directory of layers, and the mark that it hides what lies below all of them.
+    fn directory<Output: Write>(
+        &self,
+        packing: &mut Packing<'_, Output>,
+        directory: &OwnedFd,
+        path: &Path,
+        metadata: &Metadata,
+        covers: bool,
+    ) -> Attempt<()> {
+        let marked = covers && self.below == Below::Layers;
+        let mark = match packing.options.whiteouts {
+            PackWhiteouts::AsIs if marked => {
+                if path.as_os_str().is_empty() && !packing.options.root_entry {
+                    return Err(Failure::Unsupported("the root hides everything below it, and is not to be written"));
+                }
+                Some((OverlayNamespace::Trusted.opaque().to_vec(), b"y".to_vec()))
+            }
+            PackWhiteouts::AsIs | PackWhiteouts::Oci => None,
+        };
+        packing.directory_with(directory, path, metadata, mark)?;
+        if marked && packing.options.whiteouts == PackWhiteouts::Oci {
+            packing.opaque_marker(path, metadata)?;
+        }
+        Ok(())
     }
 
     fn level(&self, path: PathBuf, source: Source) -> std::result::Result<Level, Errno> {

@@ -5,7 +5,10 @@ use crate::snapshot::{Snapshot, names, set_attribute, snapshot};
 use crate::tarball::Tarball;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use sandbar_tree::{ErrorKind, OverlayNamespace, Owner, Packed, Result, Shown, UnpackOptions, Whiteouts, pack_merged, unpack};
+use sandbar_tree::{
+    Below, ErrorKind, MergeOptions, OverlayNamespace, Owner, PackOptions, PackWhiteouts, Packed, Result, Shown, UnpackOptions, Whiteouts,
+    pack_merged, unpack,
+};
 use std::fs::{self, File, Permissions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -16,9 +19,14 @@ fn open(path: &Path) -> OwnedFd {
 }
 
 fn merged(layers: &[PathBuf], shown: &[Shown]) -> Result<(Vec<u8>, Packed)> {
+    let pack = PackOptions { whiteouts: PackWhiteouts::Oci, ..PackOptions::default() };
+    merged_as(layers, &MergeOptions { shown, pack, ..MergeOptions::default() })
+}
+
+fn merged_as(layers: &[PathBuf], options: &MergeOptions<'_>) -> Result<(Vec<u8>, Packed)> {
     let layers: Vec<OwnedFd> = layers.iter().map(|layer| open(layer)).collect();
     let mut archive = Vec::new();
-    pack_merged(&layers, shown, &mut archive).map(|packed| (archive, packed))
+    pack_merged(&layers, options, &mut archive).map(|packed| (archive, packed))
 }
 
 fn unpacked(archive: &[u8], into: &Path) -> Snapshot {
@@ -122,6 +130,27 @@ fn it_is_what_the_kernels_overlay_shows() {
     let shown = snapshot(&mounted);
     unmount(&mounted, UnmountFlags::DETACH).unwrap();
     assert_eq!(unpacked(&merged(&layers, &[]).unwrap().0, &into), shown);
+}
+
+#[test]
+fn layers_that_became_one_do_to_those_below_what_they_did() {
+    let place = tempfile::tempdir().unwrap();
+    let layers = layers(place.path());
+    let into = place.path().join("into");
+    fs::create_dir(&into).unwrap();
+    let whole = unpacked(&merged(&layers, &[]).unwrap().0, &into);
+    let oci = PackOptions { whiteouts: PackWhiteouts::Oci, ..PackOptions::default() };
+    let (archive, _) = merged_as(&layers[1..], &MergeOptions { below: Below::Layers, pack: oci, ..MergeOptions::default() }).unwrap();
+    let (one, again) = (place.path().join("one"), place.path().join("again"));
+    fs::create_dir(&one).unwrap();
+    fs::create_dir(&again).unwrap();
+    let options = UnpackOptions { whiteouts: Whiteouts::Oci(OverlayNamespace::User), ..UnpackOptions::default() };
+    unpack(archive.as_slice(), File::open(&one).unwrap(), &options).unwrap();
+    assert_eq!(unpacked(&merged(&[layers[0].clone(), one], &[]).unwrap().0, &again), whole);
+    // In overlayfs's own form the same directories are marked.
+    let (archive, _) = merged_as(&layers[1..], &MergeOptions { below: Below::Layers, ..MergeOptions::default() }).unwrap();
+    let marks = archive.windows(24).filter(|window| *window == b"trusted.overlay.opaque=y").count();
+    assert_eq!(marks, 2, "`replaced` and `gone`");
 }
 
 #[test]

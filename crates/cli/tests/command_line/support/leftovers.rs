@@ -15,9 +15,13 @@ pub fn leftovers(home: &Home) -> Vec<String> {
     for (pid, traces) in processes_of(&state) {
         // The agent's program belongs to all sandboxes; its control group is named after one.
         let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        if of_none(&traces) && of_none(&groups) {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            found.push(format!("process {pid}: {}", String::from_utf8_lossy(&line).replace('\0', " ")));
+        // An engine's process is told by its words where there is no group.
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let is_engine = line.starts_with("runsc");
+        let parent = if is_engine { parent_line(pid) } else { String::new() };
+        if of_none(&traces) && of_none(&groups) && !(is_engine && (!of_none(&line) || !of_none(&parent))) {
+            found.push(format!("process {pid}: {line}"));
         }
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -31,6 +35,13 @@ pub fn leftovers(home: &Home) -> Vec<String> {
         names(&state.join("checkpoints")).into_iter().filter(|name| name.starts_with('.')).map(|name| format!("checkpoints/{name}")),
     );
     found
+}
+
+/// The command line of a process's parent: that of the gofer names no sandbox.
+fn parent_line(pid: u32) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap_or_default().trim().to_owned();
+    fs::read(format!("/proc/{parent}/cmdline")).map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).unwrap_or_default()
 }
 
 /// Ids of which there is a folder or a lock.

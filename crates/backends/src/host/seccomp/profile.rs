@@ -63,6 +63,20 @@ pub(super) fn profile() -> Profile {
 /// set-group-ID, which would be powerful on the host, where the wall's `nosuid` does not hold.
 pub(super) fn without_special_bits() -> Profile {
     let mut profile = profile();
+    refuse_special_bits(&mut profile.rules);
+    // Its mode lies in memory, where a filter cannot look. Programs do without it, as on an older kernel.
+    profile.rules.insert(as_number(libc::SYS_openat2), Rule::Answer(Answer::Error(ENOSYS)));
+    profile
+}
+
+/// For the processes of a kernel in user space, which has a filter of its own: everything but that.
+pub(super) fn special_bits_alone() -> Profile {
+    let mut rules = BTreeMap::new();
+    refuse_special_bits(&mut rules);
+    Profile { rules, known: 0..=NEWEST, refused: Answer::Allow, unknown: Answer::Allow }
+}
+
+fn refuse_special_bits(rules: &mut BTreeMap<u32, Rule>) {
     let refuse = |argument, only_if| Check {
         only_if,
         argument,
@@ -72,15 +86,12 @@ pub(super) fn without_special_bits() -> Profile {
     };
     let named = [(libc::SYS_fchmod, 1), (libc::SYS_fchmodat, 2), (FCHMODAT2, 2), (libc::SYS_mknodat, 2)];
     for (number, argument) in named.into_iter().chain(MODES_HERE.iter().copied()) {
-        profile.rules.insert(as_number(number), Rule::Check(refuse(argument, None)));
+        rules.insert(as_number(number), Rule::Check(refuse(argument, None)));
     }
     // Without these flags the mode is not looked at, and may be anything.
     for (number, flags) in [(libc::SYS_openat, 2)].into_iter().chain(OPENS_HERE.iter().copied()) {
-        profile.rules.insert(as_number(number), Rule::Check(refuse(flags + 1, Some((flags, MAKES_A_FILE)))));
+        rules.insert(as_number(number), Rule::Check(refuse(flags + 1, Some((flags, MAKES_A_FILE)))));
     }
-    // Its mode lies in memory, where a filter cannot look. Programs do without it, as on an older kernel.
-    profile.rules.insert(as_number(libc::SYS_openat2), Rule::Answer(Answer::Error(ENOSYS)));
-    profile
 }
 
 fn as_number(number: c_long) -> u32 {

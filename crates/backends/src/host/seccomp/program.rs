@@ -171,7 +171,7 @@ fn leaf(rule: &Rule) -> Vec<sock_filter> {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::profile::{profile, without_special_bits},
+        super::profile::{profile, special_bits_alone, without_special_bits},
         *,
     };
 
@@ -246,6 +246,13 @@ mod tests {
         assert_eq!(answer(libc::SYS_openat, [0, 0, create, 0o755, 0, 0]), libc::SECCOMP_RET_ALLOW);
         assert_eq!(answer(libc::SYS_openat, [0, 0, 0, 0o6000, 0, 0]), libc::SECCOMP_RET_ALLOW);
         assert_eq!(answer(libc::SYS_openat2, [0; 6]), libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32);
+        let alone = compile(&special_bits_alone());
+        let answer = |number: i64, arguments: [u64; 6]| run(&alone, ARCHITECTURE, number as u32, arguments).0;
+        assert_eq!(answer(libc::SYS_fchmod, [0, 0o4755, 0, 0, 0, 0]), refused);
+        assert_eq!(answer(libc::SYS_openat, [0, 0, create, 0o2755, 0, 0]), refused);
+        for number in [libc::SYS_openat, libc::SYS_openat2, libc::SYS_mount, libc::SYS_clone3, 9999] {
+            assert_eq!(answer(number, [0; 6]), libc::SECCOMP_RET_ALLOW, "{number}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The seccomp filter of every sandbox.
+//! Seccomp filters: a container's, and what keeps files of special power from writable volumes.
 //!
 //! | module | noun |
 //! |---|---|
@@ -16,13 +16,19 @@ mod program;
 use std::sync::OnceLock;
 
 /// The filter of this machine's architecture, compiled once.
-pub(super) fn filter() -> &'static [libc::sock_filter] {
+pub(crate) fn filter() -> &'static [libc::sock_filter] {
     static FILTER: OnceLock<Vec<libc::sock_filter>> = OnceLock::new();
     FILTER.get_or_init(|| program::compile(&profile::profile()))
 }
 
 /// The same, for a sandbox with a writable volume: set-user-ID and set-group-ID are refused.
-pub(super) fn filter_without_special_bits() -> &'static [libc::sock_filter] {
+pub(crate) fn filter_without_special_bits() -> &'static [libc::sock_filter] {
     static FILTER: OnceLock<Vec<libc::sock_filter>> = OnceLock::new();
     FILTER.get_or_init(|| program::compile(&profile::without_special_bits()))
+}
+
+/// For a kernel in user space whose sandbox has a writable volume: nothing of it makes a file of the host set-user-ID or set-group-ID.
+pub(crate) fn filter_of_special_bits() -> &'static [libc::sock_filter] {
+    static FILTER: OnceLock<Vec<libc::sock_filter>> = OnceLock::new();
+    FILTER.get_or_init(|| program::compile(&profile::special_bits_alone()))
 }

@@ -1,0 +1,152 @@
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::OwnedFd,
+    thread,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use rustix::fs::OFlags;
+use tokio::{net::UnixStream, sync::mpsc, task::AbortHandle};
+
+use super::{
+    frame::{Frame, Heard, Nonce, Parser, Side},
+    session::Session,
+};
+
+/// While nobody has the host's end the port says "end of file" at once, and nothing tells when somebody comes.
+const REST: Duration = Duration::from_millis(10);
+/// One call's worth.
+const BUFFER: usize = 64 << 10;
+/// Pieces that wait between the port and the event loop, in each direction.
+const QUEUE: usize = 4;
+/// The threads do nothing but read and write.
+const STACK: usize = 64 << 10;
+
+/// Serves the guest's end of the pipe: each stream that the host opens becomes a connection. Returns when the port fails.
+///
+/// Two threads read and write the port. The event loop cannot: it takes a port whose host was gone for a moment for one that is closed for good.
+pub(crate) async fn run(port: OwnedFd, welcome: impl Fn(OwnedFd)) -> io::Error {
+    let (mut read, write) = match start(port) {
+        Ok(ends) => ends,
+        Err(error) => return error,
+    };
+    let mut parser = Parser::new(Side::Guest);
+    let mut meeting: Option<(Nonce, Session)> = None;
+    let mut writer: Option<AbortHandle> = None;
+    loop {
+        match read.recv().await {
+            Some(Ok(bytes)) => parser.push(&bytes),
+            // The host's end is gone, and with it the meeting.
+            None => return io::Error::other("the thread that reads the port has ended"),
+            Some(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                meeting = None;
+                parser.lose();
+            }
+            Some(Err(error)) => return error,
+        }
+        loop {
+            match parser.next() {
+                Ok(None) => break,
+                Ok(Some(Heard::Greeting(nonce))) => {
+                    // Repeated, because the answer took its time.
+                    if meeting.as_ref().is_some_and(|(known, _)| *known == nonce) {
+                        continue;
+                    }
+                    if let Some(writer) = writer.take() {
+                        writer.abort();
+                    }
+                    let (session, queue) = Session::new();
+                    meeting = Some((nonce, session));
+                    writer = Some(tokio::task::spawn_local(forward(nonce, queue, write.clone())).abort_handle());
+                }
+                Ok(Some(Heard::Frame(Frame::Open(number)))) => {
+                    let Some((_, session)) = &meeting else { continue };
+                    // What cannot be taken is told by the end of the stream.
+                    if let Err(_full) = open(session, number, &welcome) {
+                        session.take(Frame::Reset(number));
+                    }
+                }
+                Ok(Some(Heard::Frame(frame))) => {
+                    if let Some((_, session)) = &meeting {
+                        session.take(frame);
+                    }
+                }
+                // Nobody knows any more what belongs to which stream.
+                Err(_) => meeting = None,
+            }
+        }
+    }
+}
+
+fn open(session: &Session, number: u32, welcome: &impl Fn(OwnedFd)) -> io::Result<()> {
+    let (ours, theirs) = UnixStream::pair()?;
+    session.accept(number, ours)?;
+    welcome(theirs.into_std()?.into());
+    Ok(())
+}
+
+/// What one meeting wants to say, behind its greeting. What is left of an earlier one goes before that, and nobody listens to it.
+async fn forward(nonce: Nonce, mut queue: mpsc::Receiver<Frame>, port: mpsc::Sender<Bytes>) {
+    let mut bytes = BytesMut::from(&*Side::Guest.greeting(nonce));
+    loop {
+        if port.send(bytes.split().freeze()).await.is_err() {
+            return;
+        }
+        let Some(frame) = queue.recv().await else { return };
+        frame.encode(&mut bytes);
+        // What else is there goes with it.
+        while bytes.len() < BUFFER
+            && let Ok(frame) = queue.try_recv()
+        {
+            frame.encode(&mut bytes);
+        }
+    }
+}
+
+/// What was read, or the end of what there was to be read for now.
+type Incoming = io::Result<Bytes>;
+
+/// Starts the threads.
+fn start(port: OwnedFd) -> io::Result<(mpsc::Receiver<Incoming>, mpsc::Sender<Bytes>)> {
+    rustix::fs::fcntl_setfl(&port, rustix::fs::fcntl_getfl(&port)?.difference(OFlags::NONBLOCK))?;
+    let mut from = File::from(port);
+    let mut to = from.try_clone()?;
+    let (sender, read) = mpsc::channel(QUEUE);
+    let (write, mut queue) = mpsc::channel::<Bytes>(QUEUE);
+    let reading = move || {
+        let mut buffer = vec![0; BUFFER];
+        let mut connected = false;
+        loop {
+            let heard = match from.read(&mut buffer) {
+                Ok(0) => {
+                    if !connected {
+                        thread::sleep(REST);
+                        continue;
+                    }
+                    connected = false;
+                    Err(io::ErrorKind::UnexpectedEof.into())
+                }
+                Ok(length) => {
+                    connected = true;
+                    Ok(Bytes::copy_from_slice(&buffer[..length]))
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(error),
+            };
+            if sender.blocking_send(heard).is_err() {
+                return;
+            }
+        }
+    };
+    let writing = move || {
+        while let Some(bytes) = queue.blocking_recv() {
+            // Waits while the host is gone. What cannot be written was for a host that is not there any more.
+            let _ = to.write_all(&bytes);
+        }
+    };
+    thread::Builder::new().stack_size(STACK).spawn(reading)?;
+    thread::Builder::new().stack_size(STACK).spawn(writing)?;
+    Ok((read, write))
+}

@@ -1,0 +1,245 @@
+//! The host's end: a process of its own for each machine, which ends with the machine.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use rustix::fs::FlockOperation;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixListener, UnixStream},
+    sync::mpsc,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::{
+    frame::{Frame, Heard, Nonce, Parser, Side},
+    session::Session,
+};
+
+/// The machine's end of the pipe, of its console, and where connections come in: in the generation's folder.
+const WIRE: &str = "wire.sock";
+const CONSOLE: &str = "console.sock";
+const AGENT: &str = "agent.sock";
+/// Who holds this owns the pipe.
+const LOCK: &str = "pipe.lock";
+/// What the guest prints: the newest of it, and what was before.
+const LOG: &str = "console.log";
+const OLD_LOG: &str = "console.old";
+/// Each of the two at most.
+const MOST_LOG: u64 = 256 << 10;
+/// How long the machine may take to open its sockets.
+const OPEN: Duration = Duration::from_secs(10);
+/// Between greetings until the guest answers: it may not have booted, or be busy with the rest of a frame.
+const AGAIN: Duration = Duration::from_millis(200);
+/// Between attempts to connect.
+const RETRY: Duration = Duration::from_millis(5);
+/// Connections that wait while the guest boots.
+const WAITING: u32 = 1024;
+
+/// Owns the pipe of the machine whose folder this is, until the machine is gone. Writes a byte to stdout when it listens.
+///
+/// # Errors
+/// Of the kernel, or when another process owns the pipe.
+pub(crate) fn run(folder: &Path) -> io::Result<()> {
+    // Short names, however long the folder's path is.
+    std::env::set_current_dir(folder)?;
+    // No terminal's signal reaches it.
+    let _ = rustix::process::setsid();
+    own(Path::new("."), || {
+        // Whoever started this waits for it, and may be gone.
+        let _ = io::stdout().write_all(b"1").and_then(|()| io::stdout().flush());
+        let null = rustix::fs::open(c"/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty())?;
+        Ok(rustix::stdio::dup2_stdout(&null)?)
+    })
+}
+
+/// The same without saying anything.
+#[cfg(test)]
+pub(super) fn serve_for_tests(folder: &Path) -> io::Result<()> {
+    own(folder, || Ok(()))
+}
+
+fn own(folder: &Path, ready: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(folder.join(LOCK))?;
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        match fs::remove_file(folder.join(AGENT)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let wire = connect(&folder.join(WIRE)).await?;
+        let console = connect(&folder.join(CONSOLE)).await?;
+        let listener = listen(&folder.join(AGENT))?;
+        ready()?;
+        tokio::task::spawn_local(log(folder.to_owned(), console));
+        serve(wire, &listener).await
+    })?;
+    drop(lock);
+    Ok(())
+}
+
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket: OwnedFd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::bind(socket.as_fd(), &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(socket.as_fd(), WAITING as i32)?;
+    UnixListener::from_std(socket.into())
+}
+
+async fn connect(path: &Path) -> io::Result<UnixStream> {
+    let end = Instant::now() + OPEN;
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) && Instant::now() < end => {
+                sleep(RETRY).await;
+            }
+            connected => return connected,
+        }
+    }
+}
+
+/// Keeps the newest of what the guest prints, which may be without end.
+async fn log(folder: PathBuf, mut console: UnixStream) {
+    let (log, old) = (folder.join(LOG), folder.join(OLD_LOG));
+    let Ok(mut file) = File::options().create(true).append(true).mode(0o600).open(&log) else { return };
+    let mut size = file.metadata().map_or(0, |metadata| metadata.len());
+    let mut buffer = vec![0; 4096];
+    while let Ok(length @ 1..) = console.read(&mut buffer).await {
+        if size + length as u64 > MOST_LOG {
+            let _ = fs::rename(&log, &old);
+            let Ok(fresh) = File::options().create(true).append(true).mode(0o600).open(&log) else { return };
+            (file, size) = (fresh, 0);
+        }
+        // A full disk costs the log, and nothing else.
+        let _ = file.write_all(&buffer[..length]);
+        size += length as u64;
+    }
+}
+
+/// Serves until the machine closes its end.
+async fn serve(wire: UnixStream, listener: &UnixListener) -> io::Result<()> {
+    let (mut read, mut write) = wire.into_split();
+    let (sender, mut heard) = mpsc::channel::<io::Result<Heard>>(64);
+    let reading = tokio::task::spawn_local(async move {
+        let mut parser = Parser::new(Side::Host);
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(length @ 1..) = read.read(&mut buffer).await {
+            parser.push(&buffer[..length]);
+            loop {
+                let next = match parser.next() {
+                    Ok(None) => break,
+                    Ok(Some(heard)) => Ok(heard),
+                    Err(error) => Err(error),
+                };
+                if sender.send(next).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    while !reading.is_finished() {
+        if !meet(&mut write, &mut heard).await? {
+            return Ok(());
+        }
+        if !talk(&mut write, &mut heard, listener).await? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Greets until the guest answers; `false` when the machine is gone.
+async fn meet(write: &mut (impl AsyncWriteExt + Unpin), heard: &mut mpsc::Receiver<io::Result<Heard>>) -> io::Result<bool> {
+    let mut nonce = Nonce::default();
+    rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty())?;
+    loop {
+        if write.write_all(&Side::Host.greeting(nonce)).await.is_err() {
+            return Ok(false);
+        }
+        let again = Instant::now() + AGAIN;
+        loop {
+            match timeout_at(again, heard.recv()).await {
+                Ok(Some(Ok(Heard::Greeting(answered)))) if answered == nonce => return Ok(true),
+                // Of an earlier meeting.
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(false),
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+/// Carries connections; `true` when the ends must meet anew, `false` when the machine is gone.
+async fn talk(
+    write: &mut (impl AsyncWriteExt + Unpin),
+    heard: &mut mpsc::Receiver<io::Result<Heard>>,
+    listener: &UnixListener,
+) -> io::Result<bool> {
+    let (session, mut queue) = Session::new();
+    let mut bytes = BytesMut::new();
+    let (opened, mut to_open) = mpsc::channel::<UnixStream>(1);
+    let mut listening = std::pin::pin!(async {
+        loop {
+            match listener.accept().await {
+                Ok((socket, _)) => {
+                    if opened.send(socket).await.is_err() {
+                        return;
+                    }
+                }
+                // Descriptors have run out.
+                Err(_) => sleep(AGAIN).await,
+            }
+        }
+    });
+    let mut reading = std::pin::pin!(async {
+        loop {
+            match heard.recv().await {
+                None => return false,
+                Some(Err(_)) => return true,
+                // The answer to a greeting that was repeated.
+                Some(Ok(Heard::Greeting(_))) => {}
+                // A guest opens no streams.
+                Some(Ok(Heard::Frame(Frame::Open(_)))) => return true,
+                Some(Ok(Heard::Frame(frame))) => session.take(frame),
+            }
+        }
+    });
+    let mut writing = std::pin::pin!(async {
+        while let Some(frame) = queue.recv().await {
+            bytes.clear();
+            frame.encode(&mut bytes);
+            // What else is there goes with it.
+            while bytes.len() < 64 << 10
+                && let Ok(frame) = queue.try_recv()
+            {
+                frame.encode(&mut bytes);
+            }
+            if write.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut opening = std::pin::pin!(async {
+        while let Some(socket) = to_open.recv().await {
+            // One that cannot be taken is closed.
+            let _ = session.open(socket).await;
+        }
+    });
+    tokio::select! {
+        again = &mut reading => Ok(again),
+        () = &mut writing => Ok(false),
+        () = &mut listening => Ok(false),
+        () = &mut opening => Ok(false),
+    }
+}

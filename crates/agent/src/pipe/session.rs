@@ -1,0 +1,246 @@
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    io,
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{Notify, mpsc},
+    task::AbortHandle,
+};
+
+use super::frame::{Frame, MOST, WINDOW};
+
+/// Most streams at a time: the agent's own limit of connections, and as many again.
+const MOST_STREAMS: usize = 8192;
+/// How long what was sent last has to be taken, when whoever sent it is gone.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Frames that wait for their turn on the pipe.
+const QUEUE: usize = 8;
+
+/// The streams of one meeting of the two ends. Dropped, it cuts all of them.
+pub(super) struct Session {
+    streams: Rc<RefCell<HashMap<u32, Stream>>>,
+    out: mpsc::Sender<Frame>,
+    next: Cell<u32>,
+}
+
+struct Stream {
+    inbound: mpsc::UnboundedSender<Inward>,
+    flow: Rc<Flow>,
+    tasks: [AbortHandle; 2],
+}
+
+/// What came for a connection.
+enum Inward {
+    Bytes(Bytes),
+    /// No more of them.
+    End,
+    /// Whoever sent them is gone.
+    Gone,
+}
+
+/// How much of one stream is under way.
+struct Flow {
+    /// What may still be sent.
+    credit: Cell<usize>,
+    more: Notify,
+    /// What was received and not given back as credit.
+    unread: Cell<usize>,
+    /// Directions that are still open.
+    open: Cell<u8>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Session {
+    /// A meeting without streams, and what it wants to send.
+    pub(super) fn new() -> (Self, mpsc::Receiver<Frame>) {
+        let (out, queue) = mpsc::channel(QUEUE);
+        (Self { streams: Rc::default(), out, next: Cell::new(0) }, queue)
+    }
+
+    /// Opens a stream for a connection, as the host does.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub(super) async fn open(&self, socket: UnixStream) -> io::Result<()> {
+        let number = self.next.get();
+        self.next.set(number.wrapping_add(1));
+        // Before any byte of it.
+        let _ = self.out.send(Frame::Open(number)).await;
+        self.accept(number, socket)
+    }
+
+    /// Takes a connection for a stream that the host has opened.
+    ///
+    /// # Errors
+    /// When there are too many, or it is open already.
+    pub(super) fn accept(&self, number: u32, socket: UnixStream) -> io::Result<()> {
+        if self.streams.borrow().len() >= MOST_STREAMS || self.streams.borrow().contains_key(&number) {
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many streams"));
+        }
+        let (read, write) = socket.into_split();
+        let (inbound, received) = mpsc::unbounded_channel();
+        let flow = Rc::new(Flow { credit: Cell::new(WINDOW), more: Notify::new(), unread: Cell::new(0), open: Cell::new(2) });
+        let end = Ending { number, flow: Rc::clone(&flow), out: self.out.clone(), streams: Rc::clone(&self.streams) };
+        let outward = tokio::task::spawn_local(send(end.clone(), read)).abort_handle();
+        let inward = tokio::task::spawn_local(receive(end, write, received)).abort_handle();
+        self.streams.borrow_mut().insert(number, Stream { inbound, flow, tasks: [outward, inward] });
+        Ok(())
+    }
+
+    /// Takes a frame about a stream that exists; others are about streams that have ended meanwhile. Never waits.
+    pub(super) fn take(&self, frame: Frame) {
+        let number = match &frame {
+            Frame::Open(number) | Frame::Data(number, _) | Frame::End(number) | Frame::Reset(number) | Frame::Credit(number, _) => *number,
+        };
+        let mut streams = self.streams.borrow_mut();
+        let Some(stream) = streams.get(&number) else { return };
+        match frame {
+            Frame::Data(_, bytes) if stream.flow.unread.get() + bytes.len() <= WINDOW => {
+                stream.flow.unread.set(stream.flow.unread.get() + bytes.len());
+                let _ = stream.inbound.send(Inward::Bytes(bytes));
+            }
+            Frame::End(_) => {
+                let _ = stream.inbound.send(Inward::End);
+            }
+            Frame::Credit(_, bytes) => {
+                // More than a window is never under way, whatever the other end says.
+                stream.flow.credit.set((stream.flow.credit.get() + bytes as usize).min(WINDOW));
+                stream.flow.more.notify_one();
+            }
+            Frame::Reset(_) => {
+                // What came before is still handed over, unless nobody takes it.
+                let _ = stream.inbound.send(Inward::Gone);
+                stream.tasks[0].abort();
+                let (streams, flow) = (Rc::clone(&self.streams), Rc::clone(&stream.flow));
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(FAREWELL).await;
+                    let is_same = streams.borrow().get(&number).is_some_and(|stream| Rc::ptr_eq(&stream.flow, &flow));
+                    if is_same {
+                        streams.borrow_mut().remove(&number);
+                    }
+                });
+            }
+            // It sends more than it may.
+            Frame::Open(_) | Frame::Data(..) => drop(streams.remove(&number)),
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.streams.borrow_mut().clear();
+    }
+}
+
+/// What both tasks of a stream need to end it.
+#[derive(Clone)]
+struct Ending {
+    number: u32,
+    flow: Rc<Flow>,
+    out: mpsc::Sender<Frame>,
+    streams: Rc<RefCell<HashMap<u32, Stream>>>,
+}
+
+impl Ending {
+    /// One direction has come to its end.
+    fn one(&self) {
+        self.flow.open.set(self.flow.open.get().saturating_sub(1));
+        if self.flow.open.get() == 0 {
+            self.streams.borrow_mut().remove(&self.number);
+        }
+    }
+
+    /// The other end is gone.
+    fn gone(&self) {
+        self.streams.borrow_mut().remove(&self.number);
+    }
+
+    /// The connection is gone.
+    async fn both(&self) {
+        let _ = self.out.send(Frame::Reset(self.number)).await;
+        self.streams.borrow_mut().remove(&self.number);
+    }
+}
+
+/// From the connection into the pipe.
+async fn send(end: Ending, mut from: OwnedReadHalf) {
+    let mut buffer = BytesMut::new();
+    loop {
+        let credit = end.flow.credit.get();
+        if credit == 0 {
+            end.flow.more.notified().await;
+            continue;
+        }
+        // An idle stream costs no buffer.
+        if from.readable().await.is_err() {
+            return end.both().await;
+        }
+        buffer.reserve(MOST);
+        let mut limited = bytes::BufMut::limit(&mut buffer, credit.min(MOST));
+        match from.read_buf(&mut limited).await {
+            Ok(0) => {
+                let _ = end.out.send(Frame::End(end.number)).await;
+                end.one();
+                // It has said all, and may still listen, for as long as it is there.
+                crate::session::hung_up(from.as_ref()).await;
+                return end.both().await;
+            }
+            Ok(length) => {
+                end.flow.credit.set(end.flow.credit.get().saturating_sub(length));
+                let bytes = buffer.split().freeze();
+                if end.out.send(Frame::Data(end.number, bytes)).await.is_err() {
+                    return;
+                }
+                buffer = BytesMut::new();
+            }
+            Err(_) => return end.both().await,
+        }
+    }
+}
+
+/// From the pipe into the connection.
+async fn receive(end: Ending, mut to: OwnedWriteHalf, mut received: mpsc::UnboundedReceiver<Inward>) {
+    let mut read = 0;
+    loop {
+        let bytes = match received.recv().await {
+            Some(Inward::Bytes(bytes)) => bytes,
+            Some(Inward::End) => break,
+            Some(Inward::Gone) | None => return end.gone(),
+        };
+        if to.write_all(&bytes).await.is_err() {
+            return end.both().await;
+        }
+        read += bytes.len();
+        // Not for every frame, and long before the other end stands still.
+        if read >= WINDOW / 4 {
+            end.flow.unread.set(end.flow.unread.get().saturating_sub(read));
+            if end.out.send(Frame::Credit(end.number, u32::try_from(read).unwrap_or(u32::MAX))).await.is_err() {
+                return;
+            }
+            read = 0;
+        }
+    }
+    let _ = to.shutdown().await;
+    end.one();
+    // Held until both directions have ended, or the other end is gone.
+    while let Some(inward) = received.recv().await {
+        if let Inward::Gone = inward {
+            return end.gone();
+        }
+    }
+}

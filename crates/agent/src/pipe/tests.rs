@@ -1,0 +1,140 @@
+use std::{os::fd::OwnedFd, path::Path, rc::Rc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use proptest::prelude::*;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixListener, UnixStream},
+    time::timeout,
+};
+
+use super::frame::{Frame, Heard, MOST, Parser, Side, WINDOW};
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn frame() -> impl Strategy<Value = Frame> {
+    let number = any::<u32>();
+    prop_oneof![
+        number.prop_map(Frame::Open),
+        (number, proptest::collection::vec(any::<u8>(), 1..200)).prop_map(|(number, bytes)| Frame::Data(number, Bytes::from(bytes))),
+        number.prop_map(Frame::End),
+        number.prop_map(Frame::Reset),
+        (number, 0..=WINDOW as u32).prop_map(|(number, bytes)| Frame::Credit(number, bytes)),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn frames_are_read_as_they_were_written_however_they_are_cut(frames in proptest::collection::vec(frame(), 0..20), cut in 1_usize..50) {
+        let mut bytes = BytesMut::from(&*Side::Host.greeting([7; 16]));
+        frames.iter().for_each(|frame| frame.encode(&mut bytes));
+        let mut parser = Parser::new(Side::Guest);
+        let mut heard = Vec::new();
+        for piece in bytes.chunks(cut) {
+            parser.push(piece);
+            while let Some(next) = parser.next().unwrap() {
+                heard.push(next);
+            }
+        }
+        prop_assert_eq!(heard.remove(0), Heard::Greeting([7; 16]));
+        prop_assert_eq!(heard, frames.into_iter().map(Heard::Frame).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn rubbish_neither_panics_nor_hides_the_next_greeting(rubbish in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let mut parser = Parser::new(Side::Guest);
+        parser.push(&rubbish);
+        while let Ok(Some(_)) = parser.next() {}
+        // A frame that is never finished swallows at most its own length.
+        let greeting = Side::Host.greeting([9; 16]);
+        let mut met = false;
+        for _ in 0..=(HEADER_AND_MOST / greeting.len() + 2) {
+            parser.push(&greeting);
+            loop {
+                match parser.next() {
+                    Ok(Some(Heard::Greeting(nonce))) => met = nonce == [9; 16],
+                    Ok(Some(_)) | Err(_) => {}
+                    Ok(None) => break,
+                }
+            }
+        }
+        prop_assert!(met);
+    }
+}
+
+const HEADER_AND_MOST: usize = 9 + MOST;
+
+/// A guest that echoes every connection, on one end of a socket pair, and the other end where the host's process expects the machine's.
+fn machine(folder: &Path) -> (UnixListener, UnixListener) {
+    (UnixListener::bind(folder.join("wire.sock")).unwrap(), UnixListener::bind(folder.join("console.sock")).unwrap())
+}
+
+fn echo(socket: OwnedFd) {
+    let socket = UnixStream::from_std(socket.into()).unwrap();
+    tokio::task::spawn_local(async move {
+        let (mut read, mut write) = socket.into_split();
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+    });
+}
+
+/// Runs a host's process on a thread of its own, which ends when the machine does.
+fn host(folder: &Path) -> std::thread::JoinHandle<()> {
+    let folder = folder.to_owned();
+    std::thread::spawn(move || super::host::serve_for_tests(&folder).unwrap())
+}
+
+#[tokio::test]
+async fn connections_are_carried_side_by_side_with_their_ends() {
+    let home = tempfile::tempdir().unwrap();
+    let (wire, _console) = machine(home.path());
+    let served = host(home.path());
+    let local = tokio::task::LocalSet::new();
+    let path = home.path().join("agent.sock");
+    local
+        .run_until(async move {
+            let (port, _) = wire.accept().await.unwrap();
+            let port = port.into_std().unwrap();
+            let machine = port.try_clone().unwrap();
+            let guest = tokio::task::spawn_local(super::guest::run(port.into(), echo));
+            let connect = || async {
+                loop {
+                    match UnixStream::connect(&path).await {
+                        Ok(stream) => return stream,
+                        Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    }
+                }
+            };
+            // One that is never read does not hold back the others.
+            let mut stuck = connect().await;
+            let flood = vec![1; 4 * WINDOW];
+            let _ = timeout(Duration::from_millis(200), stuck.write_all(&flood)).await;
+            let tasks: Vec<_> = (0..20_u8)
+                .map(|number| {
+                    let path = path.clone();
+                    tokio::task::spawn_local(async move {
+                        let stream = UnixStream::connect(&path).await.unwrap();
+                        let (mut read, mut write) = stream.into_split();
+                        let sent: Rc<Vec<u8>> = Rc::new((0..2 * WINDOW).map(|at| (at as u8).wrapping_mul(number)).collect());
+                        let sending = Rc::clone(&sent);
+                        tokio::task::spawn_local(async move {
+                            write.write_all(&sending).await.unwrap();
+                            write.shutdown().await.unwrap();
+                        });
+                        let mut received = Vec::new();
+                        read.read_to_end(&mut received).await.unwrap();
+                        assert!(received == *sent);
+                    })
+                })
+                .collect();
+            for task in tasks {
+                timeout(SOON, task).await.unwrap().unwrap();
+            }
+            // With the machine, everything ends.
+            machine.shutdown(std::net::Shutdown::Both).unwrap();
+            guest.abort();
+            let mut rest = Vec::new();
+            timeout(SOON, stuck.read_to_end(&mut rest)).await.unwrap().ok();
+        })
+        .await;
+    tokio::task::spawn_blocking(move || served.join().unwrap()).await.unwrap();
+}

@@ -1,0 +1,157 @@
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+};
+
+use sandbar_core::{Context, Error, ErrorKind, Result};
+use sandbar_protocol::SERIAL_PORT;
+use serde::{Deserialize, Serialize};
+
+use super::{QMP_SOCKET, accelerator::Accelerator};
+use crate::vmm::{Disk, Shape};
+
+/// The record of a machine, in the generation's folder: enough to start one with the same disks.
+const RECORD: &str = "machine.json";
+/// For a kernel that has nobody to talk to but us: `quiet`; ends at once when it panics, which ends QEMU, which is told not to reboot; no
+/// mitigations against processes of its own guest, whose wall is the machine; no time spent on calibrating an emulated clock.
+const KERNEL_LINE: &str =
+    "console=ttyS0 quiet panic=-1 reboot=t mitigations=off no_timer_check tsc=reliable random.trust_cpu=on 8250.nr_uarts=1";
+
+/// Where a machine's memory is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Memory {
+    /// The machine's own.
+    Anonymous,
+    /// In a file that the machine changes: what is to become an image.
+    Shared(PathBuf),
+    /// A private view of a file that nobody changes.
+    View(PathBuf),
+}
+
+/// A machine as it is started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Machine {
+    pub(super) program: PathBuf,
+    pub(super) accelerator: Accelerator,
+    pub(super) shape: Shape,
+    pub(super) kernel: PathBuf,
+    pub(super) initramfs: PathBuf,
+    /// In the order in which the guest finds them.
+    pub(super) disks: Vec<Disk>,
+    pub(super) memory: Memory,
+}
+
+impl Machine {
+    /// QEMU's arguments. `waiting`: the machine does nothing until its state is loaded.
+    pub(super) fn arguments(&self, waiting: bool) -> Vec<OsString> {
+        let mut line = Line::default();
+        let processor = if self.accelerator == Accelerator::Kvm { "host" } else { "max" };
+        let threads = if self.accelerator == Accelerator::Tcg { ",thread=multi" } else { "" };
+        line.option("-M", "q35,memory-backend=ram,graphics=off,vmport=off,hpet=off");
+        line.option("-accel", &format!("{}{threads}", self.accelerator.name()));
+        line.option("-cpu", processor);
+        line.option("-smp", &self.shape.processors.to_string());
+        let size = self.shape.memory;
+        line.option("-m", &format!("{size}B"));
+        match &self.memory {
+            Memory::Anonymous => line.option("-object", &format!("memory-backend-ram,id=ram,size={size}")),
+            Memory::Shared(path) => line.with_path("-object", &format!("memory-backend-file,id=ram,size={size},share=on,mem-path="), path),
+            Memory::View(path) => line.with_path("-object", &format!("memory-backend-file,id=ram,size={size},share=off,mem-path="), path),
+        }
+        for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+            line.0.push(flag.into());
+        }
+        line.option("-display", "none");
+        // What breaks out of the machine finds itself in a process that may start no programs and change no ids.
+        line.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+        line.with_path("-kernel", "", &self.kernel);
+        line.with_path("-initrd", "", &self.initramfs);
+        line.option("-append", KERNEL_LINE);
+        line.option("-chardev", "socket,id=console,path=console.sock,server=on,wait=off");
+        line.option("-serial", "chardev:console");
+        line.option("-device", "virtio-serial-pci");
+        line.option("-chardev", "socket,id=wire,path=wire.sock,server=on,wait=off");
+        line.option("-device", &format!("virtserialport,chardev=wire,name={SERIAL_PORT}"));
+        line.option("-qmp", &format!("unix:{QMP_SOCKET},server=on,wait=off"));
+        line.option("-device", "virtio-rng-pci");
+        for (index, disk) in self.disks.iter().enumerate() {
+            // A read-only file may be used by many machines, and is locked by none.
+            let access = if disk.read_only { "readonly=on,file.locking=off" } else { "readonly=off" };
+            line.with_path("-drive", &format!("if=none,id=disk{index},format=raw,{access},file="), &disk.path);
+            line.option("-device", &format!("virtio-blk-pci,drive=disk{index}"));
+        }
+        if waiting {
+            line.option("-incoming", "defer");
+        }
+        line.0
+    }
+
+    /// Writes the record.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub(super) fn write(&self, folder: &Path) -> Result<()> {
+        let text = serde_json::to_vec(self).map_err(|error| {
+            Error::new(ErrorKind::Internal, "qemu", "the machine's record cannot be written as JSON").with_source(error)
+        })?;
+        let new = folder.join("machine.new");
+        let written = fs::write(&new, text).and_then(|()| fs::rename(&new, folder.join(RECORD)));
+        written.context("qemu", || "cannot write the machine's record".to_owned())
+    }
+
+    /// Reads the record.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is none.
+    pub(super) fn read(folder: &Path) -> Result<Self> {
+        let text = fs::read(folder.join(RECORD)).context("qemu", || format!("cannot read {}", folder.join(RECORD).display()))?;
+        serde_json::from_slice(&text)
+            .map_err(|error| Error::new(ErrorKind::Corrupt, "qemu", "the machine's record cannot be read").with_source(error))
+    }
+}
+
+#[derive(Default)]
+struct Line(Vec<OsString>);
+
+impl Line {
+    fn option(&mut self, name: &str, value: &str) {
+        self.0.extend([name.into(), value.into()]);
+    }
+
+    /// An option that ends with a path. QEMU takes a comma for the next part, unless it is doubled; where an option is nothing but a path it is not
+    /// parsed.
+    fn with_path(&mut self, name: &str, before: &str, path: &Path) {
+        let mut value = before.as_bytes().to_vec();
+        for byte in path.as_os_str().as_bytes() {
+            value.push(*byte);
+            if *byte == b',' && !before.is_empty() {
+                value.push(b',');
+            }
+        }
+        self.0.extend([name.into(), OsString::from_vec(value)]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comma_in_a_path_is_no_option() {
+        let machine = Machine {
+            program: "/q".into(),
+            accelerator: Accelerator::Tcg,
+            shape: Shape { memory: 1 << 28, processors: 1, disk: 0 },
+            kernel: "/k,readonly=off".into(),
+            initramfs: "/i".into(),
+            disks: vec![Disk { path: "/a,b".into(), read_only: true }],
+            memory: Memory::View("/m,n".into()),
+        };
+        let line = machine.arguments(true);
+        let has = |end: &str| line.iter().any(|word| word.to_string_lossy().ends_with(end));
+        assert!(has("file=/a,,b") && has("mem-path=/m,,n") && has("/k,readonly=off") && has("defer"));
+    }
+}

@@ -1,0 +1,166 @@
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    fs::File,
+    io::{self, Read, Write},
+    os::unix::{fs::OpenOptionsExt, process::ExitStatusExt},
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use sandbar_core::{Context, Error, ErrorKind, Journal, Lifetime, Result};
+
+use crate::machine::{launcher, process::HostProcess};
+
+const OPERATION: &str = "launch";
+/// How long the process that owns a pipe may take until it listens.
+const PIPE: Duration = Duration::from_secs(15);
+
+/// What this process has started and therefore has to reap. What outlives it is the host's init's.
+static CHILDREN: LazyLock<Mutex<HashMap<HostProcess, Known>>> = LazyLock::new(Mutex::default);
+
+enum Known {
+    Running(Child),
+    Ended(ExitStatus),
+}
+
+/// A program to be started.
+pub(crate) struct Launch<'a> {
+    /// The agent's file, which does it.
+    pub(crate) agent: &'a Path,
+    /// The program, by its path.
+    pub(crate) program: &'a Path,
+    /// Its arguments.
+    pub(crate) arguments: Vec<OsString>,
+    /// Its working directory.
+    pub(crate) folder: &'a Path,
+    /// The name of the file in the folder that gets what it says.
+    pub(crate) log: &'a str,
+    /// Whether it ends with this process.
+    pub(crate) lifetime: Lifetime,
+    /// What gets what it prints on standard output; nothing where `None`.
+    pub(crate) output: Option<File>,
+    /// What the ledger calls it.
+    pub(crate) role: &'a str,
+    /// The ledger.
+    pub(crate) journal: &'a Arc<dyn Journal>,
+}
+
+impl Launch<'_> {
+    /// Starts the program, with an empty environment, a session of its own, and nothing inherited. It is written down after it exists and
+    /// before it runs anything but the agent's file, which waits for that and ends when this process does before. Blocks.
+    ///
+    /// # Errors
+    /// Of the kernel, or of the journal.
+    pub(crate) fn start(self) -> Result<HostProcess> {
+        let log = File::options().create(true).write(true).truncate(true).mode(0o600).open(self.folder.join(self.log));
+        let log = log.context(OPERATION, || format!("cannot open {}", self.folder.join(self.log).display()))?;
+        let owner = if self.lifetime == Lifetime::Owned { std::process::id() } else { 0 };
+        let mut command = Command::new(self.agent);
+        command.arg("launch").arg(owner.to_string()).arg(self.program).args(self.arguments);
+        command
+            .env_clear()
+            .current_dir(self.folder)
+            .stdin(Stdio::piped())
+            .stdout(self.output.map_or_else(Stdio::null, Stdio::from))
+            .stderr(log);
+        let failed = |error| Error::io(OPERATION, "cannot start a program", error).with("program", self.program.display());
+        // The kernel ties it to the thread that starts it.
+        let mut child = launcher::launch(move || command.spawn()).and_then(|spawned| spawned).map_err(failed)?;
+        let input = child.stdin.take();
+        let told = HostProcess::of(child.id()).map_err(failed).and_then(|process| {
+            self.journal.intend(&process.resource(self.role))?;
+            Ok(process)
+        });
+        let released =
+            told.and_then(|process| match input.map(|mut input| input.write_all(b"1")) {
+                Some(Ok(())) => Ok(process),
+                _ => Err(Error::new(ErrorKind::Unavailable, OPERATION, "the program ended before it began")
+                    .with("program", self.program.display())),
+            });
+        match released {
+            Ok(process) => {
+                children().insert(process, Known::Running(child));
+                Ok(process)
+            }
+            Err(error) => {
+                // It waits for a byte, and has done nothing.
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Starts the process that owns the single pipe of a machine whose folder this is (see the agent's `pipe`); returns when it listens. It ends with
+/// the machine. Blocks.
+///
+/// # Errors
+/// `Unavailable` when it does not come up; `AlreadyExists` when another one owns the pipe.
+pub(crate) fn start_pipe(agent: &Path, folder: &Path) -> Result<HostProcess> {
+    let log = File::options().create(true).append(true).mode(0o600).open(folder.join("pipe.log"));
+    let log = log.context(OPERATION, || "cannot open the pipe's log".to_owned())?;
+    let mut command = Command::new(agent);
+    command.arg("pipe").arg(folder).env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    let failed = |error| Error::io(OPERATION, "cannot start the process that owns the machine's pipe", error);
+    let mut child = launcher::launch(move || command.spawn()).and_then(|spawned| spawned).map_err(failed)?;
+    let process = HostProcess::of(child.id()).map_err(failed)?;
+    let said = child.stdout.take().map_or(Ok(0), |mut output| {
+        // It says something or ends within its own deadline.
+        let mut byte = [0];
+        output.read(&mut byte)
+    });
+    if matches!(said, Ok(1)) {
+        children().insert(process, Known::Running(child));
+        return Ok(process);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    let log = std::fs::read_to_string(folder.join("pipe.log")).unwrap_or_default();
+    let last = log.lines().last().unwrap_or("it said nothing").to_owned();
+    Err(Error::new(ErrorKind::Unavailable, OPERATION, "the process that owns the machine's pipe did not come up")
+        .with("said", last)
+        .with("patience", format!("{} s", PIPE.as_secs())))
+}
+
+/// How a process ended that this one started; `None` when it runs, or is another's.
+pub(crate) fn how_ended(process: &HostProcess) -> Option<String> {
+    let mut known = children();
+    let entry = known.get_mut(process)?;
+    if let Known::Running(child) = entry
+        && let Ok(Some(status)) = child.try_wait()
+    {
+        *entry = Known::Ended(status);
+    }
+    match entry {
+        Known::Running(_) => None,
+        Known::Ended(status) => Some(match (status.code(), status.signal()) {
+            (Some(code), _) => format!("exited with code {code}"),
+            (None, Some(signal)) => format!("was ended by signal {signal}"),
+            (None, None) => "ended".to_owned(),
+        }),
+    }
+}
+
+/// Ends a process at once, and waits until it is gone. One that is gone is no error.
+///
+/// # Errors
+/// `TimedOut`.
+pub(crate) fn end(process: &HostProcess, patience: Duration) -> io::Result<()> {
+    process.kill(patience)?;
+    if let Some(Known::Running(mut child)) = children().remove(process) {
+        // It has exited.
+        let begun = Instant::now();
+        while child.try_wait()?.is_none() && begun.elapsed() < patience {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+    Ok(())
+}
+
+fn children() -> MutexGuard<'static, HashMap<HostProcess, Known>> {
+    CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
+}

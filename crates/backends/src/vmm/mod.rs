@@ -1,0 +1,46 @@
+//! What walls around virtual machines share: of what a machine is made, and the programs on this host that are one.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `boot` | a boot with everything owned: the guest's configuration, and what the machine is put together from |
+//! | `shape` | memory, processors and disk of a machine; which limits hold, and by what |
+//! | `template` | which machines can begin as copies of one |
+//! | `launched` | programs of this host that are a machine: known to the ledger before they run, and reaped |
+//! | `layer` | the writable layer, which only the machine's own agent can give |
+//! | `files` | files with holes, copied and weighed |
+//! | `why` | what a machine's console says of its end |
+//!
+//! The guest is the same behind every monitor: a distribution's kernel (the crate `sandbar-guest`) with the agent as its first process.
+
+mod boot;
+mod files;
+mod launched;
+mod layer;
+mod shape;
+mod template;
+mod why;
+
+pub(crate) use boot::{CONFIG, Disk, Materials, OwnedBoot, SAVED, SCRATCH};
+pub(crate) use files::{copy, occupied, remove};
+pub(crate) use launched::{Launch, end, how_ended, start_pipe};
+pub(crate) use layer::{Fetched, fetch_layer};
+pub(crate) use shape::{Shape, reports};
+pub(crate) use template::{Engine, template};
+pub(crate) use why::said;
+
+use sandbar_core::{Error, ErrorKind, Result};
+
+/// The model of the host's processors.
+pub(crate) fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_owned()));
+    model.unwrap_or_else(|| "an unknown processor".to_owned())
+}
+
+/// Runs work of a monitor elsewhere that blocks.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(Error::new(ErrorKind::Internal, "machine", "a blocking task ended early").with_source(error)),
+    }
+}

@@ -1,0 +1,64 @@
+use clap::{Args, Subcommand};
+use sandbar_core::Lifetime;
+use sandbar_runtime::Runtime;
+
+use super::options::SandboxOptions;
+use crate::{
+    error::{Failure, Outcome},
+    output::{self, Table, bytes},
+};
+
+/// Build, list and remove what virtual machines begin from
+///
+/// A machine is booted once for each kernel, image and size, and saved when its agent answers; all later ones of that kind begin from there, in a
+/// fraction of the time. That happens by itself at the first use.
+#[derive(Debug, Args)]
+pub(crate) struct Template {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Make the template that a sandbox with these options would begin from
+    #[command(after_help = "Example:\n  sandbar template build --on qemu --memory 1G")]
+    Build {
+        #[command(flatten)]
+        options: Box<SandboxOptions>,
+    },
+    /// List the templates
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove templates; machines that run keep theirs
+    Rm {
+        /// The templates
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+    },
+}
+
+impl Template {
+    pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
+        match self.action {
+            Action::Build { options } => Ok(runtime.build_template(options.request(Lifetime::Owned)?).await?),
+            Action::Ls { json } => {
+                let templates = runtime.templates()?;
+                if json {
+                    return output::json(&templates);
+                }
+                let mut table = Table::new(&["ID", "PROVIDER", "SIZE", "MEMORY", "CPUS"]);
+                for template in templates {
+                    let part =
+                        |name: &str| template.parts.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()).unwrap_or_default();
+                    let memory = part("memory").parse().map(bytes).unwrap_or_default();
+                    table.row([template.id.clone(), template.provider.clone(), bytes(template.bytes), memory, part("processors")]);
+                }
+                table.print()
+            }
+            Action::Rm { ids } => Failure::from_all(ids.iter().filter_map(|id| runtime.remove_template(id).err()).collect()),
+        }
+    }
+}

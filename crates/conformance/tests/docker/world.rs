@@ -1,0 +1,115 @@
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use sandbar_core::{Error, ExecRequest, State};
+use sandbar_runtime::{CreateRequest, Runtime, RuntimeConfig, Sandbox};
+use tempfile::TempDir;
+
+use crate::{
+    busybox,
+    engine::{self, Engine},
+};
+
+/// A state folder on an engine of this test's own.
+pub struct World {
+    pub home: TempDir,
+    pub socket: PathBuf,
+}
+
+impl World {
+    /// `None`, said, where there is no engine to start; a failure where that is required.
+    pub fn new(engine: &TempDir) -> Option<Self> {
+        Self::with(engine, Engine::of("runc"))
+    }
+
+    /// The same on an engine of another kind.
+    pub fn with(engine: &TempDir, kind: Engine<'_>) -> Option<Self> {
+        let variant = format!("docker-{}", kind.runtime);
+        let required = std::env::var("SANDBAR_REQUIRE").is_ok_and(|names| names.split(',').any(|name| name == variant));
+        if !rustix::process::geteuid().is_root() {
+            assert!(!required, "an engine of its own needs root");
+            return None;
+        }
+        match engine::of_run(engine.path(), "faults", &kind) {
+            Ok((socket, _)) => Some(Self { home: tempfile::tempdir().unwrap(), socket }),
+            Err(reason) => {
+                assert!(!required, "{reason}");
+                None
+            }
+        }
+    }
+
+    pub async fn runtime(&self) -> Runtime {
+        let mut config = RuntimeConfig::new(self.home.path());
+        config.docker_host = Some(format!("unix://{}", self.socket.display()));
+        let runtime = Runtime::open(config).await.unwrap();
+        let begun = Instant::now();
+        while let probe = runtime.providers().get("docker").unwrap().probe().await
+            && !probe.usable
+        {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{}; {}", probe.verdict, engine::last_words(&self.socket));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        busybox::image(runtime.images(), self.home.path()).await.unwrap();
+        runtime
+    }
+
+    pub fn pid(&self) -> u32 {
+        fs::read_to_string(self.socket.with_file_name("pid")).unwrap().trim().parse().unwrap()
+    }
+
+    /// Kills the engine at once; gives the command line that it had.
+    pub fn kill(&self) -> Vec<String> {
+        let pid = self.pid();
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+        let process = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        let held = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()).unwrap();
+        rustix::process::pidfd_send_signal(&held, rustix::process::Signal::KILL).unwrap();
+        let mut ended = [rustix::event::PollFd::new(&held, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut ended, None).unwrap();
+        line.split_terminator('\0').map(str::to_owned).collect()
+    }
+
+    /// Starts it again. The keeper of the run ends this one too.
+    #[expect(clippy::zombie_processes, reason = "it outlives this test's process, which cannot wait for it")]
+    pub async fn start_again(&self, line: &[String]) {
+        // Its own helper ends with it, and must be gone altogether: an engine takes a zombie for one that works.
+        let helper = fs::read_to_string(self.socket.with_file_name("exec/containerd/containerd.pid")).unwrap_or_default();
+        let begun = Instant::now();
+        while !helper.trim().is_empty() && Path::new("/proc").join(helper.trim()).exists() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "the engine's helper does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let log = fs::OpenOptions::new().append(true).open(self.socket.with_file_name("log")).unwrap();
+        // The number in its file may be another process's by now.
+        fs::remove_file(self.socket.with_file_name("pid")).unwrap();
+        let mut command = Command::new(&line[0]);
+        command.args(&line[1..]).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command.spawn().unwrap();
+    }
+}
+
+/// A sandbox of this wall.
+pub fn request() -> CreateRequest {
+    CreateRequest { provider: Some("docker".to_owned()), image: Some("busybox".to_owned()), ..CreateRequest::default() }
+}
+
+/// What a shell line prints.
+pub async fn say(sandbox: &Sandbox, line: &str) -> Result<String, Error> {
+    Ok(sandbox.exec(ExecRequest::shell(line)).await?.stdout_text().trim().to_owned())
+}
+
+pub async fn state(sandbox: &Sandbox) -> State {
+    sandbox.summary().await.unwrap().state
+}
+
+/// The containers that the engine has.
+pub fn left(world: &World) -> Vec<String> {
+    let folder = Path::new("root/containers");
+    let entries = fs::read_dir(world.socket.with_file_name(folder)).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
