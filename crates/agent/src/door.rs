@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     agent::{Agent, MAX_CONNECTIONS},
-    readiness,
+    readiness, signals,
 };
 
 /// Connections that wait to be accepted.
@@ -101,7 +101,9 @@ impl Door {
                 drop(tokio::time::timeout(FAREWELL, all).await);
                 agent.roll.leave().await;
                 remove(&folder.join(AGENT_SOCKET))?;
-                while Instant::now() < until && !wake.exists() {
+                // Where it listens to requests to end, it must be awake to follow one.
+                let is_asked_to_end = || !agent.settings().config.init && signals::is_asked_to_end();
+                while Instant::now() < until && !wake.exists() && !is_asked_to_end() {
                     std::thread::sleep(LOOK);
                 }
                 remove(&wake)?;

@@ -11,8 +11,8 @@ use std::{
 use libc::c_int;
 use rustix::process::{Pid, Signal};
 
-/// What the agent hears of: children that ended, and, where it is not process 1, requests to end.
-const HEARD: [c_int; 5] = [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+/// Requests to end, which the agent hears where it is not process 1.
+const REQUESTS: [c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
 
 /// The signal with this number, real-time ones included.
 pub(crate) fn from_number(number: i32) -> Option<Signal> {
@@ -36,7 +36,8 @@ pub(crate) fn listen() -> io::Result<OwnedFd> {
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
         let mut set = mem::zeroed::<libc::sigset_t>();
         libc::sigemptyset(&raw mut set);
-        for number in HEARD {
+        // Children that ended, too.
+        for number in REQUESTS.into_iter().chain([libc::SIGCHLD]) {
             libc::sigaddset(&raw mut set, number);
         }
         if libc::sigprocmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut()) != 0 {
@@ -59,6 +60,15 @@ pub(crate) fn next(signals: impl AsFd) -> io::Result<c_int> {
             -1 => Err(io::Error::last_os_error()),
             _ => Ok(c_int::try_from(info.assume_init().ssi_signo).unwrap_or_default()),
         }
+    }
+}
+
+/// Whether a request to end waits to be read.
+pub(crate) fn is_asked_to_end() -> bool {
+    // SAFETY: a plain system call that fills a set on the stack.
+    unsafe {
+        let mut waiting = mem::zeroed::<libc::sigset_t>();
+        libc::sigpending(&raw mut waiting) == 0 && REQUESTS.iter().any(|number| libc::sigismember(&raw const waiting, *number) == 1)
     }
 }
 

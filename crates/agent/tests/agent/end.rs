@@ -162,6 +162,17 @@ fn an_agent_that_makes_its_socket_has_none_while_it_is_quiet_and_is_woken_by_a_f
 }
 
 #[test]
+fn term_ends_an_agent_that_is_quiet() {
+    let mut host = Host::in_folder();
+    host.done(Operation::Quiesce(Quiesce { resume_after_ms: 600_000 }));
+    let socket = host.folder().join(AGENT_SOCKET);
+    eventually("there is no socket", || !socket.exists());
+    let pid = rustix::process::Pid::from_raw(host.pid().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(host.agent.wait().unwrap().success());
+}
+
+#[test]
 fn clients_that_were_cut_off_to_be_saved_come_back_to_their_places() {
     let host = Host::new();
     // More output than is kept, which nobody reads while the agent is quiet.
