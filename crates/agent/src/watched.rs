@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_its_own_waker_is_in_the_event_loop_that_was_left_and_that_was_woken() {
+    fn what_has_left_is_not_in_the_event_loop_and_the_loop_was_woken() {
         run(async {
             let roll = Rc::<Roll>::default();
             let (reader, _writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
@@ -231,14 +231,16 @@ mod tests {
                 .filter(|fd| fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|to| to.ends_with("anon_inode:[eventpoll]")))
                 .filter(|fd| watched_by(fd).contains(&entry))
                 .collect();
-            let waker = watched_by(&own[0]).into_iter().find(|watched| *watched != entry).unwrap();
+            // The runtime's own: its waker, and, where another crate of the build asks for that part of it, what hears signals.
+            let runtimes: Vec<_> = watched_by(&own[0]).into_iter().filter(|watched| *watched != entry).collect();
             let count = || {
-                let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", waker.0)).unwrap();
-                text.lines().find_map(|line| Some(line.strip_prefix("eventfd-count:")?.trim().to_owned())).unwrap()
+                let text = |fd: RawFd| fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+                let count = |text: String| text.lines().find_map(|line| Some(line.strip_prefix("eventfd-count:")?.trim().to_owned()));
+                runtimes.iter().find_map(|(fd, _)| count(text(*fd))).unwrap()
             };
             let before = count();
             roll.leave().await;
-            assert_eq!(watched_by(&own[0]), [waker]);
+            assert_eq!(watched_by(&own[0]), runtimes);
             assert_ne!(count(), before, "the waker was not made ready");
             drop(watched);
         });

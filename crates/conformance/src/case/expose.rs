@@ -131,8 +131,9 @@ async fn unexposing_closes_the_listener_and_its_connections(context: &Context) -
 
 async fn the_listener_is_closed_when_unexposing_returns(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
+    let address = address_of_its_own();
     for round in 0..40 {
-        let exposed = sandbox.expose_port(18191, ANY).await?;
+        let exposed = sandbox.expose_port(18191, address).await?;
         sandbox.unexpose_port(18191).await?;
         // The address is free again at once.
         let again = TcpListener::bind(exposed.listen).await;
