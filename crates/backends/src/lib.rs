@@ -10,12 +10,14 @@
 //! | [`dangerous_host`] | no wall |
 //! | `host` | what walls on this host's own kernel share |
 //! | `vmm` | what walls around virtual machines share |
+//! | [`doctor`] | what this host offers to walls |
 //! | [`kvm`] | whether this machine's KVM runs a stock guest |
 //! | [`registry`](Registry) | the table of providers of this build |
 
 pub mod container;
 pub mod dangerous_host;
 pub mod docker;
+pub mod doctor;
 pub mod gvisor;
 mod host;
 pub mod kvm;

@@ -15,6 +15,7 @@
 //! | `ledger` | what is known, in SQLite |
 //! | `lock`, `process_identity`, `clock` | who may, who is alive, when |
 //! | `recover`, `gc` | what the dead left |
+//! | `doctor` | what this machine can do |
 //! | `setup` | getting what a provider lacks here |
 //! | `ports`, `keeper` | exposed ports, the process that keeps them |
 //! | [`image`] | images and their layers |
@@ -27,6 +28,7 @@ mod clock;
 mod config;
 mod create;
 mod destroy;
+mod doctor;
 mod fault;
 mod fork;
 mod gc;
@@ -51,6 +53,7 @@ mod verbs;
 
 pub use checkpoint::{CheckpointSummary, RestoreOptions};
 pub use config::RuntimeConfig;
+pub use doctor::{Diagnosis, ProviderDiagnosis};
 pub use fault::STEPS;
 pub use fork::ForkOptions;
 pub use gc::{GcItem, GcReport};

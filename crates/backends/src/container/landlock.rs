@@ -6,7 +6,10 @@ use landlock::{ABI, Access, AccessFs, Ruleset, RulesetAttr, Scope};
 use sandbar_core::{Error, ErrorKind, Result};
 
 use super::plan::Domain;
-use crate::host::syscall::landlock_version;
+use crate::{
+    doctor::{Check, Health},
+    host::syscall::landlock_version,
+};
 
 /// Rename and link across folders are refused in every domain unless they are named (Linux 5.19). Before that no domain can be had that
 /// leaves ordinary work alone.
@@ -34,6 +37,23 @@ pub(super) fn domain() -> Result<Option<(OwnedFd, Domain)>> {
         .map_err(|error| Error::new(ErrorKind::Unavailable, "container start", "cannot make a Landlock ruleset").with_source(error))?;
     let domain = Domain { everywhere: AccessFs::Refer as u64, devices: (version >= DEVICE_CONTROL).then_some(AccessFs::IoctlDev as u64) };
     Ok(Option::<OwnedFd>::from(created).map(|ruleset| (ruleset, domain)))
+}
+
+/// What it does for containers here.
+pub(crate) fn check() -> Check {
+    let (health, hint) = match landlock_version() {
+        version if version < REFER => (
+            Health::Missing,
+            Some("a kernel since 5.19 that was built with it and started with it (`lsm=landlock,…`) adds this second wall"),
+        ),
+        version if version < SCOPES => (Health::Limited, Some("a kernel since 6.12 also keeps abstract sockets and signals inside")),
+        _ => (Health::Good, None),
+    };
+    let check = Check::new("landlock", health, describe());
+    match hint {
+        Some(hint) => check.with_hint(hint),
+        None => check,
+    }
 }
 
 /// In words, for the provider's notes.

@@ -17,7 +17,7 @@
 mod boot;
 mod devices;
 mod info;
-mod landlock;
+pub(crate) mod landlock;
 mod limits;
 mod plan;
 mod probe;

@@ -13,13 +13,14 @@
 //! | `life` | `pause`, `resume`, `stop`, `start`, `rm`, `gc` |
 //! | `port` | `expose`, `unexpose` |
 //! | `image` | `image` |
-//! | `setup` | `setup` |
+//! | `doctor`, `setup` | `doctor`, `setup` |
 //! | `kernel`, `template` | `kernel`, `template` |
 //! | `shell_completions` | `completions` |
 
 mod checkpoint;
 mod copy;
 mod create;
+mod doctor;
 mod exec;
 mod image;
 mod kernel;
@@ -125,6 +126,7 @@ enum Command {
     Expose(port::Expose),
     Unexpose(port::Unexpose),
     Image(image::Image),
+    Doctor(doctor::Doctor),
     Setup(setup::Setup),
     Kernel(kernel::Kernel),
     Template(template::Template),
@@ -163,7 +165,12 @@ impl Cli {
         match self.command {
             Command::Completions(command) => command.run()?,
             Command::Version => output::line(concat!("sandbar ", env!("CARGO_PKG_VERSION")))?,
-            command => return command.run(&open(home).await?).await,
+            Command::Doctor(command) => {
+                let config = configure(home)?;
+                let home = config.home.clone();
+                return command.run(open(config).await, home).await;
+            }
+            command => return command.run(&open(configure(home)?).await?).await,
         }
         Ok(0)
     }
@@ -214,19 +221,22 @@ impl Command {
             Self::Kernel(command) => command.run(runtime).await?,
             Self::Template(command) => command.run(runtime).await?,
             Self::Keeper { id } => runtime.run_keeper(&id).await?,
-            Self::Completions(_) | Self::Version => {}
+            Self::Completions(_) | Self::Version | Self::Doctor(_) => {}
         }
         Ok(0)
     }
 }
 
-async fn open(home: Option<PathBuf>) -> Result<Runtime> {
-    let config = match home {
+fn configure(home: Option<PathBuf>) -> Result<RuntimeConfig> {
+    match home {
         Some(home) => {
             RuntimeConfig::at(std::path::absolute(&home).context("state folder", || format!("{} is not a path", home.display()))?)
         }
         None => RuntimeConfig::from_env(),
-    }?;
+    }
+}
+
+async fn open(config: RuntimeConfig) -> Result<Runtime> {
     let program = std::env::current_exe().context("keeper", || "cannot find sandbar's own program".to_owned())?;
     Runtime::open(config.with_keeper(program)).await
 }

@@ -1,0 +1,54 @@
+use std::fmt;
+
+use sandbar_core::Probe;
+use serde::{Deserialize, Serialize};
+
+/// How it is with something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// All is there.
+    Good,
+    /// Some of it is there: sandboxes work, with less.
+    Limited,
+    /// It is not there.
+    Missing,
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Good => "good",
+            Self::Limited => "limited",
+            Self::Missing => "missing",
+        })
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What was looked at, in one word.
+    pub name: &'static str,
+    /// How it is.
+    pub health: Health,
+    /// One sentence: what was found.
+    pub finding: String,
+    /// What the user can do about it.
+    pub hint: Option<String>,
+}
+
+impl Check {
+    pub(crate) fn new(name: &'static str, health: Health, finding: impl Into<String>) -> Self {
+        Self { name, health, finding: finding.into(), hint: None }
+    }
+
+    pub(crate) fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    pub(super) fn of_probe(name: &'static str, probe: Probe) -> Self {
+        let health = if probe.usable { Health::Good } else { Health::Missing };
+        Self { name, health, finding: probe.verdict, hint: probe.hint }
+    }
+}

@@ -1,0 +1,79 @@
+//! What this host offers to walls, beyond what a single provider's probe says: found by trying, each within a deadline.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `check` | [`Check`]: one thing that was looked at, and what was found |
+//! | `namespaces` | user namespaces, and whether they have rights |
+//! | `groups` | control groups: a group with limits is made and removed |
+//! | `place` | the disk below the state folder |
+//! | `clock` | whether the time can be right |
+
+mod check;
+mod clock;
+mod groups;
+mod namespaces;
+mod place;
+
+use std::{path::Path, thread, time::Duration};
+
+use tokio::sync::oneshot;
+
+pub use check::{Check, Health};
+
+use crate::{container, kvm};
+
+/// Where KVM hangs, its probe needs the better part of a minute to be sure.
+const PATIENCE: Duration = Duration::from_secs(75);
+
+/// Looks at the host, at everything at once. `home` is the state folder, which need not exist.
+///
+/// Changes nothing that stays. What does not answer in time is told as such; its thread is left behind.
+pub async fn examine(home: &Path) -> Vec<Check> {
+    let place = home.to_owned();
+    let begun = [
+        begin("kvm", || Check::of_probe("kvm", kvm::probe().to_probe())),
+        begin("user-namespaces", namespaces::check),
+        begin("cgroups", groups::check),
+        begin("landlock", container::landlock::check),
+        begin("disk", move || place::check(&place)),
+        begin("clock", clock::check),
+    ];
+    let mut checks = Vec::new();
+    for (name, answer) in begun {
+        checks.push(match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(check)) => check,
+            Ok(Err(_)) => Check::new(name, Health::Missing, "could not be looked at"),
+            Err(_) => Check::new(name, Health::Missing, format!("did not answer within {} seconds", PATIENCE.as_secs())),
+        });
+    }
+    checks
+}
+
+/// Begins one on a thread of its own: what hangs in the kernel holds up nothing else, not even the end of this process.
+fn begin(name: &'static str, look: impl FnOnce() -> Check + Send + 'static) -> (&'static str, oneshot::Receiver<Check>) {
+    let (tell, answer) = oneshot::channel();
+    // Without a thread the sender is dropped, which is the answer.
+    let _ = thread::Builder::new().name(format!("doctor-{name}")).spawn(move || drop(tell.send(look())));
+    (name, answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn everything_is_looked_at_and_leaves_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        let checks = examine(home.path()).await;
+        let names: Vec<_> = checks.iter().map(|check| check.name).collect();
+        assert_eq!(names, ["kvm", "user-namespaces", "cgroups", "landlock", "disk", "clock"]);
+        assert!(checks.iter().all(|check| !check.finding.is_empty()));
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_that_panics_is_told_and_the_others_go_on() {
+        let (_, answer) = begin("other", || panic!("on purpose"));
+        assert!(answer.await.is_err());
+    }
+}

@@ -1,0 +1,66 @@
+//! `sandbar doctor`, on the machine that runs the tests.
+
+#![expect(clippy::unwrap_used, reason = "what a test cannot do, it has to fail of")]
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+fn doctor(home: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sandbar"));
+    command.arg("doctor").args(arguments).env("SANDBAR_HOME", home).env("RUNSC_PATH", "/nonexistent/runsc").output().unwrap()
+}
+
+fn home() -> tempfile::TempDir {
+    // Not on a file system that cannot be below a container's root.
+    let parent = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
+    tempfile::Builder::new().prefix("sandbar-doctor-").tempdir_in(parent).unwrap()
+}
+
+fn named<'a>(list: &'a Value, name: &str) -> &'a Value {
+    list.as_array().unwrap().iter().find(|entry| entry["name"] == name).unwrap()
+}
+
+#[test]
+fn what_works_here_says_hello_and_what_does_not_is_told_with_what_to_do() {
+    let home = home();
+    let output = doctor(home.path(), &["--self-test", "--json"]);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    let none = named(&found["providers"], "dangerous-host");
+    assert_eq!((&none["usable"], &none["said_hello"], &none["isolation"]), (&true.into(), &true.into(), &"none".into()), "{found}");
+    let gvisor = named(&found["providers"], "gvisor");
+    assert_eq!((&gvisor["usable"], &gvisor["said_hello"]), (&false.into(), &Value::Null), "{found}");
+    assert!(gvisor["hint"].as_str().unwrap().contains("RUNSC_PATH"), "{found}");
+    // The exit status says of the whole what the fields say one by one.
+    let providers = found["providers"].as_array().unwrap();
+    let walled = providers.iter().any(|provider| provider["usable"] == true && provider["isolation"] != "none");
+    let silent = providers.iter().any(|provider| provider["said_hello"] == false);
+    assert_eq!(output.status.code(), Some(i32::from(!walled || silent)), "{found}");
+    for name in ["kvm", "user-namespaces", "cgroups", "landlock", "disk", "clock"] {
+        assert!(!named(&found["host"], name)["finding"].as_str().unwrap().is_empty(), "{found}");
+    }
+    let left = Command::new(env!("CARGO_BIN_EXE_sandbar")).args(["ls", "-q"]).env("SANDBAR_HOME", home.path()).output().unwrap();
+    assert!(left.status.success() && left.stdout.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_person_reads_tables_and_what_to_do() {
+    let home = home();
+    let output = doctor(home.path(), &[]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for words in ["PROVIDER", "HOST", "container", "cgroups", "\ngvisor: "] {
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn the_host_is_looked_at_also_where_no_state_can_be_kept() {
+    let output = doctor(Path::new("/proc/sandbar"), &[]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("disk") && text.contains("missing"), "{text}");
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/proc/sandbar"), "{output:?}");
+}
