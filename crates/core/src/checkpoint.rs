@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// What a checkpoint holds.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckpointKind {
@@ -25,6 +26,7 @@ pub struct CheckpointOptions {
 
 /// What was renewed when a sandbox began from saved memory: two of them must differ where it matters, and know the time. By the agent's own
 /// account: a claim.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Renewal {
     /// A line for each thing: `clock: stepped by 12.500 s`.

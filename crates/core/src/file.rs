@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 
 /// What a path is.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FileKind {
@@ -18,6 +19,7 @@ pub enum FileKind {
 }
 
 /// What is known of a path.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileStat {
     /// What it is.
@@ -37,6 +39,7 @@ pub struct FileStat {
 }
 
 /// One entry of a directory. Names that are not UTF-8 are shown with replacement characters.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirEntry {
     /// The name, without the directory.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, ErrorKind};
 
 /// How strong the wall around a sandbox is. The order is the strength: a floor of `Namespaces` accepts `UserKernel` and `Vm`.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Isolation {

@@ -12,10 +12,12 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 pub type Connection = Box<dyn ByteStream>;
 
 /// A port of the sandbox that listens on the host.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExposedPort {
     /// The port inside.
     pub port: u16,
     /// Where the host listens.
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
     pub listen: SocketAddr,
 }

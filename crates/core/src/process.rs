@@ -16,6 +16,7 @@ pub enum Program {
 }
 
 /// The size of a terminal, in characters.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PtySize {
     /// Lines.
@@ -131,6 +132,7 @@ pub enum OutputKind {
 }
 
 /// How a process ended.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitStatus {
     /// The exit code, when it exited.
@@ -242,6 +244,7 @@ impl FromStr for Signal {
 }
 
 /// A process that was started by exec, as the agent knows it (a claim: root inside can own the agent).
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessInfo {
     /// The process id inside the sandbox; also names the process for `attach`, `kill` and `logs`.
@@ -336,28 +339,12 @@ impl fmt::Debug for ExecStream {
 }
 
 impl ExecStream {
-    /// Collects output until the end, at most `limit` bytes of each stream; what is over is read and counted, not kept.
+    /// Collects output until the end, as [`ExecResult::collect`] does.
     ///
     /// # Errors
     /// Those of [`ExecOutput::next`].
     pub async fn collect(mut self, limit: usize) -> Result<ExecResult> {
-        let mut result = ExecResult { status: ExitStatus::exited(0), stdout: Vec::new(), stderr: Vec::new(), dropped: 0 };
-        while let Some(event) = self.output.next().await? {
-            match event {
-                ExecEvent::Output { kind, data, .. } => {
-                    let sink = match kind {
-                        OutputKind::Stdout => &mut result.stdout,
-                        OutputKind::Stderr => &mut result.stderr,
-                    };
-                    let kept = data.len().min(limit.saturating_sub(sink.len()));
-                    sink.extend_from_slice(&data[..kept]);
-                    result.dropped += (data.len() - kept) as u64;
-                }
-                ExecEvent::Lost { bytes } => result.dropped += bytes,
-                ExecEvent::Exited(status) => result.status = status,
-            }
-        }
-        Ok(result)
+        ExecResult::collect(self.output.as_mut(), limit).await
     }
 }
 
@@ -377,6 +364,30 @@ pub struct ExecResult {
 impl ExecResult {
     /// Most bytes of each stream that [`SandboxHandle::exec`](crate::SandboxHandle::exec) keeps: 16 MiB.
     pub const DEFAULT_LIMIT: usize = 16 << 20;
+
+    /// Collects output until the end, at most `limit` bytes of each stream; what is over is read and counted, not kept.
+    ///
+    /// # Errors
+    /// Those of [`ExecOutput::next`].
+    pub async fn collect(output: &mut dyn ExecOutput, limit: usize) -> Result<Self> {
+        let mut result = Self { status: ExitStatus::exited(0), stdout: Vec::new(), stderr: Vec::new(), dropped: 0 };
+        while let Some(event) = output.next().await? {
+            match event {
+                ExecEvent::Output { kind, data, .. } => {
+                    let sink = match kind {
+                        OutputKind::Stdout => &mut result.stdout,
+                        OutputKind::Stderr => &mut result.stderr,
+                    };
+                    let kept = data.len().min(limit.saturating_sub(sink.len()));
+                    sink.extend_from_slice(&data[..kept]);
+                    result.dropped += (data.len() - kept) as u64;
+                }
+                ExecEvent::Lost { bytes } => result.dropped += bytes,
+                ExecEvent::Exited(status) => result.status = status,
+            }
+        }
+        Ok(result)
+    }
 
     /// Standard output as text; invalid UTF-8 is replaced.
     pub fn stdout_text(&self) -> String {

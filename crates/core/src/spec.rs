@@ -39,6 +39,7 @@ impl SandboxSpec {
 }
 
 /// The most that a sandbox may use. `None` is the provider's default, which `inspect` shows.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limits {
@@ -123,6 +124,7 @@ pub struct Volume {
 }
 
 /// A user inside the sandbox.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum User {
@@ -156,6 +158,7 @@ impl FromStr for User {
 }
 
 /// A range of host ids that belongs to one sandbox: `count` ids from `first`, the sandbox's 0 being `first`.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdRange {
     /// The first host id.

@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 use crate::State;
 
 /// Usage of one sandbox. A number is `None` where the provider cannot tell.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SandboxStats {
@@ -21,6 +22,7 @@ pub struct SandboxStats {
 }
 
 /// How one limit is held, for `inspect`.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitReport {
     /// `memory`, `cpu`, `pids`, `disk`, `open-files`.

@@ -20,6 +20,7 @@ use crate::{
 };
 
 /// A checkpoint in a list. The names of the fields are those of the JSON.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CheckpointSummary {
     /// Its id.

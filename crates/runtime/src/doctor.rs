@@ -20,6 +20,7 @@ const LIFETIME: Duration = Duration::from_secs(600);
 const HELLO: &str = "hello";
 
 /// What was found.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Serialize)]
 pub struct Diagnosis {
     /// Whether code can be run behind a wall here: a provider with one is usable, and whatever was asked to say hello has said it.
@@ -31,6 +32,7 @@ pub struct Diagnosis {
 }
 
 /// A provider.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Serialize)]
 pub struct ProviderDiagnosis {
     /// Its name, as given to `--on`.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::{Runtime, lock::SandboxLock, recover::Recovered};
 
 /// What [`Runtime::gc`] did. The names of the fields are those of the JSON.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct GcReport {
     /// What was brought to an end, and goes on to be.
@@ -19,6 +20,7 @@ pub struct GcReport {
 }
 
 /// One thing that was found.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GcItem {
     /// `sandbox`, `checkpoint`, `folder`, `lock`, `keeper`, `image layers`, `root images`, `template`.

@@ -117,9 +117,26 @@ impl Runtime {
     /// # Errors
     /// When the ledger cannot be read. A sandbox that does not answer is no error, but told in its summary.
     pub async fn list(&self) -> Result<Vec<SandboxSummary>> {
+        self.summarize(self.ledger().sandboxes()?).await
+    }
+
+    /// A page of that list: at most `limit` after the one that was made at this moment (Unix milliseconds) and has this id. With it comes the place where the
+    /// next page begins, if there is one. Only those of the page are asked.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list).
+    pub async fn list_after(&self, after: Option<(u64, &str)>, limit: usize) -> Result<(Vec<SandboxSummary>, Option<(u64, SandboxId)>)> {
+        let mut rows = self.ledger().sandboxes_after(after, limit.saturating_add(1))?;
+        let is_last = rows.len() <= limit;
+        rows.truncate(limit);
+        let next = rows.last().filter(|_| !is_last).map(|row| (row.created_ms, row.id.clone()));
+        Ok((self.summarize(rows).await?, next))
+    }
+
+    async fn summarize(&self, rows: Vec<SandboxRow>) -> Result<Vec<SandboxSummary>> {
         /// Asking is a connection each.
         const AT_ONCE: usize = 64;
-        let mut rows = self.ledger().sandboxes()?.into_iter().enumerate();
+        let mut rows = rows.into_iter().enumerate();
         let mut tasks = JoinSet::new();
         let mut found = Vec::new();
         loop {

@@ -15,6 +15,7 @@ use crate::{
 };
 
 /// A sandbox in a list. The names of the fields are those of the JSON.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SandboxSummary {
     /// Its id.
@@ -42,12 +43,14 @@ pub struct SandboxSummary {
 }
 
 /// Everything about a sandbox.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Inspect {
     /// As in a list.
     #[serde(flatten)]
     pub summary: SandboxSummary,
     /// What it was asked to be.
+    #[cfg_attr(feature = "schema", schema(value_type = Object))]
     pub spec: SandboxSpec,
     /// Which limits hold, and by what. Empty when the provider cannot say.
     pub limits: Vec<LimitReport>,

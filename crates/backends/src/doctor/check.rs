@@ -4,6 +4,7 @@ use sandbar_core::Probe;
 use serde::{Deserialize, Serialize};
 
 /// How it is with something.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
@@ -26,6 +27,7 @@ impl fmt::Display for Health {
 }
 
 /// One thing that was looked at.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
     /// What was looked at, in one word.

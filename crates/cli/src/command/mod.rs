@@ -15,6 +15,7 @@
 //! | `image` | `image` |
 //! | `doctor`, `setup` | `doctor`, `setup` |
 //! | `kernel`, `template` | `kernel`, `template` |
+//! | `serve` | `serve` |
 //! | `shell_completions` | `completions` |
 
 mod checkpoint;
@@ -31,6 +32,7 @@ mod options;
 mod port;
 mod portable;
 mod process;
+mod serve;
 mod setup;
 mod shell_completions;
 mod template;
@@ -127,6 +129,7 @@ enum Command {
     Unexpose(port::Unexpose),
     Image(image::Image),
     Doctor(doctor::Doctor),
+    Serve(serve::Serve),
     Setup(setup::Setup),
     Kernel(kernel::Kernel),
     Template(template::Template),
@@ -217,6 +220,7 @@ impl Command {
             Self::Expose(command) => command.run(runtime).await?,
             Self::Unexpose(command) => command.run(runtime).await?,
             Self::Image(command) => command.run(runtime).await?,
+            Self::Serve(command) => command.run(runtime).await?,
             Self::Setup(command) => command.run(runtime).await?,
             Self::Kernel(command) => command.run(runtime).await?,
             Self::Template(command) => command.run(runtime).await?,

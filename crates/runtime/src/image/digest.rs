@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 /// content twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(value_type = String))]
 pub struct Digest([u8; 32]);
 
 impl Digest {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::Digest;
 
 /// One image of the store.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ImageSummary {
     /// The digest of its configuration.

@@ -151,6 +151,18 @@ impl Ledger {
         })
     }
 
+    /// At most `limit` of them, after the one that was made at this moment and has this id.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub(crate) fn sandboxes_after(&self, after: Option<(u64, &str)>, limit: usize) -> Result<Vec<SandboxRow>> {
+        let (moment, id) = after.unwrap_or((0, ""));
+        self.read(|connection| {
+            let sql = format!("SELECT {COLUMNS} FROM sandboxes WHERE (created_ms, id) > (?1, ?2) ORDER BY created_ms, id LIMIT ?3");
+            connection.prepare_cached(&sql)?.query_map(params![moment, id, limit], SandboxRow::read)?.collect()
+        })
+    }
+
     /// The sandbox that a user means: by id, else by name, else by a prefix of an id (with or without `sb-`) that no other id has.
     ///
     /// # Errors

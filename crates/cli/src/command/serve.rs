@@ -1,0 +1,53 @@
+use std::net::SocketAddr;
+
+use clap::Args;
+use sandbar_core::Context;
+use sandbar_runtime::Runtime;
+use sandbar_server::{Service, Token};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{args, error::Outcome, output};
+
+/// Serve this state folder over HTTP
+///
+/// Everything under /v1 needs the token in the file `server-token` of the state folder; /openapi.json describes it. Ctrl-C or TERM stops the server, and no
+/// sandbox.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  sandbar serve &\n  curl -H \"Authorization: Bearer $(cat $SANDBAR_HOME/server-token)\" http://127.0.0.1:7700/v1/sandboxes"
+)]
+pub(crate) struct Serve {
+    /// Where to listen: ADDRESS:PORT, or a port of 127.0.0.1; port 0 is a free one
+    #[arg(long, value_name = "ADDR:PORT", value_parser = args::listen, default_value = "127.0.0.1:7700")]
+    listen: SocketAddr,
+    /// A host name by which clients call this server, beside its addresses and localhost
+    #[arg(long, value_name = "NAME")]
+    name: Vec<String>,
+}
+
+impl Serve {
+    pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
+        let token = Token::of(&runtime.config().home)?;
+        let cannot = || format!("cannot listen on {}", self.listen);
+        let listener = TcpListener::bind(self.listen).await.context("serve", cannot)?;
+        let address = listener.local_addr().context("serve", cannot)?;
+        if !address.ip().is_loopback() {
+            output::warning("the server speaks plain HTTP: what goes over a network, the token too, can be read on its way");
+        }
+        let hear = |kind| signal(kind).context("serve", || "cannot hear signals".to_owned());
+        let (mut interrupted, mut ended) = (hear(SignalKind::interrupt())?, hear(SignalKind::terminate())?);
+        let stop = async move {
+            tokio::select! {
+                _ = interrupted.recv() => {}
+                _ = ended.recv() => {}
+            }
+        };
+        let service = self.name.into_iter().fold(Service::new(runtime.clone(), token), Service::with_name);
+        output::line(&format!("http://{address}"))?;
+        service.run(listener, stop).await;
+        Ok(())
+    }
+}

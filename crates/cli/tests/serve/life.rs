@@ -1,0 +1,127 @@
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::server::{Server, expect, problem};
+
+#[tokio::test]
+async fn a_container_is_made_told_paused_stopped_and_removed() {
+    let server = Server::new();
+    let limits = json!({ "pids": 100 });
+    let made = server.request(Method::POST, "/v1/sandboxes").json(&json!({ "name": "web", "limits": limits, "env": { "A": "b" } }));
+    let made = made.send().await.unwrap();
+    assert_eq!(made.status(), StatusCode::CREATED);
+    let place = made.headers()["location"].to_str().unwrap().to_owned();
+    let made: Value = made.json().await.unwrap();
+    assert_eq!((&made["name"], &made["state"], &made["provider"]), (&"web".into(), &"running".into(), &"container".into()), "{made}");
+    let told = server.get(&place).await;
+    assert_eq!((&told["id"], &told["spec"]["limits"]["pids"]), (&made["id"], &100.into()), "{told}");
+    assert_eq!(server.shell("web", "echo $A").await["stdout"], "b\n");
+    assert!(server.get("/v1/sandboxes/web/stats").await["pids"].as_u64().is_some());
+
+    let path = |verb: &str| format!("/v1/sandboxes/web/{verb}");
+    assert_eq!(server.post(&path("pause"), json!(null), StatusCode::OK).await["state"], "paused");
+    assert_eq!(problem(server.request(Method::POST, &path("exec")).json(&json!({ "shell": "true" })), 409).await["kind"], "conflict");
+    assert_eq!(server.post(&path("resume"), json!(null), StatusCode::OK).await["state"], "running");
+    assert_eq!(server.post(&path("stop"), json!(null), StatusCode::OK).await["state"], "stopped");
+    assert_eq!(server.post(&path("start"), json!(null), StatusCode::OK).await["state"], "running");
+    assert_eq!(problem(server.request(Method::DELETE, "/v1/sandboxes/web"), 409).await["kind"], "conflict");
+    expect(server.request(Method::DELETE, "/v1/sandboxes/web?force=true"), StatusCode::NO_CONTENT).await;
+    assert_eq!(problem(server.request(Method::GET, "/v1/sandboxes/web"), 404).await["kind"], "not_found");
+}
+
+#[tokio::test]
+async fn what_is_saved_is_put_back_and_forked() {
+    let server = Server::new();
+    let id = server.create(json!({})).await;
+    server.shell(&id, "echo before > /tmp/note").await;
+    let saved = server.post(&format!("/v1/sandboxes/{id}/checkpoints"), json!({ "name": "clean" }), StatusCode::CREATED).await;
+    assert_eq!((&saved["name"], &saved["kind"]), (&"clean".into(), &"disk".into()));
+    server.shell(&id, "echo after > /tmp/note").await;
+    server.post(&format!("/v1/sandboxes/{id}/restore"), json!({ "checkpoint": "clean" }), StatusCode::OK).await;
+    assert_eq!(server.shell(&id, "cat /tmp/note").await["stdout"], "before\n");
+    let forks = server.post("/v1/forks", json!({ "from": "clean", "count": 2, "name": "f" }), StatusCode::CREATED).await;
+    assert_eq!((&forks[0]["name"], &forks[1]["name"]), (&"f-1".into(), &"f-2".into()), "{forks}");
+    assert_eq!(server.shell("f-2", "cat /tmp/note").await["stdout"], "before\n");
+    assert_eq!(server.get("/v1/checkpoints").await[0]["id"], saved["id"]);
+    assert_eq!(server.get("/v1/checkpoints/clean").await["sandbox"], id);
+    assert_eq!(problem(server.request(Method::DELETE, "/v1/checkpoints/none"), 404).await["kind"], "not_found");
+}
+
+#[tokio::test]
+async fn the_same_key_is_the_same_sandbox_however_often_it_is_asked_for() {
+    let server = Server::new();
+    let ask = |key: &str, body: Value| server.request(Method::POST, "/v1/sandboxes").header("idempotency-key", key).json(&body);
+    let body = json!({ "provider": "dangerous-host" });
+    let at_once = (0..8).map(|_| expect(ask("k", body.clone()), StatusCode::CREATED));
+    let made = futures_util::future::join_all(at_once).await;
+    assert!(made.iter().all(|other| other["id"] == made[0]["id"]), "{made:?}");
+    assert_eq!(server.get("/v1/sandboxes").await["items"].as_array().unwrap().len(), 1);
+    assert_eq!(problem(ask("k", json!({})), 422).await["kind"], "conflict");
+    assert_eq!(problem(ask("", body), 400).await["kind"], "invalid_input");
+}
+
+#[tokio::test]
+async fn a_long_list_comes_in_pages() {
+    let server = Server::new();
+    let mut made = Vec::new();
+    for _ in 0..5 {
+        made.push(Value::String(server.create_unwalled().await));
+    }
+    let mut listed = Vec::new();
+    let mut path = "/v1/sandboxes?limit=2".to_owned();
+    loop {
+        let page = server.get(&path).await;
+        let items = page["items"].as_array().unwrap();
+        listed.extend(items.iter().map(|item| item["id"].clone()));
+        match page["next_cursor"].as_str() {
+            Some(cursor) => {
+                assert_eq!(items.len(), 2);
+                path = format!("/v1/sandboxes?limit=2&cursor={cursor}");
+            }
+            None => break,
+        }
+    }
+    assert_eq!(listed, made);
+    for query in ["limit=0", "limit=1001", "limit=x", "cursor=x", "sort=name"] {
+        problem(server.request(Method::GET, &format!("/v1/sandboxes?{query}")), 400).await;
+    }
+}
+
+#[tokio::test]
+async fn a_port_inside_is_reached_and_closed_again() {
+    let server = Server::new();
+    let id = server.create(json!({})).await;
+    let listen =
+        "import socket; s=socket.create_server(('127.0.0.1', 8080)); print('up', flush=True)\nwhile True: s.accept()[0].sendall(b'hello')";
+    let mut socket = server.socket(&format!("/v1/sandboxes/{id}/exec")).await;
+    socket.say(&json!({ "argv": ["python3", "-c", listen] })).await;
+    socket.started().await;
+    socket.wait_for("up").await;
+    let exposed = server.post(&format!("/v1/sandboxes/{id}/ports"), json!({ "port": 8080 }), StatusCode::CREATED).await;
+    let mut client = TcpStream::connect(exposed["listen"].as_str().unwrap()).await.unwrap();
+    let mut greeting = [0; 5];
+    client.read_exact(&mut greeting).await.unwrap();
+    assert_eq!(&greeting, b"hello");
+    expect(server.request(Method::DELETE, &format!("/v1/sandboxes/{id}/ports/8080")), StatusCode::NO_CONTENT).await;
+    let refused = match TcpStream::connect(exposed["listen"].as_str().unwrap()).await {
+        Err(_) => true,
+        // Somebody else may have the port by now: it does not greet.
+        Ok(mut other) => other.write_all(b"x").await.is_err() || !matches!(other.read(&mut greeting).await, Ok(5)),
+    };
+    assert!(refused, "the port still greets");
+}
+
+#[tokio::test]
+async fn the_host_and_its_images_are_told() {
+    let server = Server::new();
+    let found = server.get("/v1/doctor").await;
+    assert!(found["providers"].as_array().unwrap().iter().any(|provider| provider["name"] == "container"), "{found}");
+    assert_eq!(server.get("/v1/images").await, json!([]));
+    assert_eq!(server.post("/v1/gc", json!(null), StatusCode::OK).await["failed"], json!([]));
+    let pulled = server.request(Method::POST, "/v1/images/pull").json(&json!({ "reference": "not a name" }));
+    assert_eq!(problem(pulled, 400).await["kind"], "invalid_input");
+}

@@ -1,0 +1,19 @@
+//! `sandbar serve`: the real server over real connections, with containers behind it.
+//!
+//! | module | what it is about |
+//! |---|---|
+//! | `server` | a server in a state folder of its own, and a client that has its token |
+//! | `life` | sandboxes, from making to removing |
+//! | `commands` | exec, processes, WebSockets |
+//! | `files` | files and trees |
+//! | `strangers` | who has no token, or was sent by a page; what makes no sense |
+//! | `faults` | a server that is stopped, or killed |
+
+#![expect(clippy::unwrap_used, reason = "what a test cannot do, it has to fail of")]
+
+mod commands;
+mod faults;
+mod files;
+mod life;
+mod server;
+mod strangers;

@@ -1,0 +1,231 @@
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use futures_util::{SinkExt, StreamExt};
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream,
+    tungstenite::{Message, client::IntoClientRequest},
+};
+
+/// Long enough for a loaded machine; nothing waits for it that works.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server in a state folder of its own.
+pub struct Server {
+    pub home: TempDir,
+    pub address: String,
+    pub token: String,
+    client: reqwest::Client,
+    process: Child,
+}
+
+/// A WebSocket's two ends.
+pub struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+/// What a command said over a WebSocket.
+#[derive(Debug, Default)]
+pub struct Said {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    /// The last message.
+    pub end: Value,
+}
+
+fn sandbar(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sandbar"));
+    command.env("SANDBAR_HOME", home);
+    command
+}
+
+fn start(home: &Path) -> (Child, String) {
+    let mut process = sandbar(home).args(["serve", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    (process, line.trim().strip_prefix("http://").unwrap_or_else(|| panic!("{line:?} is no address")).to_owned())
+}
+
+impl Server {
+    pub fn new() -> Self {
+        let parent = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
+        let home = tempfile::Builder::new().prefix("sandbar-serve-").tempdir_in(parent).unwrap();
+        let (process, address) = start(home.path());
+        let token = std::fs::read_to_string(home.path().join("server-token")).unwrap().trim().to_owned();
+        Self { home, address, token, client: reqwest::Client::new(), process }
+    }
+
+    /// The command line, on the same state folder.
+    pub fn sandbar(&self, arguments: &[&str]) -> Output {
+        sandbar(self.home.path()).args(arguments).output().unwrap()
+    }
+
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    pub fn stop(&mut self) -> ExitStatus {
+        let pid = rustix::process::Pid::from_raw(self.process.id().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.process.try_wait().unwrap() {
+                Some(status) => return status,
+                None => assert!(Instant::now() < until, "the server does not end"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Another one, in the place of one that has ended.
+    pub fn again(&mut self) {
+        (self.process, self.address) = start(self.home.path());
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// A request without anything that opens a door.
+    pub fn stranger(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, self.url(path))
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.stranger(method, path).bearer_auth(&self.token)
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        expect(self.request(Method::GET, path), StatusCode::OK).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value, status: StatusCode) -> Value {
+        expect(self.request(Method::POST, path).json(&body), status).await
+    }
+
+    /// A new sandbox's id.
+    pub async fn create(&self, body: Value) -> String {
+        self.post("/v1/sandboxes", body, StatusCode::CREATED).await["id"].as_str().unwrap().to_owned()
+    }
+
+    /// One that costs little, where the wall does not matter.
+    pub async fn create_unwalled(&self) -> String {
+        self.create(json!({ "provider": "dangerous-host" })).await
+    }
+
+    pub async fn shell(&self, id: &str, line: &str) -> Value {
+        self.post(&format!("/v1/sandboxes/{id}/exec"), json!({ "shell": line }), StatusCode::OK).await
+    }
+
+    pub async fn socket(&self, path: &str) -> Socket {
+        let mut request = format!("ws://{}{path}", self.address).into_client_request().unwrap();
+        request.headers_mut().insert("authorization", format!("Bearer {}", self.token).parse().unwrap());
+        Socket(tokio_tungstenite::connect_async(request).await.unwrap().0)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let ids = self.sandbar(&["ls", "-q"]).stdout;
+        let ids: Vec<&str> = std::str::from_utf8(&ids).unwrap_or_default().lines().collect();
+        if !ids.is_empty() {
+            self.sandbar(&[&["rm", "-f"], ids.as_slice()].concat());
+        }
+    }
+}
+
+impl Socket {
+    pub async fn say(&mut self, words: &Value) {
+        self.0.send(Message::Text(words.to_string().into())).await.unwrap();
+    }
+
+    pub async fn write(&mut self, bytes: &[u8]) {
+        self.0.send(Message::Binary(bytes.to_vec().into())).await.unwrap();
+    }
+
+    /// The next message that is no ping.
+    pub async fn next(&mut self) -> Option<Message> {
+        loop {
+            match tokio::time::timeout(PATIENCE, self.0.next()).await.expect("the server says nothing") {
+                Some(Ok(Message::Ping(_))) => {}
+                Some(Ok(Message::Close(_))) | None => return None,
+                Some(message) => return Some(message.unwrap()),
+            }
+        }
+    }
+
+    pub async fn words(&mut self) -> Value {
+        match self.next().await {
+            Some(Message::Text(text)) => serde_json::from_str(&text).unwrap(),
+            other => panic!("{other:?} is no text"),
+        }
+    }
+
+    /// The process id that the first message tells.
+    pub async fn started(&mut self) -> u64 {
+        let words = self.words().await;
+        assert_eq!(words["type"], "started", "{words}");
+        words["pid"].as_u64().unwrap()
+    }
+
+    /// Everything until the end. Offsets must be those of what came before.
+    pub async fn listen(&mut self) -> Said {
+        let mut said = Said::default();
+        let mut place = None;
+        while let Some(message) = self.next().await {
+            match message {
+                Message::Text(text) => said.end = serde_json::from_str(&text).unwrap(),
+                Message::Binary(bytes) => {
+                    let (head, data) = bytes.split_at(9);
+                    let offset = u64::from_be_bytes(head[1..].try_into().unwrap());
+                    assert_eq!(*place.get_or_insert(offset), offset, "output is missing");
+                    place = Some(offset + data.len() as u64);
+                    let sink = if head[0] == 1 { &mut said.stdout } else { &mut said.stderr };
+                    sink.extend_from_slice(data);
+                }
+                other => panic!("{other:?} is not of this conversation"),
+            }
+        }
+        said
+    }
+
+    /// Reads until the output so far has this in it.
+    pub async fn wait_for(&mut self, text: &str) {
+        let mut seen = Vec::new();
+        while !String::from_utf8_lossy(&seen).contains(text) {
+            match self.next().await {
+                Some(Message::Binary(bytes)) => seen.extend_from_slice(&bytes[9..]),
+                other => panic!("{other:?} came instead of {text:?}"),
+            }
+        }
+    }
+}
+
+/// The answer's body, as JSON where it is some.
+pub async fn expect(request: RequestBuilder, status: StatusCode) -> Value {
+    let response = request.send().await.unwrap();
+    let (found, text) = (response.status(), response.text().await.unwrap());
+    assert_eq!(found, status, "{text}");
+    serde_json::from_str(&text).unwrap_or(Value::String(text))
+}
+
+/// The problem that an answer tells.
+pub async fn problem(request: RequestBuilder, status: u16) -> Value {
+    let response = request.send().await.unwrap();
+    let kind = response.headers().get("content-type").map(|value| value.to_str().unwrap().to_owned());
+    let found = response.status().as_u16();
+    let text = response.text().await.unwrap();
+    assert_eq!((found, kind.as_deref()), (status, Some("application/problem+json")), "{text}");
+    let problem: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(problem["status"], status, "{problem}");
+    problem
+}

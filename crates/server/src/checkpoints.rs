@@ -1,0 +1,128 @@
+use std::time::Duration;
+
+use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
+use sandbar_core::{CheckpointKind, Lifetime};
+use sandbar_runtime::{CheckpointSummary, ForkOptions, RestoreOptions, SandboxSummary};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+use crate::{
+    extract::{Body, Path, Query},
+    problem::{Answer, Problem},
+    service::App,
+};
+
+/// What is saved.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Saving {
+    /// The files alone, or the processes too; the files if it is left out.
+    kind: Option<CheckpointKind>,
+    /// A name that no other checkpoint has.
+    name: Option<String>,
+}
+
+/// Save a sandbox
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/checkpoints", tag = "checkpoints", operation_id = "create_checkpoint", params(("id" = String, Path)),
+    request_body = Saving,
+    responses((status = 201, body = CheckpointSummary), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn create(State(app): State<App>, Path(id): Path<String>, Body(saving): Body<Saving>) -> Answer<impl IntoResponse> {
+    let kind = saving.kind.unwrap_or(CheckpointKind::Disk);
+    let checkpoint = app.runtime.sandbox(&id).await?.checkpoint(kind, saving.name).await?;
+    Ok((StatusCode::CREATED, Json(checkpoint)))
+}
+
+/// Which checkpoints are wanted.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Filter {
+    /// Those of this sandbox alone.
+    sandbox: Option<String>,
+}
+
+/// List the checkpoints
+#[utoipa::path(get, path = "/v1/checkpoints", tag = "checkpoints", operation_id = "list_checkpoints", params(Filter),
+    responses((status = 200, body = [CheckpointSummary]), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn list(State(app): State<App>, Query(filter): Query<Filter>) -> Answer<Json<Vec<CheckpointSummary>>> {
+    Ok(Json(app.runtime.checkpoints(filter.sandbox.as_deref()).await?))
+}
+
+/// Tell about a checkpoint
+#[utoipa::path(get, path = "/v1/checkpoints/{checkpoint}", tag = "checkpoints", operation_id = "inspect_checkpoint",
+    params(("checkpoint" = String, Path, description = "An id, a name, or the beginning of an id")),
+    responses((status = 200, body = CheckpointSummary), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn inspect(State(app): State<App>, Path(checkpoint): Path<String>) -> Answer<Json<CheckpointSummary>> {
+    Ok(Json(app.runtime.checkpoint(&checkpoint).await?))
+}
+
+/// Remove a checkpoint
+#[utoipa::path(delete, path = "/v1/checkpoints/{checkpoint}", tag = "checkpoints", operation_id = "remove_checkpoint",
+    params(("checkpoint" = String, Path)),
+    responses((status = 204, description = "It is gone"), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn remove(State(app): State<App>, Path(checkpoint): Path<String>) -> Answer<StatusCode> {
+    app.runtime.remove_checkpoint(&checkpoint).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What a sandbox is put back to.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Restoring {
+    /// The checkpoint.
+    checkpoint: String,
+    /// Take the disk of a checkpoint with memory alone.
+    #[serde(default)]
+    without_memory: bool,
+}
+
+/// Put a sandbox back to a checkpoint
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/restore", tag = "checkpoints", operation_id = "restore_sandbox", params(("id" = String, Path)),
+    request_body = Restoring,
+    responses((status = 200, body = SandboxSummary), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn restore(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Body(restoring): Body<Restoring>,
+) -> Answer<Json<SandboxSummary>> {
+    let sandbox = app.runtime.sandbox(&id).await?;
+    sandbox.restore(&restoring.checkpoint, RestoreOptions { without_memory: restoring.without_memory }).await?;
+    Ok(Json(sandbox.summary().await?))
+}
+
+/// New sandboxes from a checkpoint, or from a sandbox.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Forking {
+    /// The checkpoint, or a sandbox, which is saved first.
+    from: String,
+    /// How many; one if it is left out.
+    count: Option<u32>,
+    /// The name of the fork; with several, its beginning.
+    name: Option<String>,
+    /// The provider; that of the checkpoint if it is left out.
+    provider: Option<String>,
+    /// Each is destroyed this many milliseconds after its creation.
+    ttl_ms: Option<u64>,
+    /// Take the disk of a checkpoint with memory alone.
+    #[serde(default)]
+    without_memory: bool,
+}
+
+/// Make sandboxes from a checkpoint or a sandbox: all, or none
+#[utoipa::path(post, path = "/v1/forks", tag = "checkpoints", operation_id = "fork", request_body = Forking,
+    responses((status = 201, body = [SandboxSummary]), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn fork(State(app): State<App>, Body(forking): Body<Forking>) -> Answer<impl IntoResponse> {
+    let options = ForkOptions {
+        name: forking.name,
+        provider: forking.provider,
+        lifetime: Lifetime::Detached,
+        ttl: forking.ttl_ms.map(Duration::from_millis),
+        without_memory: forking.without_memory,
+    };
+    let mut made = Vec::new();
+    for sandbox in app.runtime.fork(&forking.from, forking.count.unwrap_or(1), options).await? {
+        made.push(sandbox.summary().await?);
+    }
+    Ok((StatusCode::CREATED, Json(made)))
+}

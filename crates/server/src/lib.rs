@@ -1,0 +1,46 @@
+//! The runtime as a service over HTTP: everything under `/v1`, described by an OpenAPI document that comes from this code.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `service` | [`Service`]: what is served, to whom, until when |
+//! | `guard` | who may ask: the token, and what keeps a browser's other pages out |
+//! | `token` | [`Token`]: the secret of a state folder |
+//! | `problem` | errors as problem documents |
+//! | `extract` | bodies and queries, whose mistakes are problem documents too |
+//! | `idempotency` | a creation that is asked for twice and done once |
+//! | `page` | lists in pages |
+//! | `sandboxes`, `life` | sandboxes: made, listed, told, ended; paused, stopped … |
+//! | `exec`, `session` | a command to its end; a command, or one that runs, over a WebSocket |
+//! | `processes` | what exec started |
+//! | `files`, `trees` | files and folders of a sandbox; folders as tar streams |
+//! | `ports` | exposed ports |
+//! | `checkpoints` | saved, put back, forked |
+//! | `images` | what there is to begin from |
+//! | `host` | what this machine can do |
+//! | `document` | the OpenAPI document |
+//!
+//! A server is one more process on a state folder, like every command: any number may run beside it, and sandboxes outlive it.
+
+mod checkpoints;
+mod document;
+mod exec;
+mod extract;
+mod files;
+mod guard;
+mod host;
+mod idempotency;
+mod images;
+mod life;
+mod page;
+mod ports;
+mod problem;
+mod processes;
+mod sandboxes;
+mod service;
+mod session;
+mod token;
+mod trees;
+
+pub use document::document;
+pub use service::Service;
+pub use token::Token;

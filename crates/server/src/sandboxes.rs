@@ -1,0 +1,173 @@
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::IntoResponse,
+};
+use sandbar_core::{
+    Error, ErrorKind, Isolation, Lifetime, Limits, Network, Result, SandboxSpec, SandboxStats, State as SandboxState, Volume,
+};
+use sandbar_runtime::{CreateRequest, Inspect, SandboxSummary};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::{
+    extract::{Body, Path, Query},
+    idempotency,
+    page::{Page, Wanted},
+    problem::{Answer, Problem},
+    service::App,
+};
+
+/// What a new sandbox shall be. Everything may be left out.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Creation {
+    /// A name that no other sandbox has.
+    name: Option<String>,
+    /// The provider, or `auto`; the server's choice if it is left out.
+    provider: Option<String>,
+    /// The least isolation that is accepted.
+    isolation: Option<Isolation>,
+    /// The image; the provider's default if it is left out.
+    image: Option<String>,
+    /// The host name inside.
+    hostname: Option<String>,
+    /// What it may use at most.
+    limits: Limits,
+    /// What it may reach: `none` or `open`; the provider's default if it is left out.
+    #[schema(value_type = Option<String>)]
+    network: Option<Network>,
+    /// Folders of the server's host inside.
+    volumes: Vec<HostFolder>,
+    /// Environment of every command.
+    env: BTreeMap<String, String>,
+    /// Working directory of every command.
+    workdir: Option<String>,
+    /// The user of every command: NAME, UID or UID:GID.
+    user: Option<String>,
+    /// It is destroyed this many milliseconds after its creation.
+    ttl_ms: Option<u64>,
+    /// The runtime within the provider.
+    runtime: Option<String>,
+}
+
+/// A folder of the server's host inside a sandbox.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct HostFolder {
+    /// Its absolute path there.
+    #[schema(value_type = String)]
+    source: PathBuf,
+    /// Its absolute path inside.
+    #[schema(value_type = String)]
+    target: PathBuf,
+    /// Whether writing is refused.
+    #[serde(default)]
+    read_only: bool,
+}
+
+impl Creation {
+    fn request(self) -> Result<CreateRequest> {
+        if let Some(volume) = self.volumes.iter().find(|volume| !volume.source.is_absolute()) {
+            return Err(Error::new(ErrorKind::InvalidInput, "create", "the source of a volume is an absolute path of the server's host")
+                .with("source", volume.source.display()));
+        }
+        let volume = |HostFolder { source, target, read_only }| Volume { source, target, read_only };
+        let spec = SandboxSpec {
+            hostname: self.hostname,
+            limits: self.limits,
+            network: self.network.unwrap_or_default(),
+            volumes: self.volumes.into_iter().map(volume).collect(),
+            env: self.env,
+            workdir: self.workdir,
+            user: self.user.map(|user| user.parse()).transpose()?,
+            ttl: self.ttl_ms.map(Duration::from_millis),
+            runtime: self.runtime,
+        };
+        Ok(CreateRequest {
+            name: self.name,
+            provider: self.provider,
+            isolation: self.isolation,
+            image: self.image,
+            spec,
+            lifetime: Lifetime::Detached,
+        })
+    }
+}
+
+/// Make a sandbox
+///
+/// Answers when it is ready for commands. With the header `Idempotency-Key`, the same request with the same key is the same sandbox, as long as the server
+/// runs, and for a day.
+#[utoipa::path(post, path = "/v1/sandboxes", tag = "sandboxes", operation_id = "create_sandbox", request_body = Creation,
+    params(("Idempotency-Key" = Option<String>, Header, description = "Any text of up to 255 characters")),
+    responses((status = 201, body = SandboxSummary), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, Body(creation): Body<Creation>) -> Answer<impl IntoResponse> {
+    let key = idempotency::key(&headers)?;
+    let text = serde_json::to_vec(&creation).unwrap_or_default();
+    let request = creation.request()?;
+    let runtime = app.runtime.clone();
+    let made = async move { Ok(runtime.create(request).await?.id().clone()) };
+    let id = match key {
+        None => made.await?,
+        // To its end, also when the client goes away: it will ask again.
+        Some(key) => {
+            let creations = app.creations;
+            let asked = tokio::spawn(async move { creations.once(key, &text, made).await }).await;
+            asked.map_err(|error| Error::new(ErrorKind::Internal, "create", "a task failed").with_source(error))??
+        }
+    };
+    let summary = app.runtime.sandbox(id.as_str()).await?.summary().await?;
+    Ok((StatusCode::CREATED, [(header::LOCATION, format!("/v1/sandboxes/{id}"))], Json(summary)))
+}
+
+/// List the sandboxes
+#[utoipa::path(get, path = "/v1/sandboxes", tag = "sandboxes", operation_id = "list_sandboxes", params(Wanted),
+    responses((status = 200, body = Page<SandboxSummary>), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn list(State(app): State<App>, Query(wanted): Query<Wanted>) -> Answer<Json<Page<SandboxSummary>>> {
+    let (items, next) = app.runtime.list_after(wanted.after()?, wanted.limit()?).await?;
+    Ok(Json(Page::new(items, next)))
+}
+
+/// Tell everything about a sandbox
+#[utoipa::path(get, path = "/v1/sandboxes/{id}", tag = "sandboxes", operation_id = "inspect_sandbox",
+    params(("id" = String, Path, description = "An id, a name, or the beginning of an id")),
+    responses((status = 200, body = Inspect), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn inspect(State(app): State<App>, Path(id): Path<String>) -> Answer<Json<Inspect>> {
+    Ok(Json(app.runtime.sandbox(&id).await?.inspect().await?))
+}
+
+/// How a sandbox is removed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Removal {
+    /// Also while it runs.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Remove a sandbox
+#[utoipa::path(delete, path = "/v1/sandboxes/{id}", tag = "sandboxes", operation_id = "remove_sandbox", params(("id" = String, Path), Removal),
+    responses((status = 204, description = "It is gone"), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn remove(State(app): State<App>, Path(id): Path<String>, Query(removal): Query<Removal>) -> Answer<StatusCode> {
+    let sandbox = app.runtime.sandbox(&id).await?;
+    if !removal.force && matches!(sandbox.summary().await?.state, SandboxState::Running | SandboxState::Paused) {
+        return Err(Error::new(ErrorKind::Conflict, "remove", "the sandbox runs")
+            .with("id", sandbox.id())
+            .with_hint("stop it first, or use force=true")
+            .into());
+    }
+    sandbox.destroy().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Tell what a sandbox uses
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/stats", tag = "sandboxes", operation_id = "sandbox_stats", params(("id" = String, Path)),
+    responses((status = 200, body = SandboxStats), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn stats(State(app): State<App>, Path(id): Path<String>) -> Answer<Json<SandboxStats>> {
+    Ok(Json(app.runtime.sandbox(&id).await?.stats().await?))
+}

@@ -1,0 +1,112 @@
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use axum::{Router, http::StatusCode, middleware::from_fn_with_state, routing::get};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto::Builder, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
+use sandbar_runtime::Runtime;
+use tokio::net::TcpListener;
+
+use crate::{
+    document::{self, document},
+    guard::{Guard, addressed, authorized},
+    idempotency::Creations,
+    problem::Problem,
+    token::Token,
+};
+
+/// How long requests that are under way may take once the server was asked to stop.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// How long a client may take to say what it wants.
+const HEADERS: Duration = Duration::from_secs(30);
+/// How long no connection is taken where there is no descriptor or memory for another.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// What every handler has.
+#[derive(Clone)]
+pub(crate) struct App {
+    pub(crate) runtime: Runtime,
+    pub(crate) creations: Arc<Creations>,
+}
+
+/// A runtime, served to whoever has the token.
+pub struct Service {
+    runtime: Runtime,
+    token: Token,
+    names: Vec<String>,
+}
+
+impl Service {
+    /// Serves this runtime.
+    pub fn new(runtime: Runtime, token: Token) -> Self {
+        Self { runtime, token, names: Vec::new() }
+    }
+
+    /// Answers by this host name too. Addresses and `localhost` are its names anyway.
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<String>) -> Self {
+        self.names.push(name.into());
+        self
+    }
+
+    /// Everything that is served.
+    pub fn router(self) -> Router {
+        let app = App { runtime: self.runtime, creations: Arc::default() };
+        let guard = Arc::new(Guard::new(self.token, self.names));
+        let (guarded, _) = document::routes().with_state(app).split_for_parts();
+        let text = document().to_pretty_json().unwrap_or_default();
+        guarded
+            .layer(from_fn_with_state(Arc::clone(&guard), authorized))
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/openapi.json", get(|| async { ([("content-type", "application/json")], text) }))
+            .fallback(|| async {
+                Problem::with_status(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path; /openapi.json says what there is")
+            })
+            .method_not_allowed_fallback(|| async {
+                Problem::with_status(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "invalid_input",
+                    "this path does not take that method; /openapi.json says which",
+                )
+            })
+            .layer(from_fn_with_state(guard, addressed))
+    }
+
+    /// Serves until `stop` has come. Then no connection is taken any more, and requests under way may end, for ten seconds; sandboxes live on.
+    pub async fn run(self, listener: TcpListener, stop: impl Future<Output = ()>) {
+        let service = TowerToHyperService::new(self.router());
+        let mut server = Builder::new(TokioExecutor::new());
+        server.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
+        let open = GracefulShutdown::new();
+        let mut stop = pin!(stop);
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = &mut stop => break,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    // Words of a terminal are small, and each is waited for.
+                    let _ = stream.set_nodelay(true);
+                    let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service.clone()).into_owned();
+                    let connection = open.watch(connection);
+                    tokio::spawn(async move {
+                        if let Err(error) = connection.await {
+                            tracing::debug!(error = &*error, "a connection broke");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot take a connection");
+                    tokio::time::sleep(EXHAUSTED).await;
+                }
+            }
+        }
+        drop(listener);
+        // What is not done by then is cut off.
+        let _ = tokio::time::timeout(FAREWELL, open.shutdown()).await;
+    }
+}

@@ -1,0 +1,213 @@
+//! A command over a WebSocket.
+//!
+//! Messages of text are JSON, messages of bytes are a stream. The client's first message says what to execute ([`Command`]); attached to a process that runs, there
+//! is none. Then:
+//!
+//! | from | message | |
+//! |---|---|---|
+//! | client | bytes | standard input |
+//! | client | `{"type":"close_stdin"}` | its end |
+//! | client | `{"type":"signal","signal":"TERM"}` | to the process group |
+//! | client | `{"type":"resize","rows":24,"columns":80}` | of the terminal |
+//! | server | `{"type":"started","pid":7}` | the first |
+//! | server | bytes | output: 1 (standard output, terminal) or 2 (standard error); the offset of the first byte over both streams, in 8 bytes, the highest first; then the bytes |
+//! | server | `{"type":"lost","bytes":5}` | these many were dropped here: nobody was attached, and the ring was full |
+//! | server | `{"type":"exited","exit_code":0,"status":{…}}` | the last |
+//! | server | `{"type":"error","problem":{…}}` | a message could not be followed; before a start, or where the connection to the sandbox is lost, the last |
+//!
+//! A client that does not read holds the command back, as with a pipe, and nobody else.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use axum::{
+    extract::{
+        State,
+        ws::{Message, WebSocket, WebSocketUpgrade},
+    },
+    response::Response,
+};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt, stream::SplitSink};
+use sandbar_core::{Error, ErrorKind, ExecEvent, ExecInput, ExecOutput, ExecStream, OutputKind, PtySize, Result, Signal};
+use sandbar_runtime::Sandbox;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, interval_at, timeout};
+use utoipa::IntoParams;
+
+use crate::{
+    exec::Command,
+    extract::{Path, Query},
+    problem::{Answer, Problem},
+    service::App,
+};
+
+/// A client's message at most: standard input comes in pieces.
+const LARGEST_MESSAGE: usize = 1 << 20;
+/// How long a client may take to say what to execute.
+const FIRST_WORDS: Duration = Duration::from_secs(30);
+/// Between pings. A client of which nothing was heard between two of them, not even the answer to the first, is gone.
+const PULSE: Duration = Duration::from_secs(30);
+
+/// What a client may say after the start.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+enum Word {
+    CloseStdin,
+    Signal { signal: String },
+    Resize { rows: u16, columns: u16 },
+}
+
+/// Where to begin.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Attachment {
+    /// The offset of the first byte of output that is wanted; everything that is kept if it is left out.
+    from: Option<u64>,
+}
+
+/// Run a command, streamed over a WebSocket
+///
+/// The first message is a command as in `POST …/exec`; the description of the messages is in the project's documentation of the server.
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/exec", tag = "commands", operation_id = "exec_stream", params(("id" = String, Path)),
+    responses((status = 101, description = "The connection is a WebSocket now"), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn exec(State(app): State<App>, Path(id): Path<String>, upgrade: WebSocketUpgrade) -> Answer<Response> {
+    let sandbox = app.runtime.sandbox(&id).await?;
+    Ok(limited(upgrade).on_upgrade(move |mut socket| async move {
+        match begin(&mut socket, &sandbox).await {
+            Ok(stream) => drive(socket, stream).await,
+            Err(error) => refuse(socket, error).await,
+        }
+    }))
+}
+
+/// Attach to a process that exec started, over a WebSocket
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/processes/{pid}/attach", tag = "commands", operation_id = "attach",
+    params(("id" = String, Path), ("pid" = u32, Path), Attachment),
+    responses((status = 101, description = "The connection is a WebSocket now"), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn attach(
+    State(app): State<App>,
+    Path((id, pid)): Path<(String, u32)>,
+    Query(attachment): Query<Attachment>,
+    upgrade: WebSocketUpgrade,
+) -> Answer<Response> {
+    let stream = app.runtime.sandbox(&id).await?.reattach(pid, attachment.from).await?;
+    Ok(limited(upgrade).on_upgrade(move |socket| drive(socket, stream)))
+}
+
+fn limited(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
+    upgrade.max_message_size(LARGEST_MESSAGE).max_frame_size(LARGEST_MESSAGE)
+}
+
+async fn begin(socket: &mut WebSocket, sandbox: &Sandbox) -> Result<ExecStream> {
+    let bad = |message: &str| Error::new(ErrorKind::InvalidInput, "exec", message);
+    let first = timeout(FIRST_WORDS, socket.recv()).await.map_err(|_| Error::new(ErrorKind::TimedOut, "exec", "no command came"))?;
+    let Some(Ok(Message::Text(text))) = first else { return Err(bad("the first message says what to execute, as JSON")) };
+    let command: Command = serde_json::from_str(&text).map_err(|error| bad("the first message is no command").with_source(error))?;
+    sandbox.exec_stream(command.request(true)?.0).await
+}
+
+async fn refuse(mut socket: WebSocket, error: Error) {
+    // Nobody is left to hear it, or it was heard.
+    let _ = socket.send(text(&json!({ "type": "error", "problem": Problem::from(error) }))).await;
+    let _ = socket.send(Message::Close(None)).await;
+}
+
+/// Passes everything on until the command has ended or the client is gone.
+async fn drive(socket: WebSocket, stream: ExecStream) {
+    let (mut sink, mut source) = socket.split();
+    let ExecStream { pid, mut input, mut output } = stream;
+    let heard = AtomicBool::new(true);
+    let (tell, told) = tokio::sync::mpsc::channel::<Value>(16);
+    let listen = async {
+        while let Some(Ok(message)) = source.next().await {
+            heard.store(true, Ordering::Relaxed);
+            if let Err(error) = follow(message, input.as_mut(), &heard).await
+                && tell.send(json!({ "type": "error", "problem": Problem::from(error) })).await.is_err()
+            {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = listen => {}
+        _ = say(&mut sink, pid, output.as_mut(), told, &heard) => drop(sink.send(Message::Close(None)).await),
+    }
+}
+
+/// Says everything that the command says. Ends with it, or with an error when the client is gone.
+async fn say(
+    sink: &mut SplitSink<WebSocket, Message>,
+    pid: u32,
+    output: &mut dyn ExecOutput,
+    mut told: tokio::sync::mpsc::Receiver<Value>,
+    heard: &AtomicBool,
+) -> Result<(), axum::Error> {
+    sink.send(text(&json!({ "type": "started", "pid": pid }))).await?;
+    let mut pulse = interval_at(Instant::now() + PULSE, PULSE);
+    loop {
+        tokio::select! {
+            event = output.next() => match event {
+                Ok(Some(ExecEvent::Output { kind, offset, data })) => sink.send(piece(kind, offset, &data)).await?,
+                Ok(Some(ExecEvent::Lost { bytes })) => sink.send(text(&json!({ "type": "lost", "bytes": bytes }))).await?,
+                Ok(Some(ExecEvent::Exited(status))) => {
+                    sink.send(text(&json!({ "type": "exited", "exit_code": status.shell_code(), "status": status }))).await?;
+                }
+                Ok(None) => return Ok(()),
+                Err(error) => return sink.send(text(&json!({ "type": "error", "problem": Problem::from(error) }))).await,
+            },
+            Some(words) = told.recv() => sink.send(text(&words)).await?,
+            _ = pulse.tick() => {
+                if !heard.swap(false, Ordering::Relaxed) {
+                    return Err(axum::Error::new(Error::new(ErrorKind::TimedOut, "exec", "the client does not answer")));
+                }
+                sink.send(Message::Ping(Bytes::new())).await?;
+            }
+        }
+    }
+}
+
+/// Does what a client says. `heard` stays set while the command does not read: then nothing that the client says can be heard.
+async fn follow(message: Message, input: &mut dyn ExecInput, heard: &AtomicBool) -> Result<()> {
+    match message {
+        Message::Binary(data) if !data.is_empty() => {
+            let written = input.write(data);
+            tokio::pin!(written);
+            loop {
+                match timeout(PULSE / 2, &mut written).await {
+                    Ok(done) => return done,
+                    Err(_) => heard.store(true, Ordering::Relaxed),
+                }
+            }
+        }
+        Message::Text(words) => {
+            let word = serde_json::from_str(&words)
+                .map_err(|error| Error::new(ErrorKind::InvalidInput, "exec", "not a message that is known").with_source(error))?;
+            match word {
+                Word::CloseStdin => input.close().await,
+                Word::Signal { signal } => input.signal(signal.parse::<Signal>()?).await,
+                Word::Resize { rows, columns } => input.resize(PtySize { rows, columns }).await,
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+fn piece(kind: OutputKind, offset: u64, data: &Bytes) -> Message {
+    let mut message = BytesMut::with_capacity(9 + data.len());
+    message.put_u8(match kind {
+        OutputKind::Stdout => 1,
+        OutputKind::Stderr => 2,
+    });
+    message.put_u64(offset);
+    message.extend_from_slice(data);
+    Message::Binary(message.freeze())
+}
+
+fn text(value: &Value) -> Message {
+    Message::Text(value.to_string().into())
+}

@@ -1,0 +1,52 @@
+use axum::{
+    body::Body as Stream,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+};
+use futures_util::TryStreamExt;
+use serde::Deserialize;
+use tokio_util::io::{ReaderStream, StreamReader};
+use utoipa::IntoParams;
+
+use crate::{
+    extract::{Path, Query},
+    files::Put,
+    problem::{Answer, Problem},
+    service::App,
+};
+
+/// Bytes of a piece of a stream.
+const PIECE: usize = 64 << 10;
+
+/// A folder inside.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Place {
+    /// Its path.
+    path: String,
+}
+
+/// Read a folder with everything in it, as a tar stream
+///
+/// A stream that ends without the two blocks of zeros that end a tar was cut off.
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/tree", tag = "files", operation_id = "read_tree", params(("id" = String, Path), Place),
+    responses((status = 200, description = "The folder", content_type = "application/x-tar"),
+        (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn read(State(app): State<App>, Path(id): Path<String>, Query(place): Query<Place>) -> Answer<impl IntoResponse> {
+    let tar = app.runtime.sandbox(&id).await?.get_dir(&place.path).await?;
+    let stream = Stream::from_stream(ReaderStream::with_capacity(tar, PIECE));
+    Ok(([(header::CONTENT_TYPE, "application/x-tar"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], stream))
+}
+
+/// Unpack a tar stream into a folder
+#[utoipa::path(put, path = "/v1/sandboxes/{id}/tree", tag = "files", operation_id = "write_tree", params(("id" = String, Path), Put),
+    request_body(content = Vec<u8>, content_type = "application/x-tar"),
+    responses((status = 204, description = "It is unpacked"), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn write(State(app): State<App>, Path(id): Path<String>, Query(put): Query<Put>, content: Stream) -> Answer<StatusCode> {
+    let options = put.options()?;
+    let mut tar = StreamReader::new(content.into_data_stream().map_err(std::io::Error::other));
+    app.runtime.sandbox(&id).await?.put_dir(&put.path, options, &mut tar).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
