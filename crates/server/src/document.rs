@@ -4,7 +4,9 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{checkpoints, exec, files, host, images, life, ports, processes, sandboxes, service::App, session, trees};
+use crate::{
+    checkpoints, exec, files, host, images, life, portable, ports, processes, sandboxes, service::App, session, trees, tunnel, watch,
+};
 
 /// What is served, with its description.
 #[derive(OpenApi)]
@@ -46,11 +48,15 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(files::rename))
         .routes(routes!(files::link))
         .routes(routes!(trees::read, trees::write))
+        .routes(routes!(watch::watch))
         .routes(routes!(ports::expose))
         .routes(routes!(ports::unexpose))
+        .routes(routes!(tunnel::connect))
         .routes(routes!(checkpoints::create))
         .routes(routes!(checkpoints::list))
         .routes(routes!(checkpoints::inspect, checkpoints::remove))
+        .routes(routes!(portable::export))
+        .routes(routes!(portable::import))
         .routes(routes!(checkpoints::restore))
         .routes(routes!(checkpoints::fork))
         .routes(routes!(images::list))

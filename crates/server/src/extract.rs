@@ -1,5 +1,5 @@
 use axum::{
-    extract::{FromRequest, FromRequestParts, Request, rejection::JsonRejection},
+    extract::{FromRequest, FromRequestParts, Request, rejection::JsonRejection, ws::WebSocketUpgrade},
     http::{StatusCode, request::Parts},
 };
 use serde::de::DeserializeOwned;
@@ -12,6 +12,9 @@ pub(crate) struct Body<T>(pub(crate) T);
 
 /// A query.
 pub(crate) struct Query<T>(pub(crate) T);
+
+/// A request for a WebSocket.
+pub(crate) struct Upgrade(pub(crate) WebSocketUpgrade);
 
 /// The parts of a path.
 pub(crate) struct Path<T>(pub(crate) T);
@@ -50,6 +53,15 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let path = axum::extract::Path::<T>::from_request_parts(parts, state).await;
         path.map(|axum::extract::Path(path)| Self(path)).map_err(|error| bad(error.body_text()))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let upgrade = WebSocketUpgrade::from_request_parts(parts, state).await;
+        upgrade.map(Self).map_err(|error| Problem::with_status(error.status(), "invalid_input", error.body_text()))
     }
 }
 

@@ -13,8 +13,9 @@
 //! | `exec`, `session` | a command to its end; a command, or one that runs, over a WebSocket |
 //! | `processes` | what exec started |
 //! | `files`, `trees` | files and folders of a sandbox; folders as tar streams |
-//! | `ports` | exposed ports |
-//! | `checkpoints` | saved, put back, forked |
+//! | `watch` | what happens to them |
+//! | `ports`, `tunnel` | exposed ports; a connection to a port inside, over a WebSocket |
+//! | `checkpoints`, `portable` | saved, put back, forked; as one file |
 //! | `images` | what there is to begin from |
 //! | `host` | what this machine can do |
 //! | `document` | the OpenAPI document |
@@ -32,6 +33,7 @@ mod idempotency;
 mod images;
 mod life;
 mod page;
+mod portable;
 mod ports;
 mod problem;
 mod processes;
@@ -40,6 +42,8 @@ mod service;
 mod session;
 mod token;
 mod trees;
+mod tunnel;
+mod watch;
 
 pub use document::document;
 pub use service::Service;

@@ -1,6 +1,14 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use axum::{Router, http::StatusCode, middleware::from_fn_with_state, routing::get};
+use axum::{
+    Router,
+    body::HttpBody,
+    extract::Request,
+    http::{HeaderValue, StatusCode, header},
+    middleware::{Next, from_fn, from_fn_with_state},
+    response::Response,
+    routing::get,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto::Builder, graceful::GracefulShutdown},
@@ -30,6 +38,16 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 pub(crate) struct App {
     pub(crate) runtime: Runtime,
     pub(crate) creations: Arc<Creations>,
+}
+
+/// Says so where a body was refused: what is left of it is not read, so nothing can come after it.
+async fn last_of_its_connection(request: Request, next: Next) -> Response {
+    let has_body = !request.body().is_end_stream();
+    let mut response = next.run(request).await;
+    if has_body && (response.status().is_client_error() || response.status().is_server_error()) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// A runtime, served to whoever has the token.
@@ -73,6 +91,7 @@ impl Service {
                 )
             })
             .layer(from_fn_with_state(guard, addressed))
+            .layer(from_fn(last_of_its_connection))
     }
 
     /// Serves until `stop` has come. Then no connection is taken any more, and requests under way may end, for ten seconds; sandboxes live on.

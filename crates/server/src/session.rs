@@ -40,7 +40,7 @@ use utoipa::IntoParams;
 
 use crate::{
     exec::Command,
-    extract::{Path, Query},
+    extract::{Path, Query, Upgrade},
     problem::{Answer, Problem},
     service::App,
 };
@@ -75,7 +75,7 @@ pub(crate) struct Attachment {
 /// The first message is a command as in `POST …/exec`; the description of the messages is in the project's documentation of the server.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/exec", tag = "commands", operation_id = "exec_stream", params(("id" = String, Path)),
     responses((status = 101, description = "The connection is a WebSocket now"), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn exec(State(app): State<App>, Path(id): Path<String>, upgrade: WebSocketUpgrade) -> Answer<Response> {
+pub(crate) async fn exec(State(app): State<App>, Path(id): Path<String>, Upgrade(upgrade): Upgrade) -> Answer<Response> {
     let sandbox = app.runtime.sandbox(&id).await?;
     Ok(limited(upgrade).on_upgrade(move |mut socket| async move {
         match begin(&mut socket, &sandbox).await {
@@ -93,7 +93,7 @@ pub(crate) async fn attach(
     State(app): State<App>,
     Path((id, pid)): Path<(String, u32)>,
     Query(attachment): Query<Attachment>,
-    upgrade: WebSocketUpgrade,
+    Upgrade(upgrade): Upgrade,
 ) -> Answer<Response> {
     let stream = app.runtime.sandbox(&id).await?.reattach(pid, attachment.from).await?;
     Ok(limited(upgrade).on_upgrade(move |socket| drive(socket, stream)))

@@ -61,3 +61,20 @@ async fn a_tree_goes_in_and_comes_out_as_a_tar() {
     let found = broken.send().await.unwrap();
     assert!(found.status().is_client_error(), "{found:?}");
 }
+
+#[tokio::test]
+async fn what_happens_to_a_folder_is_told() {
+    let server = Server::new();
+    let id = server.create(json!({})).await;
+    server.shell(&id, "mkdir /tmp/w").await;
+    let mut watch = server.socket(&format!("/v1/sandboxes/{id}/files/watch?path=/tmp/w&recursive=true")).await;
+    server.shell(&id, "mkdir /tmp/w/deep; echo x > /tmp/w/file").await;
+    let event = watch.words().await;
+    assert_eq!((&event["kind"], &event["path"], &event["is_directory"]), (&"created".into(), &"deep".into(), &true.into()), "{event}");
+    while watch.words().await["path"] != "file" {}
+    server.shell(&id, "rm -r /tmp/w").await;
+    while let Some(message) = watch.next().await {
+        assert!(message.is_text(), "{message:?}");
+    }
+    problem(server.request(Method::GET, &format!("/v1/sandboxes/{id}/files/watch?path=/tmp/none")), 400).await;
+}

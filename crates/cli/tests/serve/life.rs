@@ -5,6 +5,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use tokio_tungstenite::tungstenite::Message;
+
 use crate::server::{Server, expect, problem};
 
 #[tokio::test]
@@ -124,4 +126,59 @@ async fn the_host_and_its_images_are_told() {
     assert_eq!(server.post("/v1/gc", json!(null), StatusCode::OK).await["failed"], json!([]));
     let pulled = server.request(Method::POST, "/v1/images/pull").json(&json!({ "reference": "not a name" }));
     assert_eq!(problem(pulled, 400).await["kind"], "invalid_input");
+}
+
+#[tokio::test]
+async fn a_port_inside_is_reached_through_the_server_itself() {
+    let server = Server::new();
+    let id = server.create(json!({})).await;
+    // Says what it heard once its client has no more to say.
+    let serve = "import socket; s=socket.create_server(('127.0.0.1', 8080)); print('up', flush=True); c=s.accept()[0]\nheard=b''\n\
+                 while (d:=c.recv(65536)): heard+=d\nc.sendall(heard[::-1]); c.close()";
+    let mut command = server.socket(&format!("/v1/sandboxes/{id}/exec")).await;
+    command.say(&json!({ "argv": ["python3", "-c", serve] })).await;
+    command.started().await;
+    command.wait_for("up").await;
+    let mut tunnel = server.socket(&format!("/v1/sandboxes/{id}/ports/8080/connect")).await;
+    let sent: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+    for piece in sent.chunks(50_000) {
+        tunnel.write(piece).await;
+    }
+    tunnel.say(&json!({ "type": "shutdown" })).await;
+    let mut heard = Vec::new();
+    while let Some(message) = tunnel.next().await {
+        match message {
+            Message::Binary(bytes) => heard.extend_from_slice(&bytes),
+            Message::Text(text) => assert_eq!(text, r#"{"type":"shutdown"}"#),
+            other => panic!("{other:?}"),
+        }
+    }
+    heard.reverse();
+    assert!(heard == sent, "{} of {} bytes came back", heard.len(), sent.len());
+}
+
+#[tokio::test]
+async fn a_checkpoint_goes_to_another_server_as_one_file() {
+    let (here, there) = (Server::new(), Server::new());
+    let tree = here.home.path().join("tree");
+    std::fs::create_dir_all(tree.join("bin")).unwrap();
+    std::fs::copy("/bin/busybox", tree.join("bin/sh")).unwrap();
+    let imported = here.sandbar(&["image", "import", tree.to_str().unwrap(), "small"]);
+    assert!(imported.status.success(), "{imported:?}");
+    let id = here.create(json!({ "image": "small" })).await;
+    here.shell(&id, "echo moved > /note").await;
+    here.post(&format!("/v1/sandboxes/{id}/checkpoints"), json!({ "name": "go" }), StatusCode::CREATED).await;
+    let file = here.request(Method::GET, "/v1/checkpoints/go/export").send().await.unwrap().bytes().await.unwrap();
+    let taken = expect(there.request(Method::POST, "/v1/checkpoints/import").body(file.clone()), StatusCode::CREATED).await;
+    assert_eq!((&taken["name"], &taken["image_was_here"]), (&"go".into(), &false.into()), "{taken}");
+    let forks = there.post("/v1/forks", json!({ "from": "go" }), StatusCode::CREATED).await;
+    assert_eq!(there.shell(forks[0]["id"].as_str().unwrap(), "read x < /note; echo $x").await["stdout"], "moved\n");
+    let again = there.request(Method::POST, "/v1/checkpoints/import?name=go").body(file.clone());
+    assert_eq!(problem(again, 409).await["kind"], "already_exists");
+    let cut = there.request(Method::POST, "/v1/checkpoints/import?name=cut").body(file.slice(..file.len() / 2));
+    assert_eq!(problem(cut, 422).await["kind"], "corrupt");
+    assert_eq!(problem(here.request(Method::GET, "/v1/checkpoints/none/export"), 404).await["kind"], "not_found");
+    let id = here.create(json!({})).await;
+    here.post(&format!("/v1/sandboxes/{id}/checkpoints"), json!({ "name": "bound" }), StatusCode::CREATED).await;
+    assert_eq!(problem(here.request(Method::GET, "/v1/checkpoints/bound/export"), 501).await["kind"], "unsupported");
 }

@@ -102,6 +102,7 @@ async fn what_makes_no_sense_is_a_problem_and_no_defect() {
     problem(create().header("content-type", "application/json").body(format!("{{\"name\":\"{}\"}}", "x".repeat(3 << 20))), 413).await;
     problem(server.request(Method::GET, "/v1/nothing"), 404).await;
     problem(server.request(Method::PATCH, "/v1/sandboxes"), 405).await;
+    problem(server.request(Method::GET, "/v1/sandboxes/x/exec"), 400).await;
     for id in ["%00", "..", "%2e%2e%2f", "a%20b", &"x".repeat(5000), "%ff"] {
         let answer = server.request(Method::GET, &format!("/v1/sandboxes/{id}")).send().await.unwrap();
         assert!(answer.status().is_client_error(), "{id}: {answer:?}");

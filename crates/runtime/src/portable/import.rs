@@ -21,6 +21,7 @@ const OPERATION: &str = "checkpoint import";
 
 /// What was taken in. The names of the fields are those of the JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Imported {
     /// The checkpoint.
     #[serde(flatten)]
