@@ -80,7 +80,7 @@ impl ErrorKind {
             Self::AlreadyExists => ("already_exists", 409, 125),
             Self::Conflict => ("conflict", 409, 125),
             Self::PermissionDenied => ("permission_denied", 403, 125),
-            Self::Unsupported => ("unsupported", 501, 125),
+            Self::Unsupported => ("unsupported", 422, 125),
             Self::Unavailable => ("unavailable", 503, 125),
             Self::TimedOut => ("timed_out", 504, 124),
             Self::ResourceExhausted => ("resource_exhausted", 507, 125),

@@ -180,5 +180,5 @@ async fn a_checkpoint_goes_to_another_server_as_one_file() {
     assert_eq!(problem(here.request(Method::GET, "/v1/checkpoints/none/export"), 404).await["kind"], "not_found");
     let id = here.create(json!({})).await;
     here.post(&format!("/v1/sandboxes/{id}/checkpoints"), json!({ "name": "bound" }), StatusCode::CREATED).await;
-    assert_eq!(problem(here.request(Method::GET, "/v1/checkpoints/bound/export"), 501).await["kind"], "unsupported");
+    assert_eq!(problem(here.request(Method::GET, "/v1/checkpoints/bound/export"), 422).await["kind"], "unsupported");
 }
