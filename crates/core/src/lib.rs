@@ -16,6 +16,7 @@ mod image;
 mod isolation;
 mod journal;
 mod lifecycle;
+mod network;
 mod port;
 mod process;
 mod provider;
@@ -33,10 +34,13 @@ pub use image::{HostImage, ImageKind, RootSource};
 pub use isolation::Isolation;
 pub use journal::{Journal, NoJournal, Resource};
 pub use lifecycle::{State, Verb};
+pub use network::{
+    Action, Decision, Destination, DomainName, NamePattern, Network, Policy, Ports, Protocol, Rule, Target, special_purpose,
+};
 pub use port::{ByteStream, Connection, ExposedPort};
 pub use process::{
     ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecResult, ExecStream, ExitStatus, OutputKind, ProcessInfo, Program, PtySize, Signal,
 };
 pub use provider::{AttachRequest, Needs, Probe, ProviderInfo, ProvisionRequest, RestoreRequest, SandboxProvider};
-pub use spec::{IdRange, Lifetime, Limits, Network, SandboxSpec, User, Volume};
+pub use spec::{IdRange, Lifetime, Limits, SandboxSpec, User, Volume};
 pub use stats::{LimitReport, SandboxStats, SandboxStatus};
