@@ -58,6 +58,8 @@ pub(crate) async fn relay(host: UnixStream, ahead: Bytes, port: TcpStream) {
             },
             passed = &mut back, if !is_back => match passed {
                 Ok(()) => is_back = true,
+                // Reading never fails like this: it is the host that is gone.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => is_back = true,
                 Err(_) => return,
             },
             // Nobody waits for an answer any more.
