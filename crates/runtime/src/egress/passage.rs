@@ -2,24 +2,20 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use sandbar_core::{Connection, Decision, Destination, DomainName, Policy, Protocol, SandboxHandle};
-use tokio::{
-    io::{AsyncWriteExt, copy_bidirectional_with_sizes},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::{io::copy_bidirectional_with_sizes, net::TcpStream, time::timeout};
 use tokio_util::io::InspectReader;
 
 use super::{
     gate::{Gate, Wish},
     log::NetworkEvent,
-    shown::{self, Shown},
+    shown::{Beginning, Shown},
 };
 
 /// How long a name may take to be resolved. Resolvers give up after some five seconds a server.
@@ -40,13 +36,18 @@ pub(super) struct Passage {
     pub(super) port: u16,
 }
 
-/// A connection that was made.
-pub(super) struct Open {
+/// What was allowed, and by what.
+pub(super) struct Admitted {
     gate: Arc<Gate>,
     wish: Wish,
     port: u16,
-    decision: Decision,
     address: IpAddr,
+    decision: Decision,
+}
+
+/// A connection that was made.
+pub(super) struct Open {
+    admitted: Admitted,
     inside: Connection,
     outside: TcpStream,
 }
@@ -89,7 +90,8 @@ impl Passage {
         match self.handle.leave(self.question).await {
             Ok(inside) => {
                 self.gate.tell(&self.wish, NetworkEvent::Allowed, &decision);
-                Some(Open { gate: self.gate, wish: self.wish, port: self.port, decision, address, inside, outside })
+                let admitted = Admitted { gate: self.gate, wish: self.wish, port: self.port, address, decision };
+                Some(Open { admitted, inside, outside })
             }
             Err(error) => {
                 // Whoever asked has given up.
@@ -132,28 +134,29 @@ impl Passage {
 
 impl Open {
     /// Passes bytes both ways until both have ended, something breaks, or the policy does not allow it any more.
-    pub(super) async fn run(mut self) {
-        let mut changes = self.gate.changes();
-        let begun = shown::look(&mut self.inside, &self.outside).await;
-        if let Ok((_, shown)) = &begun
-            && let Some(decision) = self.disagreement(shown)
-        {
-            return self.gate.tell(&self.wish, NetworkEvent::Refused, &decision);
-        }
-        let Self { gate, wish, port, decision, address, mut inside, mut outside } = self;
+    pub(super) async fn run(self) {
+        let Self { admitted, inside, mut outside } = self;
+        let mut changes = admitted.gate.changes();
         let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
+        let refusal = OnceLock::new();
+        let (from_inside, to_inside) = tokio::io::split(inside);
+        let judge = |shown: &Shown| match admitted.disagreement(shown) {
+            None => true,
+            Some(decision) => {
+                let _ = refusal.set(decision);
+                false
+            }
+        };
+        let from_inside = InspectReader::new(Beginning::new(from_inside, judge), |bytes| count(&sent, bytes));
         let relayed = async {
-            let (beginning, _) = begun?;
-            outside.write_all(&beginning).await?;
-            sent.fetch_add(beginning.len() as u64, Ordering::Relaxed);
-            let mut inside = InspectReader::new(&mut inside, |bytes| count(&sent, bytes));
+            let mut inside = tokio::io::join(from_inside, to_inside);
             let mut outside = InspectReader::new(&mut outside, |bytes| count(&received, bytes));
             copy_bidirectional_with_sizes(&mut inside, &mut outside, BUFFER, BUFFER).await
         };
         let revoked = async {
             loop {
                 let policy: Arc<Policy> = Arc::clone(&changes.borrow_and_update());
-                let now = policy.decide(&destination(wish.name.as_ref(), address, port));
+                let now = policy.decide(&destination(admitted.wish.name.as_ref(), admitted.address, admitted.port));
                 if !now.allowed {
                     return now;
                 }
@@ -166,10 +169,15 @@ impl Open {
             relayed = relayed => relayed.map_or_else(|error: io::Error| format!("broken off: {error}"), |_| "ended".to_owned()),
             now = revoked => format!("cut off: {}", now.reason),
         };
-        let (sent, received) = (sent.load(Ordering::Relaxed), received.load(Ordering::Relaxed));
-        gate.tell_end(&wish, &decision, reason, sent, received);
+        let Admitted { gate, wish, decision, .. } = &admitted;
+        match refusal.get() {
+            Some(refusal) => gate.tell(wish, NetworkEvent::Refused, refusal),
+            None => gate.tell_end(wish, decision, reason, sent.load(Ordering::Relaxed), received.load(Ordering::Relaxed)),
+        }
     }
+}
 
+impl Admitted {
     /// Why what the client shows is refused.
     fn disagreement(&self, shown: &Shown) -> Option<Decision> {
         let refused = |reason: String| Some(Decision { allowed: false, reason, ..self.decision.clone() });

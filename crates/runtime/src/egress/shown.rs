@@ -1,17 +1,17 @@
-use std::time::Duration;
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
 
 use http::uri::Authority;
 use rustls::server::Acceptor;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// Most bytes of a beginning that are looked at: browsers' TLS greetings have 2 KiB, HTTP servers take heads of 8 to 32 KiB.
 const MOST: usize = 32 << 10;
-/// How long a client that has begun may take until it has said to whom it speaks.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longer than any method of HTTP.
+const METHOD: usize = 64;
 /// Most lines of an HTTP head.
 const LINES: usize = 100;
 
@@ -28,10 +28,15 @@ pub(super) enum Shown {
 
 /// What the first bytes say: `None` when more are needed.
 fn read(bytes: &[u8]) -> Option<Shown> {
-    /// `ContentType.handshake` of TLS.
+    /// `ContentType` of TLS (RFC 8446, 5.1), of which one begins, and the byte that follows it in all versions.
     const HANDSHAKE: u8 = 22;
-    match bytes.first()? {
-        &HANDSHAKE => greeting(bytes),
+    const OTHERS: [u8; 4] = [20, 21, 23, 24];
+    const VERSION: u8 = 3;
+    match (bytes.first()?, bytes.get(1)) {
+        (&HANDSHAKE, _) => greeting(bytes),
+        // There are servers that let warnings go before the greeting.
+        (kind, Some(&VERSION)) if OTHERS.contains(kind) => Some(Shown::Unclear("TLS without a greeting")),
+        (kind, None) if OTHERS.contains(kind) => None,
         _ => head(bytes),
     }
 }
@@ -62,6 +67,7 @@ fn head(bytes: &[u8]) -> Option<Shown> {
     let mut request = httparse::Request::new(&mut lines);
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(_)) => Some(host_of(&request)),
+        Ok(httparse::Status::Partial) if bytes.len() > METHOD && bytes[..METHOD].iter().all(u8::is_ascii_graphic) => Some(Shown::Nothing),
         Ok(httparse::Status::Partial) => None,
         Err(_) if looks_like_http(bytes) => Some(Shown::Unclear("an HTTP request that is not well-formed")),
         Err(_) => Some(Shown::Nothing),
@@ -105,37 +111,51 @@ fn looks_like_http(bytes: &[u8]) -> bool {
     line.to_ascii_uppercase().windows(6).any(|part| part.ends_with(b"HTTP/") && part[0].is_ascii_whitespace())
 }
 
-/// Reads until it is clear what the client shows, or until the server speaks first, which no server of TLS or HTTP does. Gives what was read.
-pub(super) async fn look(client: &mut (impl AsyncRead + Unpin), server: &TcpStream) -> std::io::Result<(Vec<u8>, Shown)> {
-    let mut bytes = Vec::new();
-    tokio::select! {
-        biased;
-        length = client.read_buf(&mut bytes) => if length? == 0 { return Ok((bytes, Shown::Nothing)) },
-        readable = server.readable() => {
-            readable?;
-            return Ok((bytes, Shown::Nothing));
-        }
+/// What a client sends, looked at until it is clear what it shows. Bytes are passed on meanwhile, since there are protocols in which a server answers to
+/// few of them; but not those that make a greeting or a head complete, without which no server acts upon it, before they have been judged.
+pub(super) struct Beginning<R, J> {
+    client: R,
+    /// What has come, until it is clear.
+    seen: Option<Vec<u8>>,
+    judge: J,
+}
+
+impl<R, J: FnMut(&Shown) -> bool> Beginning<R, J> {
+    /// Looks at what comes from `client`. What `judge` does not accept ends it with `PermissionDenied`.
+    pub(super) const fn new(client: R, judge: J) -> Self {
+        Self { client, seen: Some(Vec::new()), judge }
     }
-    let more = async {
-        loop {
-            if let Some(shown) = read(&bytes) {
-                return Ok(shown);
-            }
-            if bytes.len() >= MOST {
-                return Ok(Shown::Unclear("a beginning without end"));
-            }
-            if client.read_buf(&mut bytes).await? == 0 {
-                return Ok(Shown::Nothing);
-            }
+
+    /// Whether these bytes may go out.
+    fn accepts(&mut self, bytes: &[u8]) -> bool {
+        let Some(seen) = &mut self.seen else { return true };
+        seen.extend_from_slice(bytes);
+        let shown = match read(seen) {
+            None if seen.len() < MOST => return true,
+            None => Shown::Unclear("a beginning without end"),
+            Some(shown) => shown,
+        };
+        self.seen = None;
+        (self.judge)(&shown)
+    }
+}
+
+impl<R: AsyncRead + Unpin, J: FnMut(&Shown) -> bool + Unpin> AsyncRead for Beginning<R, J> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.client).poll_read(context, buffer))?;
+        if buffer.filled().len() > before && !self.accepts(&buffer.filled()[before..]) {
+            buffer.set_filled(before);
+            return Poll::Ready(Err(io::ErrorKind::PermissionDenied.into()));
         }
-    };
-    let shown = timeout(PATIENCE, more).await.unwrap_or(Ok(Shown::Unclear("a beginning that does not go on")));
-    shown.map(|shown: Shown| (bytes, shown))
+        Poll::Ready(Ok(()))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -178,9 +198,41 @@ mod tests {
 
     #[test]
     fn other_protocols_show_nothing() {
+        assert!(matches!(shows("\x15\x03\x01\0\x02\x01\0"), Some(Shown::Unclear(_))));
         for text in ["SSH-2.0-OpenSSH_9.2\r\n", "EHLO a.com\r\n", "\0\x01\x02", "PING\r\n", "*1\r\n$4\r\nPING\r\n"] {
             assert_eq!(shows(text), Some(Shown::Nothing), "{text:?}");
         }
+    }
+
+    /// What goes out of these pieces, and whether it was refused.
+    async fn passed(pieces: &[&[u8]]) -> (Vec<u8>, bool) {
+        let (client, mut far) = tokio::io::duplex(1 << 20);
+        let mut beginning = Beginning::new(client, |shown| !matches!(shown, Shown::Host(name, _) if name == "bad.com"));
+        let mut out = Vec::new();
+        for piece in pieces {
+            far.write_all(piece).await.unwrap();
+            match beginning.read_buf(&mut out).await {
+                Ok(_) => {}
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+                    return (out, true);
+                }
+            }
+        }
+        (out, false)
+    }
+
+    #[tokio::test]
+    async fn what_completes_a_head_is_judged_before_it_goes_out() {
+        let (out, refused) = passed(&[b"GET / HTTP/1.1\r\nHost: ", b"bad.com\r\n", b"\r\nmore"]).await;
+        assert_eq!((out.as_slice(), refused), (&b"GET / HTTP/1.1\r\nHost: bad.com\r\n"[..], true));
+        let good = b"GET / HTTP/1.1\r\nHost: good.com\r\n\r\n";
+        assert_eq!(passed(&[good, b"what follows"]).await, ([&good[..], b"what follows"].concat(), false));
+        // A protocol in which one letter is a message.
+        assert_eq!(passed(&[b"a", b"b"]).await, (b"ab".to_vec(), false));
+        assert_eq!(shows(&"x".repeat(METHOD + 1)), Some(Shown::Nothing));
+        let endless = format!("GET /{}", "x".repeat(MOST));
+        assert!(passed(&[endless.as_bytes()]).await.1);
     }
 
     proptest! {
