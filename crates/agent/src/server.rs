@@ -153,7 +153,7 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
         },
         Operation::Dial(request) => match dial::connect(request).await {
             Ok(port) => match answer(&mut stream, reply::Answer::Done(Ack {})).await {
-                Ok(()) => return dial::relay(stream, ahead, port).await,
+                Ok(()) => return dial::relay(stream, ahead, &port).await,
                 lost => lost,
             },
             Err(failure) => return refuse(&mut stream, failure).await,
@@ -164,7 +164,7 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
         }
         Operation::Leave(request) => match agent.egress.leave(request.id) {
             Some(leaving) => match answer(&mut stream, reply::Answer::Done(Ack {})).await {
-                Ok(()) => return leaving.begin(stream, ahead),
+                Ok(()) => return leaving.begin(&agent.egress, stream, ahead),
                 lost => lost,
             },
             None => return refuse(&mut stream, failure::failure(Kind::NotFound, "nobody waits for this connection any more")).await,

@@ -52,7 +52,8 @@ pub trait EgressStream: Send {
     /// `Unavailable` when the sandbox is gone, or somebody else decides now.
     async fn next(&mut self) -> Result<EgressQuestion>;
 
-    /// Answers a question. For a connection that is allowed the answer is [`leave`](crate::SandboxHandle::leave) instead.
+    /// Answers a question. For a connection that is allowed the answer is [`leave`](crate::SandboxHandle::leave) instead; a no after that
+    /// resets it, so that whoever is inside does not take what has come for all there was.
     ///
     /// # Errors
     /// As [`next`](Self::next).

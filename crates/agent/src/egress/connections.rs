@@ -8,7 +8,10 @@ use std::{
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{claim, host::Host};
+use super::{
+    claim,
+    host::{Host, Left},
+};
 use crate::dial;
 
 /// How long accepting rests when descriptors or memory have run out.
@@ -37,8 +40,13 @@ async fn pass(host: Rc<Host>, stream: TcpStream, peer: SocketAddr) {
     let _ = stream.set_nodelay(true);
     let process = claim::of(peer).await;
     match host.connect(name, destination.ip(), destination.port(), process).await {
-        Some((remote, ahead)) => {
-            dial::relay(remote, ahead, stream).await;
+        Some(Left { remote, ahead, revoked, id }) => {
+            tokio::select! {
+                biased;
+                Ok(()) = revoked => reset(&stream),
+                () = dial::relay(remote, ahead, &stream) => {}
+            }
+            host.forget(id);
         }
         None => reset(&stream),
     }

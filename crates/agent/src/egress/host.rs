@@ -35,6 +35,8 @@ pub(crate) struct Host {
     /// Somebody else decides: the one before is done.
     replaced: Notify,
     waiting: RefCell<HashMap<u64, Waiting>>,
+    /// Connections that have left: how to reset them.
+    open: RefCell<HashMap<u64, oneshot::Sender<()>>>,
     last: Cell<u64>,
 }
 
@@ -42,7 +44,18 @@ pub(crate) struct Host {
 #[derive(Debug)]
 enum Waiting {
     Name(oneshot::Sender<bool>),
-    Connection(oneshot::Sender<Option<(UnixStream, Bytes)>>),
+    Connection(oneshot::Sender<Option<Left>>),
+}
+
+/// A connection that is allowed, and was made.
+#[derive(Debug)]
+pub(super) struct Left {
+    /// The host's end, and what it has said already.
+    pub(super) remote: UnixStream,
+    pub(super) ahead: Bytes,
+    /// Tells that it is to be reset.
+    pub(super) revoked: oneshot::Receiver<()>,
+    pub(super) id: u64,
 }
 
 /// Takes a question out when nobody waits for its answer any more.
@@ -65,13 +78,7 @@ impl Host {
     }
 
     /// The host's end of a connection that is allowed; `None` when it is refused, or nobody decides.
-    pub(super) async fn connect(
-        &self,
-        name: Option<String>,
-        address: IpAddr,
-        port: u16,
-        process: Option<Claimed>,
-    ) -> Option<(UnixStream, Bytes)> {
+    pub(super) async fn connect(&self, name: Option<String>, address: IpAddr, port: u16, process: Option<Claimed>) -> Option<Left> {
         let (sender, answer) = oneshot::channel();
         let bytes = match address {
             _ if name.is_some() => Vec::new(),
@@ -110,9 +117,14 @@ impl Host {
     /// Gives a connection of the host to the question that it is for; gives it back when nobody waits for it.
     pub(crate) fn leave(&self, id: u64) -> Option<Leaving> {
         match self.waiting.borrow_mut().remove(&id)? {
-            Waiting::Connection(sender) => Some(Leaving(sender)),
+            Waiting::Connection(sender) => Some(Leaving { sender, id }),
             Waiting::Name(_) => None,
         }
+    }
+
+    /// A connection has ended.
+    pub(super) fn forget(&self, id: u64) {
+        self.open.borrow_mut().remove(&id);
     }
 
     fn decide(&self, verdict: Verdict) {
@@ -121,19 +133,33 @@ impl Host {
             Some(Waiting::Name(sender)) => drop(sender.send(verdict.allowed)),
             Some(Waiting::Connection(sender)) if !verdict.allowed => drop(sender.send(None)),
             // That needs a connection, not a word.
-            Some(Waiting::Connection(_)) | None => {}
+            Some(Waiting::Connection(_)) => {}
+            None if !verdict.allowed => {
+                let open = self.open.borrow_mut().remove(&verdict.id);
+                // It may have ended just now.
+                let _ = open.map(|revoke| revoke.send(()));
+            }
+            None => {}
         }
     }
 }
 
 /// A question about a connection whose answer is yes.
-pub(crate) struct Leaving(oneshot::Sender<Option<(UnixStream, Bytes)>>);
+pub(crate) struct Leaving {
+    sender: oneshot::Sender<Option<Left>>,
+    id: u64,
+}
 
 impl Leaving {
     /// Hands the connection over.
-    pub(crate) fn begin(self, stream: UnixStream, ahead: Bytes) {
-        // Nobody: it ends, and the host sees that.
-        drop(self.0.send(Some((stream, ahead))));
+    pub(crate) fn begin(self, host: &Host, remote: UnixStream, ahead: Bytes) {
+        let (revoke, revoked) = oneshot::channel();
+        // Before whoever waits can have gone on.
+        host.open.borrow_mut().insert(self.id, revoke);
+        if self.sender.send(Some(Left { remote, ahead, revoked, id: self.id })).is_err() {
+            // It ends, and the host sees that.
+            host.forget(self.id);
+        }
     }
 }
 

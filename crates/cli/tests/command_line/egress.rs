@@ -43,7 +43,7 @@ fn allowed(outer: &Home) {
     let stage = Stage::new();
     let home = stage.home(&outer.wall);
     let reached = "you reached 93.184.215.14 as allowed.test\n";
-    let rules = ["--net", "allow=allowed.test:80,allowed.test:443,*.test:22"];
+    let rules = ["--net", "allow=allowed.test:80,allowed.test:443,*.test:22,*.test:7001"];
     // By the command itself, whose sandbox ends with it, and by a keeper.
     let run = home.sandbar(&home.run_args(&rules, &["curl", "-sS", "-m", "20", "http://allowed.test/"]));
     assert_eq!((run.code, run.text().as_str()), (0, reached), "{run}");
@@ -53,11 +53,15 @@ fn allowed(outer: &Home) {
     // A server that speaks first.
     let banner = home.ok(&["exec", &id, "--", "bash", "-c", "exec 3<>/dev/tcp/other.test/22; read -r line <&3; echo $line"]);
     assert!(banner.starts_with("SSH-2.0-test"), "{banner}");
+    // What breaks off outside breaks off inside.
+    let script = "exec 3<>/dev/tcp/other.test/7001; read -r line <&3; echo $line; echo more >&3; cat <&3 2>&1";
+    let half = home.sandbar(&["exec", &id, "--", "bash", "-c", script]);
+    assert_eq!((half.code, half.text().as_str()), (1, "half\ncat: -: Connection reset by peer\n"), "{half}");
     for words in [&["http://allowed.test:7000/"][..], &["http://other.test/"], &["http://93.184.215.14/"], &["http://denied.example/"]] {
         assert_refused(&home, &id, words);
     }
     stage.assert_not_seen("tcp 93.184.215.15 80");
-    stage.assert_not_seen("7000");
+    stage.assert_not_seen(" 7000");
     home.close();
 }
 
@@ -160,10 +164,11 @@ fn changed(outer: &Home) {
     assert_refused(&home, &id, &["http://allowed.test/"]);
     home.ok(&["net", "set", &id, "allow=allowed.test"]);
     assert_reached(&home, &id, &["http://allowed.test/"], "you reached");
-    let script = "exec 3<>/dev/tcp/allowed.test/7000; echo hello >&3; cat <&3; echo over";
+    let script = "exec 3<>/dev/tcp/allowed.test/7000; echo hello >&3; cat <&3 2>&1; echo over";
     let mut open = home.start(&["exec", &id, "--", "bash", "-c", script]);
     open.wait_for_line("hello");
     home.ok(&["net", "set", &id, "none"]);
+    open.wait_for_line("cat: -: Connection reset by peer");
     open.wait_for_line("over");
     assert_eq!(open.finish().code, 0);
     assert_refused(&home, &id, &["http://allowed.test/"]);

@@ -75,7 +75,7 @@ pub struct Verdict {
     /// The question's number.
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    /// Yes or no.
+    /// Yes or no. No, of a connection that has left already: it is to be reset.
     #[prost(bool, tag = "2")]
     pub allowed: bool,
 }

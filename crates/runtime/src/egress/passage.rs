@@ -22,6 +22,8 @@ use super::{
 const RESOLVING: Duration = Duration::from_secs(15);
 /// How long one address may take to be connected to.
 const CONNECTING: Duration = Duration::from_secs(10);
+/// How long the agent may take to reset a connection.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Most addresses of one name that are tried.
 const MOST_ADDRESSES: usize = 8;
 /// Bytes that one direction of a connection holds.
@@ -133,8 +135,9 @@ impl Passage {
 }
 
 impl Open {
-    /// Passes bytes both ways until both have ended, something breaks, or the policy does not allow it any more.
-    pub(super) async fn run(self) {
+    /// Passes bytes both ways until both have ended, something breaks, or the policy does not allow it any more. In the latter cases it is to be
+    /// reset, which `reset` asks the agent for.
+    pub(super) async fn run(self, reset: impl Future<Output = ()>) {
         let Self { admitted, inside, mut outside } = self;
         let mut changes = admitted.gate.changes();
         let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -148,11 +151,8 @@ impl Open {
             }
         };
         let from_inside = InspectReader::new(Beginning::new(from_inside, judge), |bytes| count(&sent, bytes));
-        let relayed = async {
-            let mut inside = tokio::io::join(from_inside, to_inside);
-            let mut outside = InspectReader::new(&mut outside, |bytes| count(&received, bytes));
-            copy_bidirectional_with_sizes(&mut inside, &mut outside, BUFFER, BUFFER).await
-        };
+        let mut inside = tokio::io::join(from_inside, to_inside);
+        let mut outside = InspectReader::new(&mut outside, |bytes| count(&received, bytes));
         let revoked = async {
             loop {
                 let policy: Arc<Policy> = Arc::clone(&changes.borrow_and_update());
@@ -165,14 +165,22 @@ impl Open {
                 }
             }
         };
-        let reason = tokio::select! {
-            relayed = relayed => relayed.map_or_else(|error: io::Error| format!("broken off: {error}"), |_| "ended".to_owned()),
-            now = revoked => format!("cut off: {}", now.reason),
+        let broken = tokio::select! {
+            relayed = copy_bidirectional_with_sizes(&mut inside, &mut outside, BUFFER, BUFFER) => {
+                relayed.err().map(|error: io::Error| format!("broken off: {error}"))
+            }
+            now = revoked => Some(format!("cut off: {}", now.reason)),
         };
+        if broken.is_some() {
+            reset.await;
+            // An end that comes before the reset would be taken for an orderly one.
+            let _ = timeout(FAREWELL, tokio::io::copy(&mut inside, &mut tokio::io::sink())).await;
+        }
         let Admitted { gate, wish, decision, .. } = &admitted;
+        let (sent, received) = (sent.load(Ordering::Relaxed), received.load(Ordering::Relaxed));
         match refusal.get() {
             Some(refusal) => gate.tell(wish, NetworkEvent::Refused, refusal),
-            None => gate.tell_end(wish, decision, reason, sent.load(Ordering::Relaxed), received.load(Ordering::Relaxed)),
+            None => gate.tell_end(wish, decision, broken.unwrap_or_else(|| "ended".to_owned()), sent, received),
         }
     }
 }

@@ -149,7 +149,7 @@ impl Service {
                     };
                     let wish = Wish { name, address, port: Some(port), process };
                     match (Passage { gate, handle, question: id, wish, port }).open().await {
-                        Some(open) => open.run().await,
+                        Some(open) => open.run(answer(false)).await,
                         None => answer(false).await,
                     }
                 }

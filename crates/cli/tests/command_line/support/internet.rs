@@ -34,6 +34,7 @@ pub fn serve_if_asked() -> bool {
     });
     on(53, |_, _| {});
     on(7000, |stream, _| echo(stream));
+    on(7001, broken);
     let mut tls = Command::new("setpriv");
     tls.args(["--pdeathsig", "KILL", "openssl", "s_server", "-quiet", "-www", "-accept", "443", "-key", "key.pem", "-cert", "cert.pem"]);
     let mut tls: Child = tls.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -79,6 +80,12 @@ fn http(mut stream: TcpStream, address: IpAddr) {
     }
     let body = format!("you reached {address} as {host}\n");
     let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+}
+
+/// Says half of something, and breaks off when it has been heard.
+fn broken(mut stream: TcpStream, _: IpAddr) {
+    let _ = stream.write_all(b"half\n").and_then(|()| stream.read_exact(&mut [0; 5]));
+    let _ = rustix::net::sockopt::set_socket_linger(&stream, Some(std::time::Duration::ZERO));
 }
 
 fn echo(mut stream: TcpStream) {
