@@ -37,7 +37,8 @@ fn find(inode: u64) -> Option<Claimed> {
     let wanted = format!("socket:[{inode}]");
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    for pid in numbers.take(MOST) {
+    // The agent's own connections are many, and none of them is looked for.
+    for pid in numbers.filter(|pid| *pid != std::process::id()).take(MOST) {
         let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
         let holds = |entry: fs::DirEntry| fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str().as_bytes() == wanted.as_bytes());
         if descriptors.flatten().any(holds) {

@@ -13,6 +13,7 @@ pub const CASES: &[Case] = &[
     Case::new("egress::what_a_client_shows_must_agree_with_the_name", shown).on(WALLS).staged(),
     Case::new("egress::ipv6_is_decided_about_as_ipv4_is", ipv6).on(WALLS).staged(),
     Case::new("egress::a_change_of_the_rules_holds_at_once", changed).on(WALLS).staged(),
+    Case::new("egress::root_inside_changes_nothing_about_it", attacked).on(WALLS).staged(),
     Case::new("egress::every_decision_is_in_the_log", logged).on(WALLS).staged(),
     Case::new("egress::it_holds_after_a_stop_a_restore_and_in_forks", lasting).on(WALLS).staged(),
     Case::new("egress::a_keeper_that_was_killed_allows_nothing_and_comes_back", killed).on(WALLS).staged(),
@@ -180,6 +181,45 @@ fn changed(outer: &Home) {
     home.close();
 }
 
+/// Raw packets, by which routes and redirections would not matter.
+const RAW: &str = "
+import socket
+for family, kind in [(socket.AF_PACKET, socket.SOCK_RAW), (socket.AF_INET, socket.SOCK_RAW), (socket.AF_INET6, socket.SOCK_RAW), (40, socket.SOCK_STREAM)]:
+    try:
+        socket.socket(family, kind, socket.IPPROTO_ICMP if kind == socket.SOCK_RAW else 0)
+        print('made', family, kind)
+    except OSError:
+        pass
+";
+
+fn attacked(outer: &Home) {
+    let stage = Stage::new();
+    let home = stage.home(&outer.wall);
+    let id = home.create(&["--net", "allow=allowed.test"]);
+    for line in [
+        "ip route flush table main",
+        "ip -6 route del local default dev lo",
+        "ip route replace 10.0.0.0/8 dev lo",
+        "ip address add 10.0.0.5/32 dev lo",
+        "ip link add net9 type dummy",
+        "ip link set lo down",
+        "ip rule add priority 1 blackhole",
+        "unshare --user --net true",
+        "unshare --net true",
+        "nsenter --net=/proc/1/ns/net ip link set lo down",
+        "echo 1 > /proc/sys/net/ipv4/ip_forward",
+    ] {
+        let tried = home.sandbar(&["exec", "-u", "0", &id, "--", "bash", "-c", line]);
+        assert_ne!(tried.code, 0, "{tried}");
+    }
+    assert_eq!(home.ok(&["exec", "-u", "0", &id, "--", "/usr/bin/python3", "-c", RAW]), "");
+    assert_reached(&home, &id, &["http://allowed.test/"], "you reached");
+    assert_refused(&home, &id, &["http://other.test/"]);
+    assert_refused(&home, &id, &["http://10.0.0.5/"]);
+    stage.assert_not_seen("tcp 10.");
+    home.close();
+}
+
 fn logged(outer: &Home) {
     let stage = Stage::new();
     let home = stage.home(&outer.wall);
@@ -254,6 +294,14 @@ fn killed(outer: &Home) {
     assert_eq!(home.ids(), [id.as_str()]);
     let waited = waiting.finish();
     assert_eq!((waited.code, waited.text().as_str()), (0, "you reached 93.184.215.14 as allowed.test\n"), "{waited}");
+    // And one that was never started, since who made the sandbox was killed.
+    let made = ["create", "--on", home.wall.provider, "--name", "orphan", "--net", "allow=allowed.test"];
+    let mut command = home.command(&made);
+    command.env("SANDBAR_FAULT", "create.finished");
+    let killed = crate::support::Client::start(command, &made).finish();
+    assert_eq!(killed.code, 137, "{killed}");
+    assert_reached(&home, "orphan", &["http://allowed.test/"], "you reached");
+    assert_refused(&home, "orphan", &["http://other.test/"]);
     home.close();
 }
 
