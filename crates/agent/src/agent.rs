@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use crate::{
+    egress,
     failure::{Kind, Result, failure},
     forks::Forks,
     guest::{self, Guest},
@@ -63,6 +64,8 @@ pub(crate) struct Agent {
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) transfers: Arc<Semaphore>,
     pub(crate) watches: Arc<Semaphore>,
+    /// Who decides about what leaves.
+    pub(crate) egress: Rc<egress::Host>,
     /// Connections that threads hold, so that they can be cut.
     pub(crate) lent: RefCell<Vec<Weak<UnixStream>>>,
 }
@@ -90,6 +93,7 @@ impl Agent {
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
+            egress: egress::Host::new(),
             lent: RefCell::default(),
         }
     }

@@ -44,9 +44,9 @@ pub(crate) async fn connect(request: Dial) -> Result<TcpStream> {
 }
 
 /// Passes bytes both ways until both directions have ended, or one has failed, or the host is gone and all it said was passed on.
-pub(crate) async fn relay(host: UnixStream, ahead: Bytes, port: TcpStream) {
-    let mut there = pin!(pass(&host, &port, ahead));
-    let mut back = pin!(pass(&port, &host, Bytes::new()));
+pub(crate) async fn relay(host: UnixStream, ahead: Bytes, port: &TcpStream) {
+    let mut there = pin!(pass(&host, port, ahead));
+    let mut back = pin!(pass(port, &host, Bytes::new()));
     let mut gone = pin!(session::hung_up(&host));
     let (mut is_there, mut is_back) = (false, false);
     while !(is_there && is_back) {
@@ -58,6 +58,8 @@ pub(crate) async fn relay(host: UnixStream, ahead: Bytes, port: TcpStream) {
             },
             passed = &mut back, if !is_back => match passed {
                 Ok(()) => is_back = true,
+                // Reading never fails like this: it is the host that is gone.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => is_back = true,
                 Err(_) => return,
             },
             // Nobody waits for an answer any more.

@@ -26,6 +26,7 @@
 //! | `session` | one attached client: input in, output out |
 //! | `signals`, `reaper` | signals as events; children that ended |
 //! | `dial` | a stream to a port inside |
+//! | `egress` | what leaves: redirected here, decided by the host |
 //! | `transfer` | blocking work on a thread with the connection |
 //! | `files`, `put`, `get`, `listing` | file operations |
 //! | `watch` | inotify |
@@ -38,6 +39,7 @@ mod child;
 mod command;
 mod dial;
 mod door;
+mod egress;
 mod environment;
 mod failure;
 mod files;

@@ -17,7 +17,7 @@ use crate::{
     agent::{Agent, MAX_CONNECTIONS},
     dial,
     door::Door,
-    failure,
+    egress, failure,
     failure::{Kind, refusal},
     files, get, guest, identity, listing, put, session, shutdown, transfer, usage, watch,
 };
@@ -153,10 +153,21 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
         },
         Operation::Dial(request) => match dial::connect(request).await {
             Ok(port) => match answer(&mut stream, reply::Answer::Done(Ack {})).await {
-                Ok(()) => return dial::relay(stream, ahead, port).await,
+                Ok(()) => return dial::relay(stream, ahead, &port).await,
                 lost => lost,
             },
             Err(failure) => return refuse(&mut stream, failure).await,
+        },
+        Operation::Egress(_) => {
+            let (read, write) = stream.split();
+            return egress::serve(agent, FrameReader::new(AsyncReadExt::chain(ahead.as_ref(), read)), write).await;
+        }
+        Operation::Leave(request) => match agent.egress.leave(request.id) {
+            Some(leaving) => match answer(&mut stream, reply::Answer::Done(Ack {})).await {
+                Ok(()) => return leaving.begin(&agent.egress, stream, ahead),
+                lost => lost,
+            },
+            None => return refuse(&mut stream, failure::failure(Kind::NotFound, "nobody waits for this connection any more")).await,
         },
         Operation::Quiesce(request) => {
             let done = answer(&mut stream, reply::Answer::Done(Ack {})).await;

@@ -24,6 +24,7 @@ use tokio::io::Interest;
 use crate::{
     agent::Agent,
     door::Door,
+    egress::Redirected,
     files::path,
     guest::{self, Wire},
     memory, pipe, reaper, server,
@@ -111,6 +112,8 @@ fn start() -> Result<Never, String> {
     if config.owner_input {
         stay_with_input()?;
     }
+    // While this is the only thread: rights are each thread's own.
+    let redirected = config.egress.then(Redirected::begin).transpose().map_err(|error| format!("cannot redirect what leaves: {error}"))?;
     let settings = Settings::new(config, guest.as_ref())?;
     let null = null().map_err(|errno| format!("cannot make an empty stdin: {errno}"))?;
     let processes = settings.rules.processes;
@@ -124,6 +127,7 @@ fn start() -> Result<Never, String> {
     let agent = Rc::new(Agent::new(settings, spawner, guest));
     let error = tokio::task::LocalSet::new().block_on(&runtime, async move {
         let signals = agent.roll.watch(signals, Interest::READABLE)?;
+        redirected.map_or(Ok(()), |redirected| redirected.serve(&agent.egress))?;
         tokio::task::spawn_local(reaper::run(Rc::clone(&agent), signals));
         tokio::task::spawn_local(async {
             tokio::time::sleep(SETTLED).await;
@@ -139,7 +143,7 @@ fn start() -> Result<Never, String> {
     });
     match error {
         Ok(never) => Ok(never),
-        Err(error) => Err(format!("cannot listen: {error}")),
+        Err(error) => Err(format!("cannot begin: {error}")),
     }
 }
 

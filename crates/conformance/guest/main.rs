@@ -21,6 +21,8 @@ fn main() -> ExitCode {
         ["hello", address] => net::hello(address),
         ["flood", address] => net::flood(address),
         ["connect", address] => net::connect(address),
+        ["talk", address, text] => net::talk(address, text),
+        ["resolve", how, server, name] => net::resolve(how, server, name),
         ["memory", mebibytes] => hog::memory(number(mebibytes)),
         ["burn", millis, threads] => hog::burn(number(millis), number(threads)),
         ["files", count] => hog::files(number(count)),

@@ -1,6 +1,6 @@
 use std::{
     io::{self, Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
+    net::{Shutdown, TcpListener, TcpStream, UdpSocket},
     thread,
     time::Duration,
 };
@@ -55,5 +55,51 @@ pub(crate) fn connect(address: &str) -> io::Result<()> {
     let address = address.parse().map_err(io::Error::other)?;
     TcpStream::connect_timeout(&address, Duration::from_secs(3))?;
     say("connected");
+    Ok(())
+}
+
+/// Connects, says something, and prints what comes back until the end.
+pub(crate) fn talk(address: &str, text: &str) -> io::Result<()> {
+    let address = address.parse().map_err(io::Error::other)?;
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(20))?;
+    stream.write_all(text.as_bytes())?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    say(&answer);
+    Ok(())
+}
+
+/// Asks a name server for the IPv4 address of a name, by a datagram or a connection, and prints the address or the number of the failure.
+pub(crate) fn resolve(how: &str, server: &str, name: &str) -> io::Result<()> {
+    let mut question = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        question.push(label.len() as u8);
+        question.extend_from_slice(label.as_bytes());
+    }
+    question.extend_from_slice(&[0, 0, 1, 0, 1]);
+    let mut answer = vec![0; 1024];
+    let length = if how == "tcp" {
+        let mut stream = TcpStream::connect(server)?;
+        stream.write_all(&(question.len() as u16).to_be_bytes())?;
+        stream.write_all(&question)?;
+        let mut length = [0; 2];
+        stream.read_exact(&mut length)?;
+        let length = usize::from(u16::from_be_bytes(length));
+        stream.read_exact(&mut answer[..length])?;
+        length
+    } else {
+        let any = if server.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+        let socket = UdpSocket::bind(any)?;
+        socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+        socket.connect(server)?;
+        socket.send(&question)?;
+        socket.recv(&mut answer)?
+    };
+    let (code, count) = (answer[3] & 15, answer[7]);
+    match (code, count, &answer[..length]) {
+        (0, 1, [.., a, b, c, d]) => say(&format!("{a}.{b}.{c}.{d}")),
+        (code, count, _) => say(&format!("code {code}, {count} answers")),
+    }
     Ok(())
 }

@@ -5,9 +5,9 @@ use serde_json::Value;
 use tokio::io::AsyncRead;
 
 use crate::{
-    AttachRequest, CheckpointKind, CheckpointOptions, Claim, Connection, DirEntry, Error, ErrorKind, ExecRequest, ExecStream, ExposedPort,
-    Feature, FileStat, ImageKind, Isolation, LimitReport, Needs, Probe, ProcessInfo, Program, ProviderInfo, ProvisionRequest, PtySize,
-    PutOptions, RemoveOptions, Renewal, Resource, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider, SandboxSpec,
+    AttachRequest, CheckpointKind, CheckpointOptions, Claim, Connection, DirEntry, EgressStream, Error, ErrorKind, ExecRequest, ExecStream,
+    ExposedPort, Feature, FileStat, ImageKind, Isolation, LimitReport, Needs, Probe, ProcessInfo, Program, ProviderInfo, ProvisionRequest,
+    PtySize, PutOptions, RemoveOptions, Renewal, Resource, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider, SandboxSpec,
     SandboxStats, SandboxStatus, SavedCheckpoint, Signal, WatchStream,
 };
 
@@ -260,6 +260,16 @@ impl SandboxHandle for CheckedHandle {
         check_port(port)?;
         self.require(Feature::ExposePort)?;
         self.inner.unexpose_port(port).await
+    }
+
+    async fn egress(&self) -> Result<Box<dyn EgressStream>> {
+        self.require(Feature::NetworkRules)?;
+        self.inner.egress().await
+    }
+
+    async fn leave(&self, question: u64) -> Result<Connection> {
+        self.require(Feature::NetworkRules)?;
+        self.inner.leave(question).await
     }
 
     async fn checkpoint(&self, options: CheckpointOptions) -> Result<SavedCheckpoint> {

@@ -69,8 +69,10 @@ features! {
     LimitOpenFiles = "limit-open-files",
     /// No network but loopback.
     NetworkNone = "network-none",
-    /// The host's network as it is.
+    /// The internet, without the host and what is private; on a provider without a wall for the network, the host's as it is.
     NetworkOpen = "network-open",
+    /// What rules allow, by name, address, port and protocol.
+    NetworkRules = "network-rules",
     /// The runtime within the provider, chosen per sandbox.
     Runtime = "runtime",
 }

@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use tokio::io::AsyncRead;
 
 use crate::{
-    CheckpointOptions, Connection, DirEntry, ExecRequest, ExecResult, ExecStream, ExposedPort, FileStat, LimitReport, ProcessInfo,
-    PutOptions, RemoveOptions, Renewal, RestoreRequest, Result, SandboxId, SandboxStats, SandboxStatus, SavedCheckpoint, Signal,
-    WatchStream,
+    CheckpointOptions, Connection, DirEntry, EgressStream, Error, ErrorKind, ExecRequest, ExecResult, ExecStream, ExposedPort, FileStat,
+    LimitReport, ProcessInfo, PutOptions, RemoveOptions, Renewal, RestoreRequest, Result, SandboxId, SandboxStats, SandboxStatus,
+    SavedCheckpoint, Signal, WatchStream,
 };
 
 /// One sandbox.
@@ -122,6 +122,23 @@ pub trait SandboxHandle: Send + Sync {
     /// `NotFound` when the port is not exposed.
     async fn unexpose_port(&self, port: u16) -> Result<()>;
 
+    /// Decides, from now on, about everything that would leave; whoever did before is done. What nobody decides about waits for some seconds and is refused.
+    ///
+    /// # Errors
+    /// `Unavailable` when the agent is gone.
+    async fn egress(&self) -> Result<Box<dyn EgressStream>> {
+        Err(nothing_leaves())
+    }
+
+    /// The sandbox's end of a connection that was asked for, and is allowed.
+    ///
+    /// # Errors
+    /// `NotFound` when nobody waits for it any more.
+    async fn leave(&self, question: u64) -> Result<Connection> {
+        let _ = question;
+        Err(nothing_leaves())
+    }
+
     /// Saves. Processes are frozen meanwhile and go on afterwards, whether it succeeded or not.
     ///
     /// # Behavior
@@ -165,4 +182,8 @@ pub trait SandboxHandle: Send + Sync {
 
     /// Ends everything and releases every resource. A sandbox that is gone already is no error.
     async fn destroy(&self) -> Result<()>;
+}
+
+fn nothing_leaves() -> Error {
+    Error::new(ErrorKind::Unsupported, "egress", "this provider asks nobody about what leaves a sandbox")
 }

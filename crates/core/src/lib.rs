@@ -7,6 +7,7 @@
 
 mod checked;
 mod checkpoint;
+mod egress;
 mod error;
 mod feature;
 mod file;
@@ -16,6 +17,7 @@ mod image;
 mod isolation;
 mod journal;
 mod lifecycle;
+mod network;
 mod port;
 mod process;
 mod provider;
@@ -24,6 +26,7 @@ mod stats;
 
 pub use checked::{Checked, CheckedHandle};
 pub use checkpoint::{CheckpointKind, CheckpointOptions, Renewal, SavedCheckpoint};
+pub use egress::{ClaimedProcess, EgressQuestion, EgressStream, RemoteHost, Wanted};
 pub use error::{Context, Error, ErrorKind, Result};
 pub use feature::{Claim, Feature, FeatureSet};
 pub use file::{DirEntry, FileKind, FileStat, PutOptions, RemoveOptions, WatchEvent, WatchEventKind, WatchStream};
@@ -33,10 +36,13 @@ pub use image::{HostImage, ImageKind, RootSource};
 pub use isolation::Isolation;
 pub use journal::{Journal, NoJournal, Resource};
 pub use lifecycle::{State, Verb};
+pub use network::{
+    Action, Decision, Destination, DomainName, NamePattern, Network, Policy, Ports, Protocol, Rule, Target, special_purpose,
+};
 pub use port::{ByteStream, Connection, ExposedPort};
 pub use process::{
     ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecResult, ExecStream, ExitStatus, OutputKind, ProcessInfo, Program, PtySize, Signal,
 };
 pub use provider::{AttachRequest, Needs, Probe, ProviderInfo, ProvisionRequest, RestoreRequest, SandboxProvider};
-pub use spec::{IdRange, Lifetime, Limits, Network, SandboxSpec, User, Volume};
+pub use spec::{IdRange, Lifetime, Limits, SandboxSpec, User, Volume};
 pub use stats::{LimitReport, SandboxStats, SandboxStatus};

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, path::PathBuf, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ErrorKind, Feature, Result};
+use crate::{Error, ErrorKind, Feature, Network, Result};
 
 /// What a sandbox shall be, apart from its image and its provider.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,30 +85,6 @@ impl Limits {
         least("pids", self.pids.map(u64::from), 2)?;
         least("disk", self.disk, 1 << 20)?;
         least("open files", self.open_files, 16)
-    }
-}
-
-/// What a sandbox may reach over the network.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Network {
-    /// The provider's own default: `None` everywhere but on `dangerous-host`, which can only be `Open` and says so.
-    #[default]
-    Default,
-    /// Loopback only.
-    None,
-    /// The host's network as it is, where a provider has no wall for it.
-    Open,
-}
-
-impl Network {
-    /// The feature that this choice needs.
-    pub const fn feature(self) -> Option<Feature> {
-        match self {
-            Self::Default => None,
-            Self::None => Some(Feature::NetworkNone),
-            Self::Open => Some(Feature::NetworkOpen),
-        }
     }
 }
 

@@ -59,6 +59,10 @@ pub struct AgentConfig {
     /// The agent ends, and everything with it, when its standard input ends: whoever held the other end is gone.
     #[prost(bool, tag = "13")]
     pub owner_input: bool,
+    /// Whether connections may leave: the agent redirects them to itself, and asks the host ([`Egress`](crate::Egress)). Needs `CAP_NET_ADMIN`, which it
+    /// gives up before the first command.
+    #[prost(bool, tag = "14")]
+    pub egress: bool,
     /// What the first process of a kernel does before; absent everywhere else.
     #[prost(message, optional, tag = "20")]
     pub guest: Option<GuestBoot>,

@@ -8,10 +8,11 @@ use std::{fmt::Debug, fs, path::Path};
 
 use prost::Message;
 use sandbar_protocol::{
-    AgentConfig, Attach, Chunk, Dial, DirEntries, DiskRole, Empty, Entry, EnvVar, Event, Exec, Exited, Failure, GetLayer, GuestBoot,
-    GuestDisk, GuestLimits, GuestWire, Identity, Input, KindOfFile, List, Lost, MakeDir, Owner, Ping, Pong, Preamble, Process, ProcessList,
-    PtySize, Put, Quiesce, ReadDir, Remove, Rename, Renewal, Reply, Request, Resumed, Shutdown, SignalProcess, Started, Stat, Status,
-    Symlink, Target, Usage, UsageReport, UserRef, VERSION, Watch, WatchEvent, event, input, reply, request, user_ref,
+    AgentConfig, Attach, Chunk, Claimed, Dial, DirEntries, DiskRole, Egress, Empty, Entry, EnvVar, Event, Exec, Exited, Failure, GetLayer,
+    GuestBoot, GuestDisk, GuestLimits, GuestWire, Identity, Input, KindOfFile, Leave, List, Lost, MakeDir, Owner, Ping, Pong, Preamble,
+    Process, ProcessList, PtySize, Put, Question, Quiesce, ReadDir, Remote, Remove, Rename, Renewal, Reply, Request, Resumed, Shutdown,
+    SignalProcess, Started, Stat, Status, Symlink, Target, Usage, UsageReport, UserRef, VERSION, Verdict, Watch, WatchEvent, event, input,
+    question, reply, request, user_ref,
 };
 
 type Check = Box<dyn Fn(&[u8])>;
@@ -111,6 +112,7 @@ fn config() -> AgentConfig {
     AgentConfig {
         listen_folder: None,
         owner_input: false,
+        egress: false,
         guest: None,
         env: vec![env("C", Some("3"))],
         workdir: Some(b"/home".to_vec()),
@@ -197,7 +199,21 @@ fn samples() -> Vec<Sample> {
     ];
     samples.push(sample("Started.input", Started { pid: 7, offset: 8, epoch: 9, input: 10 }));
     samples.extend(last);
+    samples.extend(leaving());
     samples
+}
+
+fn leaving() -> [Sample; 6] {
+    let question = |what| Question { id: 121, process: Some(Claimed { pid: 122, name: b"curl".to_vec() }), what: Some(what) };
+    let remote = Remote { name: Some("example.com".into()), address: vec![10, 0, 0, 1], port: 443 };
+    [
+        sample("AgentConfig.egress", AgentConfig { egress: true, ..AgentConfig::default() }),
+        sample("Request.egress", Request { operation: Some(request::Operation::Egress(Egress {})) }),
+        sample("Request.leave", Request { operation: Some(request::Operation::Leave(Leave { id: 123 })) }),
+        sample("Question.name", question(question::What::Name("example.com".into()))),
+        sample("Question.connection", question(question::What::Connection(remote))),
+        sample("Verdict", Verdict { id: 124, allowed: true }),
+    ]
 }
 
 fn hex(bytes: &[u8]) -> String {

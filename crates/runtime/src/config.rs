@@ -6,7 +6,7 @@ use std::{
 
 use rustix::process::geteuid;
 use sandbar_backends::{gvisor::GvisorOptions, qemu::QemuOptions};
-use sandbar_core::{Context, Error, ErrorKind, Isolation, Result};
+use sandbar_core::{Context, Error, ErrorKind, Isolation, Network, Result};
 use serde::Deserialize;
 
 /// How a [`Runtime`](crate::Runtime) works on this machine.
@@ -23,6 +23,8 @@ pub struct RuntimeConfig {
     pub isolation: Option<Isolation>,
     /// The image of sandboxes for which none is named; `None` is the provider's default.
     pub image: Option<String>,
+    /// What sandboxes may reach for which nothing is said about it.
+    pub network: Network,
     /// Where the container engine of the provider `docker` is, in the form of `DOCKER_HOST`; found when `None`.
     pub docker_host: Option<String>,
     /// The first host id that sandboxes may use when sandbar runs as root; each gets 65536 of them.
@@ -44,6 +46,7 @@ struct File {
     provider: Option<String>,
     isolation: Option<Isolation>,
     image: Option<String>,
+    network: Option<Network>,
     docker_host: Option<String>,
     first_id: Option<u32>,
     lock_wait_seconds: Option<u64>,
@@ -66,6 +69,7 @@ impl RuntimeConfig {
             provider: None,
             isolation: None,
             image: None,
+            network: Network::Default,
             docker_host: None,
             first_id: Self::DEFAULT_FIRST_ID,
             lock_wait: Duration::from_secs(60),
@@ -120,6 +124,7 @@ impl RuntimeConfig {
         self.provider = file.provider.or_else(|| self.provider.take());
         self.isolation = file.isolation.or(self.isolation);
         self.image = file.image.or_else(|| self.image.take());
+        self.network = file.network.unwrap_or_else(|| std::mem::take(&mut self.network));
         self.docker_host = file.docker_host.or_else(|| self.docker_host.take());
         if let Some(first) = file.first_id {
             if first < 0x1_0000 || first % 0x1_0000 != 0 || first > Self::LAST_FIRST_ID {
@@ -164,12 +169,13 @@ mod tests {
         let mut config = RuntimeConfig::new("/x");
         config
             .apply(
-                "provider = 'container'\nisolation = 'user-kernel'\nlock-wait-seconds = 3\nfirst-id = 131072\n[gvisor]\nrunsc = '/x/runsc'",
+                "provider = 'container'\nisolation = 'user-kernel'\nnetwork = 'allow=a.com:443'\nlock-wait-seconds = 3\nfirst-id = 131072\n[gvisor]\nrunsc = '/x/runsc'",
             )
             .unwrap();
         assert_eq!(config.provider.as_deref(), Some("container"));
         assert_eq!(config.isolation, Some(Isolation::UserKernel));
         assert_eq!(config.lock_wait, Duration::from_secs(3));
+        assert_eq!(config.network, "allow=a.com:443".parse().unwrap());
         assert_eq!(config.first_id, 131_072);
         assert_eq!(config.gvisor.runsc.as_deref(), Some(Path::new("/x/runsc")));
     }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use sandbar_core::{
-    CheckpointId, Context, Error, ErrorKind, Lifetime, ProvisionRequest, RestoreRequest, Result, RootSource, SandboxHandle, SandboxId,
-    SandboxSpec, check_name,
+    CheckpointId, Context, Error, ErrorKind, Feature, Lifetime, Network, ProvisionRequest, RestoreRequest, Result, RootSource,
+    SandboxHandle, SandboxId, SandboxSpec, check_name,
 };
 
 use crate::{
@@ -37,11 +37,14 @@ impl Runtime {
     ///
     /// # Errors
     /// `AlreadyExists` when the name is taken, `Unavailable` with what is missing, `InvalidInput` and `Unsupported` for what cannot be.
-    pub async fn create(&self, request: CreateRequest) -> Result<Sandbox> {
+    pub async fn create(&self, mut request: CreateRequest) -> Result<Sandbox> {
         let runtime = self.clone();
         to_the_end(async move {
             request.name.as_deref().map_or(Ok(()), check_name)?;
             request.spec.limits.check()?;
+            if request.spec.network == Network::Default {
+                request.spec.network = runtime.config().network.clone();
+            }
             let image = request.image.as_deref().or(runtime.config().image.as_deref());
             let wish = Wish {
                 provider: request.provider.as_deref(),
@@ -64,6 +67,7 @@ impl Runtime {
         let lock = SandboxLock::try_take(self.home(), &id, "create")?;
         let lock = lock.ok_or_else(|| Error::new(ErrorKind::Conflict, "create", "the new id is in use").with("id", &id))?;
         let expires_ms = plan.spec.ttl.map(|ttl| clock::now_ms().saturating_add(clock::millis(ttl)));
+        let gated = plan.spec.network.policy().is_some() && plan.choice.provider.info().features.has(Feature::NetworkRules);
         let new = NewSandbox {
             id: &id,
             name: plan.name.as_deref(),
@@ -72,6 +76,7 @@ impl Runtime {
             choice: &plan.choice.reason,
             lifetime: plan.lifetime,
             expires_ms,
+            gated,
             base: plan.from.as_ref().map(|(base, _)| base),
             spec: &plan.spec,
             root: &plan.root,
@@ -96,6 +101,9 @@ impl Runtime {
                 let sandbox = Sandbox::with_handle(self.clone(), id, plan.name, remark, revision, handle);
                 if expires_ms.is_some() {
                     self.arrange_deadline(&sandbox, plan.lifetime).await?;
+                }
+                if gated {
+                    self.arrange_egress(&sandbox, plan.lifetime).await?;
                 }
                 Ok(sandbox)
             }

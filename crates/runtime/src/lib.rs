@@ -17,6 +17,7 @@
 //! | `recover`, `gc` | what the dead left |
 //! | `doctor` | what this machine can do |
 //! | `setup` | getting what a provider lacks here |
+//! | `egress` | what leaves, decided here |
 //! | `ports`, `keeper` | exposed ports, the process that keeps them |
 //! | [`image`] | images and their layers |
 //! | `kernel`, `template` | what virtual machines boot, and what they begin from instead |
@@ -29,6 +30,7 @@ mod config;
 mod create;
 mod destroy;
 mod doctor;
+mod egress;
 mod fault;
 mod fork;
 mod gc;
@@ -54,6 +56,7 @@ mod verbs;
 pub use checkpoint::{CheckpointSummary, RestoreOptions};
 pub use config::RuntimeConfig;
 pub use doctor::{Diagnosis, ProviderDiagnosis};
+pub use egress::{NetworkEvent, NetworkLog, NetworkRecord};
 pub use fault::STEPS;
 pub use fork::ForkOptions;
 pub use gc::{GcItem, GcReport};

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     ProviderOptions, Registry, RuntimeConfig, Sandbox, SandboxSummary, clock,
+    egress::LocalEgress,
     home::Home,
     image::ImageStore,
     keeper,
@@ -35,6 +36,7 @@ struct Inner {
     providers: Registry,
     me: ProcessIdentity,
     ports: LocalPorts,
+    egress: LocalEgress,
 }
 
 /// A runtime that may be gone.
@@ -101,7 +103,18 @@ impl Runtime {
         let me = ProcessIdentity::current(&boot)?;
         let ledger = Arc::new(Ledger::open(&home.ledger(), &boot)?);
         let images = ImageStore::open(home.path())?;
-        Ok(Self { inner: Arc::new(Inner { config, home, ledger, images, providers, me, ports: LocalPorts::default() }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config,
+                home,
+                ledger,
+                images,
+                providers,
+                me,
+                ports: LocalPorts::default(),
+                egress: LocalEgress::default(),
+            }),
+        })
     }
 
     /// The sandbox that is meant: an id, a name, or a prefix of an id (with or without `sb-`) that no other id has.
@@ -193,6 +206,10 @@ impl Runtime {
 
     pub(crate) fn local_ports(&self) -> &LocalPorts {
         &self.inner.ports
+    }
+
+    pub(crate) fn local_egress(&self) -> &LocalEgress {
+        &self.inner.egress
     }
 
     /// A provider by its name.

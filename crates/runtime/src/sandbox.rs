@@ -133,7 +133,11 @@ impl Sandbox {
                 Operation::Start => turn.handle.start().await,
                 _ => Err(Error::new(ErrorKind::Internal, "runtime", "not a simple verb").with("operation", operation)),
             };
-            turn.end(outcome).await
+            turn.end(outcome).await?;
+            if operation == Operation::Start && sandbox.runtime().row(sandbox.id())?.gated {
+                sandbox.runtime().hasten_egress(sandbox.id()).await;
+            }
+            Ok(())
         })
         .await
     }

@@ -37,7 +37,7 @@ pub(crate) struct Creation {
     hostname: Option<String>,
     /// What it may use at most.
     limits: Limits,
-    /// What it may reach: `none` or `open`; the provider's default if it is left out.
+    /// What it may reach: `none`, `open`, or rules such as `allow=example.com:443`; the provider's default if it is left out.
     #[schema(value_type = Option<String>)]
     network: Option<Network>,
     /// Folders of the server's host inside.

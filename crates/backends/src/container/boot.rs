@@ -143,6 +143,7 @@ impl OwnedBoot {
             landlock: landlock.as_ref().map(|(_, domain)| *domain),
             lifetime: self.lifetime,
             open_files: limits::most_open_files(),
+            redirects: self.leaves(),
             network_beside: available_parallelism().is_ok_and(|processors| processors.get() > 1),
             rehearsal: self.agent.is_none(),
         };
@@ -198,12 +199,18 @@ impl OwnedBoot {
         Ok((Place { process, folder: self.folder.clone(), groups: made.groups, limits }, released?))
     }
 
+    /// Whether anything may leave: then the agent has to redirect it.
+    fn leaves(&self) -> bool {
+        self.spec.network.policy().is_some()
+    }
+
     fn config(&self) -> Result<OwnedFd> {
         let limits = &self.spec.limits;
         let config = AgentConfig {
             init: true,
             open_files: Some(limits::open_files(limits)),
             processes: limits::processes(limits),
+            egress: self.leaves(),
             oom_score_adj: OOM_SCORE,
             ..agent_config(&self.spec, &self.root)
         };

@@ -30,10 +30,13 @@ const ALWAYS: [Feature; 14] = [
     Feature::LimitOpenFiles,
     Feature::NetworkNone,
 ];
+/// What it takes a packet filter to decide about what leaves.
+const LEAVING: [Feature; 2] = [Feature::NetworkOpen, Feature::NetworkRules];
+
 /// The provider's claim at its best.
 pub fn claim() -> Claim {
     let at_best = [Feature::User, Feature::Pause, Feature::LimitMemory, Feature::LimitCpu, Feature::LimitPids, Feature::LimitDisk];
-    Claim { provider: NAME, features: ALWAYS.into_iter().chain(at_best).collect() }
+    Claim { provider: NAME, features: ALWAYS.into_iter().chain(at_best).chain(LEAVING).collect() }
 }
 
 /// What it can do here.
@@ -41,6 +44,9 @@ pub(super) fn info() -> ProviderInfo {
     let groups = Hierarchies::of_host();
     let held = |controller: Controller, feature: Feature| groups.holder(controller).map(|_| feature);
     let mut features: Vec<Feature> = ALWAYS.to_vec();
+    if kernel::filters_packets() {
+        features.extend(LEAVING);
+    }
     // With one id there is nobody else to be.
     if is_root() || Ids::of_sandbox(None).is_ok_and(|ids| ids.count() > 1) {
         features.push(Feature::User);

@@ -81,6 +81,8 @@ pub(super) struct Outline<'a> {
     pub(super) landlock: Option<Domain>,
     pub(super) lifetime: Lifetime,
     pub(super) open_files: u64,
+    /// Whether the agent redirects what leaves. It gives up what it needs for that by itself, before the first command.
+    pub(super) redirects: bool,
     /// Whether another process makes the network namespace meanwhile: with one processor that gains nothing.
     pub(super) network_beside: bool,
     /// Ends with success instead of executing the agent.
@@ -180,7 +182,7 @@ pub(super) fn plan(outline: Outline<'_>) -> Result<Vec<Planned>> {
 
     plan.add(Step::Limit { resource: libc::RLIMIT_CORE, value: 0 });
     plan.add(Step::Limit { resource: libc::RLIMIT_NOFILE, value: outline.open_files });
-    for capability in capabilities::dropped() {
+    for capability in capabilities::dropped().filter(|number| !(outline.redirects && *number == capabilities::NET_ADMIN)) {
         plan.add(Step::DropCapability(capability));
     }
     plan.add(Step::NoNewPrivileges);

@@ -6,7 +6,7 @@ use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountBindOptions, MountType,
     ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
-use sandbar_core::{Context, Isolation, Lifetime, Limits, Network, Result, SandboxSpec, Volume};
+use sandbar_core::{Context, Isolation, Lifetime, Limits, Result, SandboxSpec, Volume};
 use sandbar_protocol::CONFIG_OPTION;
 
 use super::{
@@ -83,10 +83,7 @@ impl Outline<'_> {
         Ok(HostConfig {
             mounts: Some(self.mounts()?),
             runtime: Some(self.runtime.to_owned()),
-            network_mode: Some(match self.spec.network {
-                Network::Open => "host".to_owned(),
-                Network::Default | Network::None => "none".to_owned(),
-            }),
+            network_mode: Some("none".to_owned()),
             // Many programs look their own name up, and fail or wait when nobody knows it.
             extra_hosts: Some(vec![format!("{}:127.0.0.1", self.hostname)]),
             ipc_mode: Some("private".to_owned()),

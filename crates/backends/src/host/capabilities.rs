@@ -17,6 +17,9 @@ mod number {
     pub(super) const SETFCAP: u32 = 31;
 }
 
+/// What the agent needs, where it redirects what leaves.
+pub(crate) const NET_ADMIN: u32 = 12;
+
 /// Docker's default without NET_RAW (there is no network but loopback), MKNOD (impossible in a user namespace) and AUDIT_WRITE.
 /// SYS_CHROOT stays: package managers and servers that separate privileges call `chroot`, and all that it shows is the sandbox itself.
 /// All of them hold only against the sandbox's own user namespace. Agent and workloads have the same.

@@ -1,6 +1,8 @@
-//! What this kernel can do, where that cannot be found out by trying.
+//! What this kernel can do.
 
 use std::sync::OnceLock;
+
+use rustix::net::{AddressFamily, RawProtocol, SocketFlags, SocketType, socket_with};
 
 /// Major and minor version. Nothing at all when it cannot be read.
 fn version() -> (u32, u32) {
@@ -21,6 +23,14 @@ pub(crate) fn takes_detached_layers() -> bool {
 /// Whether RLIMIT_NPROC counts a user's processes in each user namespace apart. Before, it counted all of the host's user.
 pub(crate) fn counts_processes_by_namespace() -> bool {
     version() >= (5, 14)
+}
+
+/// Whether it has a packet filter, which what leaves is redirected with.
+pub(crate) fn filters_packets() -> bool {
+    /// `NETLINK_NETFILTER`.
+    const NETFILTER: u32 = 12;
+    let protocol = RawProtocol::new(NETFILTER).map(rustix::net::Protocol::from_raw);
+    socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol).is_ok()
 }
 
 /// The version, for messages.

@@ -2,9 +2,9 @@ use std::{net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use sandbar_core::{
-    CheckpointOptions, Connection, DirEntry, Error, ErrorKind, ExecRequest, ExecStream, ExposedPort, FileStat, LimitReport, ProcessInfo,
-    PutOptions, RemoveOptions, Renewal, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxStats, SandboxStatus, SavedCheckpoint,
-    Signal, WatchStream,
+    CheckpointOptions, Connection, DirEntry, EgressStream, Error, ErrorKind, ExecRequest, ExecStream, ExposedPort, FileStat, LimitReport,
+    ProcessInfo, PutOptions, RemoveOptions, Renewal, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxStats, SandboxStatus,
+    SavedCheckpoint, Signal, WatchStream,
 };
 use tokio::io::AsyncRead;
 
@@ -134,6 +134,14 @@ impl<B: Backend> SandboxHandle for MachineHandle<B> {
 
     async fn unexpose_port(&self, port: u16) -> Result<()> {
         self.ports.close(port).await
+    }
+
+    async fn egress(&self) -> Result<Box<dyn EgressStream>> {
+        Ok(Box::new(self.call("egress")?.egress().await?))
+    }
+
+    async fn leave(&self, question: u64) -> Result<Connection> {
+        self.call("leave")?.leave(question).await
     }
 
     async fn checkpoint(&self, options: CheckpointOptions) -> Result<SavedCheckpoint> {

@@ -10,7 +10,7 @@
 //! | `live` | what the clones and tasks of one handle share; why a place ended |
 //! | `client` | one operation over one connection: deadlines, and what a cut means |
 //! | `answer` | the agent's answers, validated |
-//! | `exec`, `input`, `files`, `bulk`, `watch`, `ports`, `status` | groups of operations |
+//! | `exec`, `input`, `files`, `bulk`, `watch`, `ports`, `egress`, `status` | groups of operations |
 //! | `provision`, `lifecycle`, `checkpoint` | bringing up, stopping and starting, saving and restoring |
 //! | `quiet`, `rejoin`, `renewal` | the wire before a save of memory; clients that it cut off; what differs after memory was loaded |
 //! | `record` | what the ledger keeps; what a generation holds |
@@ -26,6 +26,7 @@ mod bulk;
 mod checkpoint;
 mod client;
 pub mod config;
+mod egress;
 mod exec;
 #[cfg(test)]
 mod fake;

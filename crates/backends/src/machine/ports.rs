@@ -38,10 +38,16 @@ impl<B: Backend> Call<B> {
     /// `Unavailable` when nothing listens there.
     pub(super) async fn connect_port(self, port: u16) -> Result<Connection> {
         let link = self.order(Operation::Dial(Dial { port: port.into() }), Patience::Quick).await;
-        let Link { reader, writer } = link.map_err(|error| error.with("port", port))?;
-        let (reader, ahead) = reader.into_parts();
-        let stream = reader.unsplit(writer.into_inner());
-        Ok(if ahead.is_empty() { stream } else { Box::new(ReadAhead { ahead, stream }) })
+        link.map(Link::into_stream).map_err(|error| error.with("port", port))
+    }
+}
+
+impl Link {
+    /// The connection, for raw bytes after the answer.
+    pub(super) fn into_stream(self) -> Connection {
+        let (reader, ahead) = self.reader.into_parts();
+        let stream = reader.unsplit(self.writer.into_inner());
+        if ahead.is_empty() { stream } else { Box::new(ReadAhead { ahead, stream }) }
     }
 }
 

@@ -5,7 +5,6 @@ mod duration;
 mod environment;
 mod listen;
 mod location;
-mod network;
 mod size;
 mod volume;
 
@@ -13,6 +12,5 @@ pub(crate) use duration::duration;
 pub(crate) use environment::Variable;
 pub(crate) use listen::listen;
 pub(crate) use location::Location;
-pub(crate) use network::network;
 pub(crate) use size::{cpus, size};
 pub(crate) use volume::volume;

@@ -12,6 +12,7 @@
 //! | `portable` | `checkpoint export`, `checkpoint import` |
 //! | `life` | `pause`, `resume`, `stop`, `start`, `rm`, `gc` |
 //! | `port` | `expose`, `unexpose` |
+//! | `net` | `net log`, `net set` |
 //! | `image` | `image` |
 //! | `doctor`, `setup` | `doctor`, `setup` |
 //! | `kernel`, `template` | `kernel`, `template` |
@@ -28,6 +29,7 @@ mod kernel;
 mod life;
 mod list;
 mod logs;
+mod net;
 mod options;
 mod port;
 mod portable;
@@ -127,6 +129,7 @@ enum Command {
     Gc(life::Gc),
     Expose(port::Expose),
     Unexpose(port::Unexpose),
+    Net(net::Net),
     Image(image::Image),
     Doctor(doctor::Doctor),
     Serve(serve::Serve),
@@ -219,6 +222,7 @@ impl Command {
             Self::Gc(command) => command.run(runtime).await?,
             Self::Expose(command) => command.run(runtime).await?,
             Self::Unexpose(command) => command.run(runtime).await?,
+            Self::Net(command) => command.run(runtime).await?,
             Self::Image(command) => command.run(runtime).await?,
             Self::Serve(command) => command.run(runtime).await?,
             Self::Setup(command) => command.run(runtime).await?,

@@ -44,8 +44,9 @@ pub(crate) struct SandboxOptions {
     /// The user of its commands: NAME, UID or UID:GID
     #[arg(short = 'u', long)]
     user: Option<User>,
-    /// What it may reach: none (only itself) or open (as this machine)
-    #[arg(long, value_name = "none|open", value_parser = args::network)]
+    /// What it may reach: none (only itself), open (the internet, and nothing of this machine or of private networks), or rules, such as
+    /// allow=pypi.org:443,*.pythonhosted.org:443 or deny=*:25,open; the first that matches decides
+    #[arg(long, value_name = "none|open|RULES")]
     net: Option<Network>,
     /// Destroy it this long after its creation: seconds, or 5m, 2h
     #[arg(long, value_name = "SECONDS", value_parser = args::duration)]

@@ -56,7 +56,7 @@ fn sandbar_failed(home: &Home) {
         (&["run", "--no-such-option", "--", "true"], "--no-such-option"),
         (&["run", "--on", "no-such-wall", "--", "true"], "no-such-wall"),
         (&["run", "--memory", "lots", "--", "true"], "lots"),
-        (&["run", "--net", "allow=example.com", "--", "true"], "not supported"),
+        (&["run", "--net", "allow=a b", "--", "true"], "a b"),
         (&["run", "-v", "/no/such/folder:/x", "--", "true"], "/no/such/folder"),
         (&["exec", "no-such-sandbox", "--", "true"], "no-such-sandbox"),
         (&["restore", "no-such-sandbox", "x"], "no-such-sandbox"),

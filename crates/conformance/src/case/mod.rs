@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod destroy;
+mod egress;
 mod environment;
 mod exec;
 mod expose;
@@ -71,6 +72,7 @@ pub fn all() -> &'static [Case] {
             image::CASES,
             volume::CASES,
             network::CASES,
+            egress::CASES,
             limits::CASES,
             stats::CASES,
             status::CASES,

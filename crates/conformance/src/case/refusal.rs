@@ -73,6 +73,10 @@ async fn attempt(context: &Context, sandbox: &Sandbox, feature: Feature) -> Resu
         Feature::LimitOpenFiles => context.sandbox_refusal(limit(Limits { open_files: Some(100), ..none })).await?.map(drop),
         Feature::NetworkNone => context.sandbox_refusal(spec(&|spec| spec.network = Network::None)).await?.map(drop),
         Feature::NetworkOpen => context.sandbox_refusal(spec(&|spec| spec.network = Network::Open)).await?.map(drop),
+        Feature::NetworkRules => {
+            let rules = Network::Rules("allow=example.com".parse()?);
+            context.sandbox_refusal(spec(&|spec| spec.network = rules.clone())).await?.map(drop)
+        }
         Feature::Runtime => context.sandbox_refusal(spec(&|spec| spec.runtime = Some("runc".to_owned()))).await?.map(drop),
         other => return Err(Failure::new(format!("this case does not know how to try {other}"))),
     };

@@ -3,12 +3,14 @@
 //! Paths and arguments are bytes, since Linux's are. Times are Unix nanoseconds or milliseconds as the name says.
 
 mod control;
+mod egress;
 mod file;
 mod process;
 
 use prost::{Message, Oneof};
 
 pub use control::{Ack, Dial, Empty, Failure, GetLayer, Identity, Ping, Pong, Quiesce, Renewal, Resumed, Shutdown, Usage, UsageReport};
+pub use egress::{Claimed, Egress, Leave, Question, Remote, Verdict, question};
 pub use file::{DirEntries, Entry, KindOfFile, MakeDir, Owner, Put, ReadDir, Remove, Rename, Stat, Symlink, Target, Watch, WatchEvent};
 pub use process::{
     Attach, Chunk, EnvVar, Exec, Exited, List, Lost, Process, ProcessList, PtySize, SignalProcess, Started, Status, UserRef, user_ref,
@@ -18,7 +20,7 @@ pub use process::{
 #[derive(Clone, PartialEq, Message)]
 pub struct Request {
     /// What to do.
-    #[prost(oneof = "request::Operation", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22")]
+    #[prost(oneof = "request::Operation", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24")]
     pub operation: Option<request::Operation>,
 }
 
@@ -97,6 +99,12 @@ pub mod request {
         /// and `End`.
         #[prost(message, tag = "22")]
         GetLayer(GetLayer),
+        /// Decide about what leaves → `Done`, then `Question` messages, answered by `Verdict` messages or [`Leave`].
+        #[prost(message, tag = "23")]
+        Egress(Egress),
+        /// → `Done`, then raw bytes both ways.
+        #[prost(message, tag = "24")]
+        Leave(Leave),
     }
 }
 

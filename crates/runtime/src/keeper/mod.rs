@@ -1,4 +1,4 @@
-//! The process that keeps what must go on after a command has returned: exposed ports, and the end of a time to live.
+//! The process that keeps what must go on after a command has returned: exposed ports, decisions about what leaves, and the end of a time to live.
 //!
 //! One per sandbox, only while it is needed. It holds no terminal, no descriptor of the command that started it, and nothing that is not in the
 //! ledger too: it may be killed at any time, and the next command starts another one, which listens at the same addresses.

@@ -9,7 +9,8 @@ use std::{
     time::Duration,
 };
 
-use sandbar_core::{Context, Error, Result, SandboxId, State};
+use rustix::process::{Resource, Rlimit};
+use sandbar_core::{Context, Error, Lifetime, Result, SandboxId, State};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
@@ -18,7 +19,14 @@ use tokio::{
 };
 
 use super::{control, descriptors, remove_files};
-use crate::{Runtime, Sandbox, clock, fault, ledger::PortRow, lock::SandboxLock, ports::Listener};
+use crate::{
+    Runtime, Sandbox, clock,
+    egress::EgressService,
+    fault,
+    ledger::{PortRow, SandboxRow},
+    lock::SandboxLock,
+    ports::Listener,
+};
 
 /// What a keeper says when it listens, or when another one does.
 pub(super) const READY: &str = "ready";
@@ -54,7 +62,10 @@ impl Runtime {
             say_ready();
             return Ok(());
         };
-        let keeper = Keeper { runtime: self.clone(), room: Listener::room(), listeners: HashMap::new(), id };
+        // Each connection holds two descriptors, and the soft limit is for programs that cannot handle many (see systemd's notes on RLIMIT_NOFILE).
+        let most = rustix::process::getrlimit(Resource::Nofile).maximum;
+        let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
+        let keeper = Keeper { runtime: self.clone(), room: Listener::room(), listeners: HashMap::new(), egress: None, id };
         keeper.run(lock).await
     }
 }
@@ -82,6 +93,7 @@ struct Keeper {
     id: SandboxId,
     listeners: HashMap<u16, Listener>,
     room: Arc<Semaphore>,
+    egress: Option<EgressService>,
 }
 
 impl Keeper {
@@ -183,7 +195,7 @@ impl Keeper {
         if row.state == State::Destroying {
             return Ok(false);
         }
-        Ok(row.expires_ms.is_some() || self.wanted()?.next().is_some())
+        Ok(row.expires_ms.is_some() || decides(&row) || self.wanted()?.next().is_some())
     }
 
     fn wanted(&self) -> Result<impl Iterator<Item = PortRow> + use<>> {
@@ -198,6 +210,7 @@ impl Keeper {
 
     /// Brings the listeners in line with the ledger.
     async fn reconcile(&mut self) -> Result<()> {
+        self.attend_egress()?;
         let wanted: Vec<PortRow> = self.wanted()?.collect();
         // One that was removed and wished again elsewhere since is another one.
         let stays = |port: u16, listener: &Listener| wanted.iter().any(|row| row.port == port && row.actual == Some(listener.address));
@@ -227,6 +240,16 @@ impl Keeper {
         Ok(())
     }
 
+    /// Decides about what leaves, by what the ledger says now.
+    fn attend_egress(&mut self) -> Result<()> {
+        if let Some(egress) = &self.egress {
+            egress.refresh();
+        } else if let Some(row) = self.runtime.ledger().sandbox(&self.id)?.filter(decides) {
+            self.egress = Some(EgressService::begin(&Sandbox::of(self.runtime.clone(), &row)));
+        }
+        Ok(())
+    }
+
     fn end(self, lock: SandboxLock, known: bool) -> Result<()> {
         if known {
             self.runtime.ledger().delete_keeper(&self.id, self.runtime.me())?;
@@ -238,6 +261,11 @@ impl Keeper {
         lock.remove();
         removed
     }
+}
+
+/// Whether it is a keeper that decides about what leaves this sandbox.
+fn decides(row: &SandboxRow) -> bool {
+    row.gated && row.lifetime == Lifetime::Detached
 }
 
 fn remove_socket(keeper: &Keeper) {

@@ -123,6 +123,7 @@ mod tests {
             choice: "c",
             lifetime: Lifetime::Detached,
             expires_ms: None,
+            gated: false,
             base: None,
             spec: &SandboxSpec::default(),
             root: &RootSource::empty(),

@@ -41,7 +41,8 @@ impl Ledger {
                 SELECT id, pid, start, keepers.boot FROM sandboxes LEFT JOIN keepers ON sandbox = id
                 WHERE state NOT IN ('provisioning', 'destroying') AND id IN (
                     SELECT sandbox FROM ports WHERE holder_pid IS NULL UNION
-                    SELECT id FROM sandboxes WHERE expires_ms IS NOT NULL AND owner_pid IS NULL)";
+                    SELECT id FROM sandboxes WHERE expires_ms IS NOT NULL AND owner_pid IS NULL UNION
+                    SELECT id FROM sandboxes WHERE gated = 1 AND owner_pid IS NULL)";
             connection.prepare_cached(sql)?.query_map([], |row| Ok((text(row, 0)?, identity(row, 1)?)))?.collect()
         })
     }

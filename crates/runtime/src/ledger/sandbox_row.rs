@@ -1,7 +1,7 @@
 use std::str::FromStr;
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params, types::Type};
-use sandbar_core::{CheckpointId, Error, ErrorKind, IdRange, Lifetime, Result, RootSource, SandboxId, SandboxSpec, State};
+use sandbar_core::{CheckpointId, Error, ErrorKind, IdRange, Lifetime, Network, Result, RootSource, SandboxId, SandboxSpec, State};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -26,6 +26,8 @@ pub(crate) struct SandboxRow {
     pub(crate) boot: String,
     pub(crate) created_ms: u64,
     pub(crate) expires_ms: Option<u64>,
+    /// Whether the host decides about what leaves it.
+    pub(crate) gated: bool,
     /// The process that it ends with.
     pub(crate) owner: Option<ProcessIdentity>,
     /// What is being done to it, or was when somebody died.
@@ -53,6 +55,7 @@ pub(crate) struct NewSandbox<'a> {
     pub(crate) choice: &'a str,
     pub(crate) lifetime: Lifetime,
     pub(crate) expires_ms: Option<u64>,
+    pub(crate) gated: bool,
     pub(crate) base: Option<&'a CheckpointId>,
     pub(crate) spec: &'a SandboxSpec,
     pub(crate) root: &'a RootSource,
@@ -76,7 +79,7 @@ pub(crate) struct Attention {
 }
 
 const COLUMNS: &str = "id, name, provider, image, state, reason, choice, lifetime, boot, created_ms, expires_ms, owner_pid, owner_start, \
-     owner_boot, operation, operator_pid, operator_start, operator_boot, committed, revision, first_id, base, spec, root, record";
+     owner_boot, operation, operator_pid, operator_start, operator_boot, committed, revision, first_id, base, spec, root, record, gated";
 
 pub(super) const ATTENTION: &str = "
     SELECT id, boot, operation, operator_pid, operator_start, operator_boot, owner_pid, owner_start, owner_boot, expires_ms, attempted_ms
@@ -111,16 +114,16 @@ impl Ledger {
             let owner = (new.lifetime == Lifetime::Owned).then_some(new.operator);
             let sql = "
                 INSERT INTO sandboxes (id, name, provider, image, state, choice, lifetime, boot, created_ms, expires_ms, owner_pid, owner_start,
-                    owner_boot, operation, operator_pid, operator_start, operator_boot, slot, first_id, base, spec, root)
+                    owner_boot, operation, operator_pid, operator_start, operator_boot, slot, first_id, base, spec, root, gated)
                 VALUES (:id, :name, :provider, :image, :state, :choice, :lifetime, :boot, :created_ms, :expires_ms, :owner_pid, :owner_start,
-                    :owner_boot, :operation, :operator_pid, :operator_start, :boot, :slot, :first_id, :base, :spec, :root)";
+                    :owner_boot, :operation, :operator_pid, :operator_start, :boot, :slot, :first_id, :base, :spec, :root, :gated)";
             transaction.prepare_cached(sql)?.execute(named_params! {
                 ":id": new.id.as_str(), ":name": new.name, ":provider": new.provider, ":image": new.image, ":state": State::Provisioning.name(),
                 ":choice": new.choice, ":lifetime": lifetime_name(new.lifetime), ":boot": self.boot(), ":created_ms": clock::now_ms(),
                 ":expires_ms": new.expires_ms, ":owner_pid": owner.map(|owner| owner.pid), ":owner_start": owner.map(|owner| owner.start_time),
                 ":owner_boot": owner.map(|owner| &owner.boot), ":operation": Operation::Provision.name(), ":operator_pid": new.operator.pid,
                 ":operator_start": new.operator.start_time, ":slot": slot, ":first_id": ids.map(|ids| ids.first),
-                ":base": new.base.map(CheckpointId::as_str), ":spec": to_json(new.spec)?, ":root": to_json(new.root)?,
+                ":base": new.base.map(CheckpointId::as_str), ":spec": to_json(new.spec)?, ":root": to_json(new.root)?, ":gated": new.gated,
             })?;
             Ok(ids)
         })
@@ -215,6 +218,18 @@ impl Ledger {
         })
     }
 
+    /// Changes what a sandbox may reach.
+    pub(crate) fn set_network(&self, id: &SandboxId, network: &Network) -> Result<()> {
+        self.write(|transaction| {
+            let read = |row: &Row<'_>| json::<SandboxSpec>(row, 0);
+            let spec = transaction.prepare_cached("SELECT spec FROM sandboxes WHERE id = ?1")?.query_row([id.as_str()], read).optional()?;
+            let Some(spec) = spec else { return Err(crate::runtime::gone(id).into()) };
+            let spec = SandboxSpec { network: network.clone(), ..spec };
+            transaction.prepare_cached("UPDATE sandboxes SET spec = ?2 WHERE id = ?1")?.execute(params![id.as_str(), to_json(&spec)?])?;
+            Ok(())
+        })
+    }
+
     /// Removes a sandbox's row, with its resources, ports, keeper and id range.
     pub(crate) fn delete_sandbox(&self, id: &SandboxId) -> Result<()> {
         self.write(|transaction| {
@@ -260,6 +275,7 @@ impl SandboxRow {
             spec: json(row, 22)?,
             root: json(row, 23)?,
             record: json(row, 24)?,
+            gated: row.get(25)?,
         })
     }
 }

@@ -7,7 +7,7 @@ use sandbar_core::{Error, ErrorKind, Result};
 ///
 /// Rows that are looked for on the way of every command (what needs somebody's attention) have a partial index, so that an idle ledger of
 /// a thousand sandboxes costs a command one page.
-const MIGRATIONS: [&str; 2] = [VERSION_1, VERSION_2];
+const MIGRATIONS: [&str; 3] = [VERSION_1, VERSION_2, VERSION_3];
 
 const VERSION_1: &str = "
 CREATE TABLE checkpoints (
@@ -106,6 +106,12 @@ CREATE TABLE probes (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// Sandboxes about whose connections the host decides: somebody must be there to decide.
+const VERSION_3: &str = "
+ALTER TABLE sandboxes ADD COLUMN gated INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX sandboxes_gated ON sandboxes(id) WHERE gated = 1;
+";
+
 /// The version that this program writes.
 pub(super) const CURRENT: usize = MIGRATIONS.len();
 
@@ -154,9 +160,10 @@ mod tests {
         connection.execute_batch(insert).unwrap();
         migrate(&connection).unwrap();
         assert_eq!(version(&connection).unwrap(), CURRENT);
-        let (name, attempted): (String, Option<i64>) =
-            connection.query_row("SELECT name, attempted_ms FROM sandboxes", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
-        assert_eq!((name.as_str(), attempted), ("web", None));
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+        let (name, attempted, gated): (String, Option<i64>, bool) =
+            connection.query_row("SELECT name, attempted_ms, gated FROM sandboxes", [], read).unwrap();
+        assert_eq!((name.as_str(), attempted, gated), ("web", None, false));
         let count = |table: &str| connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0)).unwrap();
         assert_eq!((count("resources"), count("ports"), count("probes")), (1, 1, 0));
         migrate(&connection).unwrap();

@@ -1,4 +1,4 @@
-use sandbar_core::{CheckpointId, CheckpointKind, Error, ErrorKind, Network, Result, SandboxId, SandboxSpec, check_name};
+use sandbar_core::{CheckpointId, CheckpointKind, Error, ErrorKind, Result, SandboxId, SandboxSpec, check_name};
 use serde::{Deserialize, Serialize};
 
 use crate::{image::Digest, ledger::CheckpointRow};
@@ -99,8 +99,7 @@ pub(super) fn without_reach(spec: &SandboxSpec) -> (SandboxSpec, Vec<String>) {
     for volume in std::mem::take(&mut plain.volumes) {
         taken.push(format!("the volume {}", volume.target.display()));
     }
-    if plain.network == Network::Open {
-        plain.network = Network::Default;
+    if std::mem::take(&mut plain.network).policy().is_some() {
         taken.push("the network".to_owned());
     }
     if let Some(runtime) = plain.runtime.take() {
@@ -115,7 +114,7 @@ fn corrupt(message: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use sandbar_core::{Limits, Volume};
+    use sandbar_core::{Limits, Network, Volume};
 
     use super::*;
 

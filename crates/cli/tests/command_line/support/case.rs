@@ -2,7 +2,7 @@ use std::{path::Path, sync::Arc};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use super::{Home, Wall};
+use super::{Home, Stage, Wall};
 
 /// One fact, to be shown behind every wall it is true of.
 #[derive(Clone, Copy)]
@@ -13,13 +13,14 @@ pub struct Case {
     needs: &'static [&'static str],
     of_layers: bool,
     brief: bool,
+    staged: bool,
 }
 
 impl Case {
     /// A fact of every wall.
     pub const fn new(name: &'static str, body: fn(&Home)) -> Self {
         let walls = &["dangerous-host", "container", "container-rootless", "gvisor", "gvisor-rootless"];
-        Self { name, body, walls, needs: &[], of_layers: false, brief: false }
+        Self { name, body, walls, needs: &[], of_layers: false, brief: false, staged: false }
     }
 
     /// Only of these walls.
@@ -50,6 +51,13 @@ impl Case {
         self
     }
 
+    /// On a stage, which only root can build.
+    #[must_use]
+    pub const fn staged(mut self) -> Self {
+        self.staged = true;
+        self.needs(Stage::NEEDS)
+    }
+
     fn is_of(&self, wall: &Wall) -> bool {
         if self.of_layers { wall.provider != "dangerous-host" } else { self.walls.contains(&wall.name) }
     }
@@ -58,7 +66,8 @@ impl Case {
         let wall = Arc::clone(wall);
         let required = std::env::var("SANDBAR_REQUIRE").is_ok_and(|names| names.split(',').any(|name| name == wall.name));
         let missing = self.needs.iter().find(|program| !Path::new(program).exists()).map(|program| format!("{program} is not here"));
-        let reason = wall.unavailable.clone().or(missing);
+        let stageless = (self.staged && !rustix::process::geteuid().is_root()).then(|| "only root can build the stage".to_owned());
+        let reason = wall.unavailable.clone().or(missing).or(stageless);
         let name = format!("{}::{}", wall.name, self.name);
         let is_long = wall.provider == "gvisor" && !self.brief && std::env::var_os("SANDBAR_LONG").is_none();
         Trial::ignorable_test(name, move || match reason {

@@ -3,14 +3,18 @@
 mod case;
 mod client;
 mod home;
+mod internet;
 mod leftovers;
+mod stage;
 mod terminal;
 mod wall;
 
 pub use case::{Case, main, open_to_all};
 pub use client::{Client, Finished, feed};
 pub use home::Home;
+pub use internet::serve_if_asked;
 pub use leftovers::{assert_nothing_left, control_groups_with, ids_with_traces, leftovers, processes_with};
+pub use stage::Stage;
 pub use terminal::Terminal;
 pub use wall::Wall;
 

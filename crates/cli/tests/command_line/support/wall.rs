@@ -16,6 +16,8 @@ pub struct Wall {
     pub user: Option<(u32, u32)>,
     /// The binary, where that user can execute it.
     pub program: PathBuf,
+    /// The process in whose network and mount namespaces the binary runs; of the tests' own when `None`.
+    pub stage: Option<u32>,
     /// Why it cannot be tested here.
     pub unavailable: Option<String>,
 }
@@ -25,7 +27,14 @@ impl Wall {
     pub fn all(scratch: &Path) -> Vec<Self> {
         let root = rustix::process::geteuid().is_root();
         let program = PathBuf::from(env!("CARGO_BIN_EXE_sandbar"));
-        let wall = |name, provider, user, program: &Path| Self { name, provider, user, program: program.to_owned(), unavailable: None };
+        let wall = |name, provider, user, program: &Path| Self {
+            name,
+            provider,
+            user,
+            program: program.to_owned(),
+            stage: None,
+            unavailable: None,
+        };
         let mut walls = vec![wall("dangerous-host", "dangerous-host", None, &program)];
         for (name, rootless, provider) in [("container", "container-rootless", "container"), ("gvisor", "gvisor-rootless", "gvisor")] {
             if root {
@@ -57,13 +66,25 @@ impl Wall {
 
     /// The program, as the wall's user, without the surroundings of the tests.
     pub fn command(&self, home: &Path) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = match self.stage {
+            None => Command::new(&self.program),
+            Some(stage) => {
+                // As root; then it becomes the user itself.
+                let mut command = Command::new("/usr/bin/nsenter");
+                command.args(["--net", "--mount", "--target", &stage.to_string()]);
+                if let Some((uid, gid)) = self.user {
+                    command.args(["--setuid", &uid.to_string(), "--setgid", &gid.to_string()]);
+                }
+                command.arg("--").arg(&self.program);
+                command
+            }
+        };
         command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.env("HOME", home).env("SANDBAR_HOME", home.join("state")).env("LANG", "C.UTF-8").current_dir("/");
         if let Ok(log) = std::env::var("SANDBAR_LOG") {
             command.env("SANDBAR_LOG", log);
         }
-        if let Some((uid, gid)) = self.user {
+        if let Some((uid, gid)) = self.user.filter(|_| self.stage.is_none()) {
             command.uid(uid).gid(gid);
         }
         command

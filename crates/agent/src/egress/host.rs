@@ -1,0 +1,209 @@
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::IpAddr,
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use sandbar_protocol::{Ack, Claimed, FrameReader, Question, Remote, Reply, VERSION, Verdict, encode_message, question, reply};
+use tokio::{
+    io::{AsyncRead, AsyncWriteExt},
+    net::UnixStream,
+    sync::{Notify, mpsc, oneshot},
+    time::Instant,
+};
+
+use super::names::Names;
+use crate::agent::Agent;
+
+/// How long somebody waits for the host where nobody decides at the moment: it is being started, or started anew.
+const ABSENT: Duration = Duration::from_secs(10);
+/// How long the host may take to resolve and connect: longer than TCP's own patience with a silent network would be of no use to anybody.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Most questions that wait.
+const MOST: usize = 4096;
+
+/// The host, as those who wait for its decisions see it.
+#[derive(Debug, Default)]
+pub(crate) struct Host {
+    pub(super) names: RefCell<Names>,
+    questions: RefCell<Option<mpsc::Sender<Question>>>,
+    /// Somebody decides again.
+    present: Notify,
+    /// Somebody else decides: the one before is done.
+    replaced: Notify,
+    waiting: RefCell<HashMap<u64, Waiting>>,
+    /// Connections that have left: how to reset them.
+    open: RefCell<HashMap<u64, oneshot::Sender<()>>>,
+    last: Cell<u64>,
+}
+
+/// What an answer is for.
+#[derive(Debug)]
+enum Waiting {
+    Name(oneshot::Sender<bool>),
+    Connection(oneshot::Sender<Option<Left>>),
+}
+
+/// A connection that is allowed, and was made.
+#[derive(Debug)]
+pub(super) struct Left {
+    /// The host's end, and what it has said already.
+    pub(super) remote: UnixStream,
+    pub(super) ahead: Bytes,
+    /// Tells that it is to be reset.
+    pub(super) revoked: oneshot::Receiver<()>,
+    pub(super) id: u64,
+}
+
+/// Takes a question out when nobody waits for its answer any more.
+struct Place<'a> {
+    host: &'a Host,
+    id: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.host.waiting.borrow_mut().remove(&self.id);
+    }
+}
+
+impl Host {
+    /// Whether a name may be asked for; `None` when nobody decides.
+    pub(super) async fn may_ask(&self, name: &str) -> Option<bool> {
+        let (sender, answer) = oneshot::channel();
+        self.ask(None, question::What::Name(name.to_owned()), Waiting::Name(sender), answer).await
+    }
+
+    /// The host's end of a connection that is allowed; `None` when it is refused, or nobody decides.
+    pub(super) async fn connect(&self, name: Option<String>, address: IpAddr, port: u16, process: Option<Claimed>) -> Option<Left> {
+        let (sender, answer) = oneshot::channel();
+        let bytes = match address {
+            _ if name.is_some() => Vec::new(),
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        let remote = Remote { name, address: bytes, port: port.into() };
+        self.ask(process, question::What::Connection(remote), Waiting::Connection(sender), answer).await?
+    }
+
+    async fn ask<T>(&self, process: Option<Claimed>, what: question::What, waiting: Waiting, answer: oneshot::Receiver<T>) -> Option<T> {
+        let id = self.last.get() + 1;
+        self.last.set(id);
+        if self.waiting.borrow().len() >= MOST {
+            return None;
+        }
+        let _place = Place { host: self, id };
+        let questions = self.somebody().await?;
+        self.waiting.borrow_mut().insert(id, waiting);
+        questions.send(Question { id, process, what: Some(what) }).await.ok()?;
+        // A sender that is dropped is a host that is gone.
+        tokio::time::timeout(PATIENCE, answer).await.ok()?.ok()
+    }
+
+    async fn somebody(&self) -> Option<mpsc::Sender<Question>> {
+        let end = Instant::now() + ABSENT;
+        loop {
+            let notified = self.present.notified();
+            if let Some(questions) = self.questions.borrow().clone() {
+                return Some(questions);
+            }
+            tokio::time::timeout_at(end, notified).await.ok()?;
+        }
+    }
+
+    /// Gives a connection of the host to the question that it is for; gives it back when nobody waits for it.
+    pub(crate) fn leave(&self, id: u64) -> Option<Leaving> {
+        match self.waiting.borrow_mut().remove(&id)? {
+            Waiting::Connection(sender) => Some(Leaving { sender, id }),
+            Waiting::Name(_) => None,
+        }
+    }
+
+    /// A connection has ended.
+    pub(super) fn forget(&self, id: u64) {
+        self.open.borrow_mut().remove(&id);
+    }
+
+    fn decide(&self, verdict: Verdict) {
+        let waiting = self.waiting.borrow_mut().remove(&verdict.id);
+        match waiting {
+            Some(Waiting::Name(sender)) => drop(sender.send(verdict.allowed)),
+            Some(Waiting::Connection(sender)) if !verdict.allowed => drop(sender.send(None)),
+            // That needs a connection, not a word.
+            Some(Waiting::Connection(_)) => {}
+            None if !verdict.allowed => {
+                let open = self.open.borrow_mut().remove(&verdict.id);
+                // It may have ended just now.
+                let _ = open.map(|revoke| revoke.send(()));
+            }
+            None => {}
+        }
+    }
+}
+
+/// A question about a connection whose answer is yes.
+pub(crate) struct Leaving {
+    sender: oneshot::Sender<Option<Left>>,
+    id: u64,
+}
+
+impl Leaving {
+    /// Hands the connection over.
+    pub(crate) fn begin(self, host: &Host, remote: UnixStream, ahead: Bytes) {
+        let (revoke, revoked) = oneshot::channel();
+        // Before whoever waits can have gone on.
+        host.open.borrow_mut().insert(self.id, revoke);
+        if self.sender.send(Some(Left { remote, ahead, revoked, id: self.id })).is_err() {
+            // It ends, and the host sees that.
+            host.forget(self.id);
+        }
+    }
+}
+
+/// Lets the host at the other end of this connection decide, until it goes or another one comes.
+pub(crate) async fn serve<R: AsyncRead + Unpin>(agent: &Agent, mut reader: FrameReader<R>, mut writer: impl AsyncWriteExt + Unpin) {
+    let host = &agent.egress;
+    let (sender, mut questions) = mpsc::channel(64);
+    host.replaced.notify_waiters();
+    // Whoever waits for the one before waits in vain: it may have decided, and its answer is lost.
+    host.waiting.borrow_mut().clear();
+    *host.questions.borrow_mut() = Some(sender.clone());
+    host.present.notify_waiters();
+    let mut bytes = BytesMut::from(VERSION.encode().as_slice());
+    if encode_message(&mut bytes, &Reply { answer: Some(reply::Answer::Done(Ack {})) }).is_ok() {
+        let replaced = host.replaced.notified();
+        tokio::pin!(replaced);
+        loop {
+            if !bytes.is_empty() && writer.write_all_buf(&mut bytes).await.is_err() {
+                break;
+            }
+            tokio::select! {
+                biased;
+                () = &mut replaced => return,
+                verdict = reader.message::<Verdict>() => match verdict {
+                    Ok(verdict) => host.decide(verdict),
+                    Err(_) => break,
+                },
+                question = questions.recv() => match question {
+                    Some(question) if encode_message(&mut bytes, &question).is_ok() => {}
+                    _ => break,
+                },
+            }
+        }
+    }
+    let own = host.questions.borrow().as_ref().is_some_and(|current| current.same_channel(&sender));
+    if own {
+        host.questions.borrow_mut().take();
+        host.waiting.borrow_mut().clear();
+    }
+}
+
+impl Host {
+    /// A fresh one.
+    pub(crate) fn new() -> Rc<Self> {
+        Rc::default()
+    }
+}

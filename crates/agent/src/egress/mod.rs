@@ -1,0 +1,153 @@
+//! What leaves: connections and questions end here, and the host is asked about each; it decides, resolves and connects.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `netlink`, `redirect` | how everything that would leave comes here |
+//! | `names` | addresses that stand for names |
+//! | `dns` | questions and answers |
+//! | `resolver` | the servers that answer them |
+//! | `connections` | the listeners for redirected connections |
+//! | `host` | the host's connection, and what waits for its answers |
+//! | `claim` | the process behind a connection |
+
+mod claim;
+mod connections;
+mod dns;
+mod host;
+mod names;
+mod netlink;
+mod redirect;
+mod resolver;
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener, UdpSocket as StdUdp},
+    rc::Rc,
+};
+
+use rustix::thread::CapabilitySet;
+use tokio::net::{TcpListener, UdpSocket};
+
+pub(crate) use host::{Host, serve};
+
+use redirect::Ports;
+
+/// Where resolv.conf leads: loopback, so that no rule is needed to get there, and not the address that a server of the user's own would take.
+const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
+/// Tries to find a port that is free for IPv4 and IPv6, connections and datagrams.
+const TRIES: usize = 32;
+
+/// What leaves comes here from now on; nobody has answered it yet.
+pub(crate) struct Redirected(Sockets);
+
+impl Redirected {
+    /// Redirects, before any command runs and so before anybody else could take the ports, and gives up the right to change that for good.
+    ///
+    /// # Errors
+    /// When the kernel cannot redirect, or the ports cannot be had.
+    pub(crate) fn begin() -> io::Result<Self> {
+        let sockets = Sockets::open()?;
+        redirect::install(sockets.ports)?;
+        give_up_rights()?;
+        resolver::name_in_file(NAME_SERVER);
+        Ok(Self(sockets))
+    }
+
+    /// Answers.
+    ///
+    /// # Errors
+    /// Of the event loop.
+    pub(crate) fn serve(self, host: &Rc<Host>) -> io::Result<()> {
+        for listener in self.0.connections {
+            tokio::task::spawn_local(connections::run(Rc::clone(host), TcpListener::from_std(listener)?));
+        }
+        for listener in self.0.questions {
+            tokio::task::spawn_local(resolver::connections(Rc::clone(host), TcpListener::from_std(listener)?));
+        }
+        for socket in self.0.datagrams {
+            tokio::task::spawn_local(resolver::datagrams(Rc::clone(host), UdpSocket::from_std(socket)?));
+        }
+        Ok(())
+    }
+}
+
+/// Lays down `CAP_NET_ADMIN`, and takes it from everything that this process executes: neither the agent nor a command needs it again.
+fn give_up_rights() -> io::Result<()> {
+    rustix::thread::remove_capability_from_bounding_set(CapabilitySet::NET_ADMIN)?;
+    let mut sets = rustix::thread::capabilities(None)?;
+    for set in [&mut sets.effective, &mut sets.permitted, &mut sets.inheritable] {
+        set.remove(CapabilitySet::NET_ADMIN);
+    }
+    Ok(rustix::thread::set_capabilities(None, sets)?)
+}
+
+struct Sockets {
+    ports: Ports,
+    connections: Vec<StdListener>,
+    questions: Vec<StdListener>,
+    datagrams: Vec<StdUdp>,
+}
+
+impl Sockets {
+    fn open() -> io::Result<Self> {
+        let connections = both(&|address| listen(address))?;
+        let port = |listener: &StdListener| listener.local_addr().map(|address| address.port());
+        let mut last = None;
+        for _ in 0..TRIES {
+            let mut questions = both(&|address| listen(address))?;
+            let number = port(&questions[0])?;
+            match both(&|address| datagrams(SocketAddr::new(address.ip(), number))) {
+                Ok(mut sockets) => {
+                    questions.push(listen(SocketAddr::from((NAME_SERVER, 53)))?);
+                    sockets.push(datagrams(SocketAddr::from((NAME_SERVER, 53)))?);
+                    let ports = Ports { connections: port(&connections[0])?, questions: number };
+                    return Ok(Self { ports, connections, questions, datagrams: sockets });
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()))
+    }
+}
+
+/// One for each loopback address, with the same port; only IPv4's where there is no IPv6.
+fn both<T: HasPort>(open: &dyn Fn(SocketAddr) -> io::Result<T>) -> io::Result<Vec<T>> {
+    let mut last = None;
+    for _ in 0..TRIES {
+        let first = open(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        match open(SocketAddr::from((Ipv6Addr::LOCALHOST, first.port()?))) {
+            Ok(second) => return Ok(vec![first, second]),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = Some(error),
+            Err(_) => return Ok(vec![first]),
+        }
+    }
+    Err(last.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()))
+}
+
+trait HasPort {
+    fn port(&self) -> io::Result<u16>;
+}
+
+impl HasPort for StdListener {
+    fn port(&self) -> io::Result<u16> {
+        self.local_addr().map(|address| address.port())
+    }
+}
+
+impl HasPort for StdUdp {
+    fn port(&self) -> io::Result<u16> {
+        self.local_addr().map(|address| address.port())
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<StdListener> {
+    let listener = StdListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn datagrams(address: SocketAddr) -> io::Result<StdUdp> {
+    let socket = StdUdp::bind(address)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}

@@ -1,0 +1,225 @@
+//! How everything that would leave ends at the agent: every address is one of the loopback device's, and outbound TCP and DNS are redirected.
+//!
+//! There is no other device, so what is not redirected cannot leave either: it is delivered here, where nobody listens. Numbers are those of
+//! linux/rtnetlink.h and linux/netfilter/nf_tables.h.
+
+use std::io;
+
+use super::netlink::{Attributes, Messages};
+
+/// The name of the table, for whoever looks.
+const TABLE: &str = "sandbar";
+const NAT: &str = "leaving";
+const FILTER: &str = "refused";
+
+/// `NFPROTO_INET`, `AF_INET`, `AF_INET6`.
+const INET: u8 = 1;
+const IPV4: u8 = 2;
+const IPV6: u8 = 10;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+/// `NF_INET_LOCAL_OUT`.
+const OUTPUT: u32 = 3;
+/// `NFT_REG_1` and the verdict's register.
+const REGISTER: u32 = 1;
+const VERDICT: u32 = 0;
+/// `NF_ACCEPT`.
+const ACCEPT: u32 = 1;
+
+/// Where what would leave is sent to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ports {
+    /// The listener for connections.
+    pub(super) connections: u16,
+    /// The DNS server's, for datagrams and connections.
+    pub(super) questions: u16,
+}
+
+/// Makes every address local, and redirects. Needs `CAP_NET_ADMIN` over the network namespace.
+///
+/// # Errors
+/// When the kernel cannot do it.
+pub(super) fn install(ports: Ports) -> io::Result<()> {
+    route(IPV4).map_err(|error| told("the IPv4 route", error))?;
+    match route(IPV6) {
+        // A kernel without IPv6.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EACCES)) => {}
+        other => other.map_err(|error| told("the IPv6 route", error))?,
+    }
+    rules(ports).to_filter().map_err(|error| told("the packet rules", error))
+}
+
+fn told(what: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what} cannot be set: {error}"))
+}
+
+/// `ip route add local default dev lo`.
+fn route(family: u8) -> io::Result<()> {
+    const NEW_ROUTE: u16 = 24;
+    /// `RTA_OIF`.
+    const DEVICE: u16 = 4;
+    // `struct rtmsg`: family, lengths of destination and source, tos, table main (254), protocol boot (3), scope host (254), type local (2), flags.
+    let fixed = [family, 0, 0, 0, 254, 3, 254, 2, 0, 0, 0, 0];
+    let mut messages = Messages::default();
+    // The loopback device is always the first of its namespace.
+    messages.add(NEW_ROUTE, &fixed, |attributes| {
+        attributes.bytes(DEVICE, &1_u32.to_ne_bytes());
+    });
+    messages.to_routes()
+}
+
+fn rules(ports: Ports) -> Messages {
+    const BATCH_BEGIN: u16 = 0x10;
+    const BATCH_END: u16 = 0x11;
+    const NEW_TABLE: u16 = 10 << 8;
+    // `struct nfgenmsg`: family, version, subsystem with the highest byte first.
+    let (batch, own) = ([0, 0, 0, 10], [INET, 0, 0, 0]);
+    let mut messages = Messages::default();
+    messages.bracket(BATCH_BEGIN, &batch);
+    messages.add(NEW_TABLE, &own, |attributes| {
+        attributes.text(1, TABLE);
+    });
+    chain(&mut messages, NAT, "nat", -100);
+    chain(&mut messages, FILTER, "filter", 0);
+    for name in [NAT, FILTER] {
+        rule(&mut messages, name, |expressions| {
+            expressions.family(IPV4).load(Header::Network, 16, 4).mask(&[255, 0, 0, 0]).is(&[127, 0, 0, 0]).accept();
+        });
+        let mut localhost = [0; 16];
+        localhost[15] = 1;
+        rule(&mut messages, name, |expressions| {
+            expressions.family(IPV6).load(Header::Network, 24, 16).is(&localhost).accept();
+        });
+    }
+    for protocol in [UDP, TCP] {
+        rule(&mut messages, NAT, |expressions| {
+            expressions.protocol(protocol).load(Header::Transport, 2, 2).is(&53_u16.to_be_bytes()).redirect(ports.questions);
+        });
+    }
+    rule(&mut messages, NAT, |expressions| {
+        expressions.protocol(TCP).redirect(ports.connections);
+    });
+    // The kernel would answer these itself, for every address.
+    for (protocol, echo_request) in [(ICMP, 8), (ICMPV6, 128)] {
+        rule(&mut messages, FILTER, |expressions| {
+            expressions.protocol(protocol).load(Header::Transport, 0, 1).is(&[echo_request]).reject();
+        });
+    }
+    messages.bracket(BATCH_END, &batch);
+    messages
+}
+
+fn chain(messages: &mut Messages, name: &str, kind: &str, priority: i32) {
+    const NEW_CHAIN: u16 = 10 << 8 | 3;
+    messages.add(NEW_CHAIN, &[INET, 0, 0, 0], |attributes| {
+        attributes.text(1, TABLE).text(3, name);
+        attributes.nest(4, |hook| {
+            hook.number(1, OUTPUT).number(2, priority.cast_unsigned());
+        });
+        attributes.text(7, kind);
+    });
+}
+
+fn rule(messages: &mut Messages, chain: &str, expressions: impl FnOnce(&mut Expressions<'_, '_>)) {
+    const NEW_RULE: u16 = 10 << 8 | 6;
+    messages.add(NEW_RULE, &[INET, 0, 0, 0], |attributes| {
+        attributes.text(1, TABLE).text(2, chain).nest(4, |list| expressions(&mut Expressions(list)));
+    });
+}
+
+/// A header of a packet, by its number in rules.
+#[derive(Clone, Copy)]
+enum Header {
+    Network = 1,
+    Transport = 2,
+}
+
+/// The expressions of one rule; each goes on only if the one before it was true.
+struct Expressions<'a, 'b>(&'a mut Attributes<'b>);
+
+impl Expressions<'_, '_> {
+    fn one(&mut self, name: &str, data: impl FnOnce(&mut Attributes)) -> &mut Self {
+        self.0.nest(1, |element| {
+            element.text(1, name).nest(2, data);
+        });
+        self
+    }
+
+    fn meta(&mut self, key: u32) -> &mut Self {
+        self.one("meta", |data| {
+            data.number(1, REGISTER).number(2, key);
+        })
+    }
+
+    /// Of this family.
+    fn family(&mut self, family: u8) -> &mut Self {
+        const FAMILY: u32 = 15;
+        self.meta(FAMILY).is(&[family])
+    }
+
+    /// Of this transport.
+    fn protocol(&mut self, protocol: u8) -> &mut Self {
+        const PROTOCOL: u32 = 16;
+        self.meta(PROTOCOL).is(&[protocol])
+    }
+
+    fn load(&mut self, header: Header, offset: u32, length: u32) -> &mut Self {
+        self.one("payload", |data| {
+            data.number(1, REGISTER).number(2, header as u32).number(3, offset).number(4, length);
+        })
+    }
+
+    fn mask(&mut self, mask: &[u8]) -> &mut Self {
+        let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
+        self.one("bitwise", |data| {
+            data.number(1, REGISTER).number(2, REGISTER).number(3, length);
+            data.nest(4, |value| {
+                value.bytes(1, mask);
+            });
+            data.nest(5, |value| {
+                value.bytes(1, &vec![0; mask.len()]);
+            });
+        })
+    }
+
+    fn is(&mut self, value: &[u8]) -> &mut Self {
+        const EQUAL: u32 = 0;
+        self.one("cmp", |data| {
+            data.number(1, REGISTER).number(2, EQUAL).nest(3, |own| {
+                own.bytes(1, value);
+            });
+        })
+    }
+
+    fn accept(&mut self) {
+        self.one("immediate", |data| {
+            data.number(1, VERDICT).nest(2, |own| {
+                own.nest(2, |verdict| {
+                    verdict.number(1, ACCEPT);
+                });
+            });
+        });
+    }
+
+    fn redirect(&mut self, port: u16) {
+        self.one("immediate", |data| {
+            data.number(1, REGISTER).nest(2, |own| {
+                own.bytes(1, &port.to_be_bytes());
+            });
+        });
+        self.one("redir", |data| {
+            // `NF_NAT_RANGE_PROTO_SPECIFIED`.
+            data.number(1, REGISTER).number(3, 2);
+        });
+    }
+
+    fn reject(&mut self) {
+        const ICMPX: u32 = 2;
+        const ADMINISTRATIVELY_PROHIBITED: u8 = 3;
+        self.one("reject", |data| {
+            data.number(1, ICMPX).bytes(2, &[ADMINISTRATIVELY_PROHIBITED]);
+        });
+    }
+}

@@ -1,0 +1,106 @@
+use std::{
+    fs, io,
+    net::{Ipv4Addr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::Semaphore,
+};
+
+use super::{
+    dns::{Answer, Kind, Question},
+    host::Host,
+};
+
+/// Most questions by datagram that wait at a time; what is over is lost, as datagrams are, and asked again.
+const MOST: usize = 256;
+/// Most connections at a time.
+const MOST_CONNECTIONS: usize = 64;
+/// How long a connection may be idle.
+const IDLE: Duration = Duration::from_secs(10);
+/// How long receiving rests when it fails.
+const REST: Duration = Duration::from_millis(100);
+/// Most bytes of a question.
+const LARGEST: usize = 1024;
+
+async fn answer(host: &Host, question: &Question) -> Vec<u8> {
+    let answer = match host.may_ask(&question.name).await {
+        None => Answer::Failure,
+        Some(false) => Answer::NoSuchName,
+        Some(true) if question.kind == Kind::Address => Answer::Address(host.names.borrow_mut().address(&question.name)),
+        Some(true) => Answer::Nothing,
+    };
+    question.answer(answer)
+}
+
+/// Answers datagrams.
+pub(super) async fn datagrams(host: Rc<Host>, socket: UdpSocket) {
+    let (socket, places) = (Rc::new(socket), Arc::new(Semaphore::new(MOST)));
+    let mut buffer = [0; LARGEST];
+    loop {
+        let Ok((length, from)) = socket.recv_from(&mut buffer).await else {
+            tokio::time::sleep(REST).await;
+            continue;
+        };
+        let (Some(question), Ok(place)) = (Question::parse(&buffer[..length]), Arc::clone(&places).try_acquire_owned()) else { continue };
+        let (host, socket): (Rc<Host>, Rc<UdpSocket>) = (Rc::clone(&host), Rc::clone(&socket));
+        tokio::task::spawn_local(async move {
+            reply(&socket, &answer(&host, &question).await, from).await;
+            drop(place);
+        });
+    }
+}
+
+async fn reply(socket: &UdpSocket, message: &[u8], to: SocketAddr) {
+    // Whoever asked is gone, or asks again.
+    let _ = socket.send_to(message, to).await;
+}
+
+/// Answers connections, where each message is preceded by its length (RFC 1035, 4.2.2).
+pub(super) async fn connections(host: Rc<Host>, listener: TcpListener) {
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let host = Rc::clone(&host);
+                tokio::task::spawn_local(async move {
+                    let _ = converse(&host, stream).await;
+                    drop(place);
+                });
+            }
+            Err(_) => tokio::time::sleep(REST).await,
+        }
+    }
+}
+
+async fn converse(host: &Host, mut stream: TcpStream) -> io::Result<()> {
+    let mut buffer = [0; LARGEST];
+    loop {
+        let length = tokio::time::timeout(IDLE, stream.read_u16()).await.map_err(io::Error::other)??;
+        let message = buffer.get_mut(..usize::from(length)).ok_or(io::ErrorKind::InvalidData)?;
+        tokio::time::timeout(IDLE, stream.read_exact(message)).await.map_err(io::Error::other)??;
+        let question = Question::parse(message).ok_or(io::ErrorKind::InvalidData)?;
+        let answer = answer(host, &question).await;
+        let mut framed = Vec::with_capacity(2 + answer.len());
+        framed.extend_from_slice(&u16::try_from(answer.len()).unwrap_or(u16::MAX).to_be_bytes());
+        framed.extend_from_slice(&answer);
+        stream.write_all(&framed).await?;
+    }
+}
+
+/// Says in /etc/resolv.conf where to ask. Questions to any other server come here too, so one that cannot be written changes little.
+pub(super) fn name_in_file(server: Ipv4Addr) {
+    const FILE: &str = "/etc/resolv.conf";
+    const NEW: &str = "/etc/.resolv.conf.sandbar";
+    // Beside it and over it: what is there may be a link that leads anywhere.
+    let _ = fs::remove_file(NEW);
+    if fs::write(NEW, format!("nameserver {server}\n")).and_then(|()| fs::rename(NEW, FILE)).is_err() {
+        let _ = fs::remove_file(NEW);
+    }
+}

@@ -1,0 +1,161 @@
+//! What the tests of egress take for the internet: a network namespace that owns every address, with servers that tell what reaches them.
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+};
+
+/// Set for the process that is the internet.
+pub const ROLE: &str = "SANDBAR_TEST_INTERNET";
+/// The name server of the host.
+pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(9, 9, 9, 9);
+/// What `allowed.test` and, the first time, `rebind.test` mean.
+pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(93, 184, 215, 14);
+/// Where a sandbox may ask beside it.
+const ELSEWHERE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(8, 8, 8, 8)), IpAddr::V6(Ipv6Addr::new(0x2001, 0x4860, 0x4860, 0, 0, 0, 0, 0x8888))];
+/// What `v6.test` means.
+pub const PUBLIC_V6: Ipv6Addr = Ipv6Addr::new(0x2606, 0x4700, 0, 0, 0, 0, 0, 0x1111);
+
+/// Is the internet, if this process was started as such: with a folder that has `key.pem` and `cert.pem`. Ends with its standard input.
+pub fn serve_if_asked() -> bool {
+    let Some(folder) = std::env::var_os(ROLE) else { return false };
+    let mut lines = io::stdin().lines();
+    say("up");
+    lines.next().unwrap().unwrap();
+    dns();
+    on(80, http);
+    on(22, |stream, _| {
+        let _ = stream.try_clone().unwrap().write_all(b"SSH-2.0-test\r\n");
+        echo(stream);
+    });
+    on(53, |_, _| {});
+    on(7000, |stream, _| echo(stream));
+    on(7001, broken);
+    let mut tls = Command::new("setpriv");
+    tls.args(["--pdeathsig", "KILL", "openssl", "s_server", "-quiet", "-www", "-accept", "443", "-key", "key.pem", "-cert", "cert.pem"]);
+    let mut tls: Child = tls.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while TcpStream::connect((Ipv4Addr::LOCALHOST, 443)).is_err() {
+        assert!(tls.try_wait().unwrap().is_none(), "openssl has ended");
+        thread::sleep(std::time::Duration::from_millis(5));
+    }
+    say("serving");
+    while lines.next().is_some() {}
+    let _ = tls.kill();
+    let _ = tls.wait();
+    true
+}
+
+fn say(line: &str) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// Serves a port at every address, and tells of each connection where it went to.
+fn on(port: u16, serve: fn(TcpStream, IpAddr)) {
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.unwrap();
+            let address = stream.local_addr().unwrap().ip().to_canonical();
+            say(&format!("tcp {address} {port}"));
+            thread::spawn(move || serve(stream, address));
+        }
+    });
+}
+
+fn http(mut stream: TcpStream, address: IpAddr) {
+    let mut host = String::new();
+    for line in BufReader::new(stream.try_clone().unwrap()).lines() {
+        let Ok(line) = line else { return };
+        if line.is_empty() {
+            break;
+        }
+        if let Some((_, value)) = line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            host = value.to_owned();
+        }
+    }
+    let body = format!("you reached {address} as {host}\n");
+    let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+}
+
+/// Says half of something, and breaks off when it has been heard.
+fn broken(mut stream: TcpStream, _: IpAddr) {
+    let _ = stream.write_all(b"half\n").and_then(|()| stream.read_exact(&mut [0; 5]));
+    let _ = rustix::net::sockopt::set_socket_linger(&stream, Some(std::time::Duration::ZERO));
+}
+
+fn echo(mut stream: TcpStream) {
+    let mut buffer = [0; 65536];
+    while let Ok(length @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(&buffer[..length]).is_err() {
+            return;
+        }
+    }
+}
+
+/// Answers at [`NAME_SERVER`], and tells of questions at other servers' addresses.
+fn dns() {
+    let server = UdpSocket::bind((NAME_SERVER, 53)).unwrap();
+    thread::spawn(move || {
+        let mut buffer = [0; 1024];
+        while let Ok((length, from)) = server.recv_from(&mut buffer) {
+            answer(&server, &buffer[..length], from);
+        }
+    });
+    for address in ELSEWHERE {
+        let socket = UdpSocket::bind((address, 53)).unwrap();
+        thread::spawn(move || {
+            let mut buffer = [0; 1024];
+            while socket.recv_from(&mut buffer).is_ok() {
+                say(&format!("udp {address} 53"));
+            }
+        });
+    }
+}
+
+fn answer(server: &UdpSocket, question: &[u8], from: SocketAddr) {
+    let (mut name, mut at) = (Vec::new(), 12);
+    while question[at] != 0 {
+        let length = usize::from(question[at]);
+        name.push(String::from_utf8_lossy(&question[at + 1..=at + length]).to_lowercase());
+        at += length + 1;
+    }
+    let (name, kind) = (name.join("."), question[at + 2]);
+    say(&format!("dns {name}"));
+    let mut message = question[..at + 5].to_vec();
+    let known = means(&name, kind);
+    let (code, answers) = match &known {
+        None => (3, Vec::new()),
+        Some(addresses) => (0, addresses.iter().filter(|address| kind == if address.is_ipv4() { 1 } else { 28 }).collect()),
+    };
+    message[2..12].copy_from_slice(&[0x81, 0x80 | code, 0, 1, 0, answers.len() as u8, 0, 0, 0, 0]);
+    for address in answers {
+        let bytes = match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        message.extend_from_slice(&[0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 0, 0, bytes.len() as u8]);
+        message.extend_from_slice(&bytes);
+    }
+    server.send_to(&message, from).unwrap();
+}
+
+fn means(name: &str, kind: u8) -> Option<Vec<IpAddr>> {
+    static REBOUND: AtomicU32 = AtomicU32::new(0);
+    Some(vec![match name {
+        "allowed.test" => PUBLIC.into(),
+        "other.test" => Ipv4Addr::new(93, 184, 215, 15).into(),
+        "private.test" => Ipv4Addr::new(10, 0, 0, 5).into(),
+        "metadata.test" => Ipv4Addr::new(169, 254, 169, 254).into(),
+        "loop.test" => Ipv4Addr::LOCALHOST.into(),
+        "v6.test" => PUBLIC_V6.into(),
+        // The internet first, the private network from the second question on.
+        "rebind.test" if kind == 1 && REBOUND.fetch_add(1, Ordering::SeqCst) == 0 => PUBLIC.into(),
+        "rebind.test" => Ipv4Addr::new(10, 0, 0, 5).into(),
+        _ => return None,
+    }])
+}

@@ -1,0 +1,128 @@
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use super::{
+    Home, Wall,
+    internet::{NAME_SERVER, ROLE},
+};
+
+/// Two network namespaces of the test's own: one is the host, the other the internet. No packet leaves the machine, whatever the defect.
+pub struct Stage {
+    host: Namespace,
+    _internet: Namespace,
+    seen: Arc<Mutex<Vec<String>>>,
+    /// What the internet's servers read.
+    _folder: tempfile::TempDir,
+}
+
+/// A process with namespaces, which ends with its standard input.
+struct Namespace {
+    child: Child,
+    input: Option<ChildStdin>,
+}
+
+impl Namespace {
+    /// Starts it; returns when it has said a first line.
+    fn begin(options: &[&str], program: &[&str], role: Option<&Path>) -> (Self, BufReader<std::process::ChildStdout>) {
+        let mut command = Command::new("unshare");
+        command.args(options).arg("--").args(program).stdin(Stdio::piped()).stdout(Stdio::piped());
+        if let Some(folder) = role {
+            command.env(ROLE, folder);
+        }
+        let mut child = command.spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        if role.is_none() {
+            input.write_all(b"up\n").unwrap();
+        }
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, "up\n", "{program:?}");
+        (Self { child, input: Some(input) }, output)
+    }
+
+    /// Runs a script in it.
+    fn run(&self, script: &str) {
+        let target = self.child.id().to_string();
+        let mut command = Command::new("nsenter");
+        let done = command.args(["--net", "--mount", "--target", &target, "--", "sh", "-ec", script]).output().unwrap();
+        assert!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        let _ = self.child.wait();
+    }
+}
+
+impl Stage {
+    /// Programs that it takes, and that what is inside needs.
+    pub const NEEDS: &[&str] = &["/usr/bin/curl", "/usr/bin/openssl", "/usr/bin/unshare", "/usr/bin/setpriv", "/sbin/ip", "/bin/bash"];
+
+    /// Builds it. Only root can.
+    pub fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("sandbar-stage-").tempdir_in("/tmp").unwrap();
+        let mut openssl = Command::new("openssl");
+        openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=stage"]);
+        let made = openssl.args(["-keyout", "key.pem", "-out", "cert.pem"]).current_dir(&folder).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let own = std::env::current_exe().unwrap();
+        let (mut internet, mut said) = Namespace::begin(&["--net", "--mount"], &[own.to_str().unwrap()], Some(folder.path()));
+        let (host, _) = Namespace::begin(&["--net", "--mount"], &["cat"], None);
+        host.run(&format!(
+            "ip link set lo up
+            ip link add host0 type veth peer name net0 netns {}
+            ip address add 203.0.113.1/30 dev host0
+            ip address add 2001:db8::1/64 dev host0 nodad
+            ip link set host0 up
+            echo 'nameserver {NAME_SERVER}' > {folder}/resolv.conf
+            chmod -R a+rX {folder}
+            mount --bind {folder}/resolv.conf /etc/resolv.conf",
+            internet.child.id(),
+            folder = folder.path().display()
+        ));
+        internet.run(
+            "ip link set lo up
+            ip address add 203.0.113.2/30 dev net0
+            ip address add 2001:db8::2/64 dev net0 nodad
+            ip link set net0 up
+            ip route add local 0.0.0.0/0 dev lo
+            ip -6 route add local ::/0 dev lo table main
+            ip address add 2001:4860:4860::8888/128 dev lo nodad",
+        );
+        host.run("ip route add default via 203.0.113.2; ip -6 route add default via 2001:db8::2");
+        internet.input.as_mut().unwrap().write_all(b"serve\n").unwrap();
+        let mut line = String::new();
+        while line != "serving\n" {
+            line.clear();
+            assert_ne!(said.read_line(&mut line).unwrap(), 0, "the internet has ended");
+        }
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&seen);
+        thread::spawn(move || said.lines().map_while(Result::ok).for_each(|line| told.lock().unwrap().push(line)));
+        Self { host, _internet: internet, seen, _folder: folder }
+    }
+
+    /// A state folder for sandboxes of its host.
+    pub fn home(&self, wall: &Wall) -> Home {
+        Home::new(&Wall { stage: Some(self.host.child.id()), ..wall.clone() })
+    }
+
+    /// What has reached the internet: `dns NAME`, `tcp ADDRESS PORT`, `udp ADDRESS 53`.
+    pub fn seen(&self) -> Vec<String> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// Fails if something that reached the internet has this text.
+    pub fn assert_not_seen(&self, text: &str) {
+        let seen = self.seen();
+        assert!(!seen.iter().any(|line| line.contains(text)), "{text:?} was seen: {seen:#?}");
+    }
+}

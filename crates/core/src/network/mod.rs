@@ -1,0 +1,96 @@
+//! What a sandbox may reach over the network.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `address` | addresses that are not the internet |
+//! | `name` | a domain name, and a pattern of names |
+//! | `rule` | one line of a policy |
+//! | `policy` | the lines together, and what they decide |
+
+mod address;
+mod name;
+mod policy;
+mod rule;
+
+pub use address::special_purpose;
+pub use name::{DomainName, NamePattern};
+pub use policy::{Decision, Destination, Policy};
+pub use rule::{Action, Ports, Protocol, Rule, Target};
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{Error, Feature};
+
+/// What a sandbox may reach over the network. Written as on the command line: `none`, `open`, or rules (see [`Policy`]).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Network {
+    /// The provider's own default: `None` everywhere but on `dangerous-host`, which can only be `Open` and says so.
+    #[default]
+    Default,
+    /// Loopback only.
+    None,
+    /// The internet: everything but the host itself, link-local and private ranges. On a provider without a wall for the network, the host's
+    /// network as it is.
+    Open,
+    /// What the rules allow.
+    Rules(Policy),
+}
+
+impl Network {
+    /// The feature that this choice needs.
+    pub const fn feature(&self) -> Option<Feature> {
+        match self {
+            Self::Default => None,
+            Self::None => Some(Feature::NetworkNone),
+            Self::Open => Some(Feature::NetworkOpen),
+            Self::Rules(_) => Some(Feature::NetworkRules),
+        }
+    }
+
+    /// What decides about connections, where there may be some.
+    pub fn policy(&self) -> Option<Policy> {
+        match self {
+            Self::Default | Self::None => None,
+            Self::Open => Some(Policy::open()),
+            Self::Rules(policy) => Some(policy.clone()),
+        }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::None => f.write_str("none"),
+            Self::Open => f.write_str("open"),
+            Self::Rules(policy) => policy.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Network {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Ok(match text {
+            "default" => Self::Default,
+            "none" => Self::None,
+            "open" => Self::Open,
+            rules => Self::Rules(rules.parse()?),
+        })
+    }
+}
+
+impl Serialize for Network {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}

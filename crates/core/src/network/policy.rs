@@ -1,0 +1,240 @@
+use std::{fmt, net::IpAddr, str::FromStr};
+
+use super::{Action, DomainName, Protocol, Rule, Target, special_purpose};
+use crate::{Error, ErrorKind};
+
+/// Rules in order: the first that matches decides, and what none matches is refused, or with `open` at the end allowed.
+///
+/// Written `allow=pypi.org:443,*.pythonhosted.org:443,deny=*:25,open`: parts between commas, where one without `allow=` or `deny=` does what the one before it does.
+///
+/// A rule about names or about everything never reaches an address that is not the internet's ([`special_purpose`]), whatever a name resolves to: that takes a
+/// rule with the address or its network.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    rules: Vec<Rule>,
+    open: bool,
+}
+
+/// What somebody wants to reach.
+#[derive(Debug, Clone, Copy)]
+pub struct Destination<'a> {
+    /// The name that was asked for, where it was one.
+    pub name: Option<&'a DomainName>,
+    /// The address that would be connected to.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+}
+
+/// Yes or no, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Whether it may be reached.
+    pub allowed: bool,
+    /// The rule that decided, as written; `open` for what no rule matched and that end allowed, `None` where nothing allowed it.
+    pub rule: Option<String>,
+    /// The reason, in a few words.
+    pub reason: String,
+}
+
+impl Policy {
+    /// These rules; what none of them matches is refused, or allowed if `open`.
+    pub const fn new(rules: Vec<Rule>, open: bool) -> Self {
+        Self { rules, open }
+    }
+
+    /// The internet.
+    pub const fn open() -> Self {
+        Self { rules: Vec::new(), open: true }
+    }
+
+    /// The rules, first to last.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// Whether something may be reached.
+    pub fn decide(&self, destination: &Destination<'_>) -> Decision {
+        let Destination { name, address, port, protocol } = *destination;
+        let matching = self.rules.iter().find(|rule| rule.covers(protocol, port) && rule.target.matches(name, Some(address)));
+        let deny = |rule: Option<String>, reason: String| Decision { allowed: false, rule, reason };
+        let (rule, by_address) = match matching {
+            Some(rule) if rule.action == Action::Deny => return deny(Some(rule.to_string()), "a rule refuses it".to_owned()),
+            Some(rule) => (rule.to_string(), matches!(rule.target, Target::Addresses(_))),
+            None if self.open => ("open".to_owned(), false),
+            None => return deny(None, "no rule allows it".to_owned()),
+        };
+        if !by_address
+            && let Some(what) = special_purpose(address)
+            && !self.lists(destination)
+        {
+            return deny(Some(rule), format!("{address} is {what}, which only a rule with the address allows"));
+        }
+        Decision { allowed: true, rule: Some(rule), reason: "allowed".to_owned() }
+    }
+
+    /// Whether a rule with addresses allows it, and none before refuses it.
+    fn lists(&self, destination: &Destination<'_>) -> bool {
+        let Destination { address, port, protocol, .. } = *destination;
+        let mut by_address = self.rules.iter().filter(|rule| matches!(rule.target, Target::Addresses(_)));
+        by_address
+            .find(|rule| rule.covers(protocol, port) && rule.target.matches(None, Some(address)))
+            .is_some_and(|rule| rule.action == Action::Allow)
+    }
+
+    /// Whether a name may be looked up at all: whether anything could be allowed that is asked for by it. A name that may not is never asked of anybody, so it
+    /// carries nothing out. Rules with addresses allow no questions: for a name of theirs there is `allow=NAME/dns`.
+    pub fn decide_name(&self, name: &DomainName) -> Decision {
+        for rule in &self.rules {
+            if matches!(rule.target, Target::Addresses(_)) || !rule.target.matches(Some(name), None) {
+                continue;
+            }
+            let everything = rule.ports == super::Ports::ALL && rule.protocol.is_none_or(|protocol| protocol == Protocol::Dns);
+            match rule.action {
+                Action::Allow => return Decision { allowed: true, rule: Some(rule.to_string()), reason: "allowed".to_owned() },
+                // One that refuses some ports leaves the others to the rules after it.
+                Action::Deny if everything => {
+                    return Decision { allowed: false, rule: Some(rule.to_string()), reason: "a rule refuses it".to_owned() };
+                }
+                Action::Deny => {}
+            }
+        }
+        match self.open {
+            true => Decision { allowed: true, rule: Some("open".to_owned()), reason: "allowed".to_owned() },
+            false => Decision { allowed: false, rule: None, reason: "no rule allows it".to_owned() },
+        }
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts: Vec<String> = self.rules.iter().map(ToString::to_string).chain(self.open.then(|| "open".to_owned())).collect();
+        f.write_str(&parts.join(","))
+    }
+}
+
+impl FromStr for Policy {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let refused = |why: &str| Error::new(ErrorKind::InvalidInput, "network policy", why).with("policy", format!("{text:?}"));
+        let mut policy = Self::default();
+        let mut action = None;
+        for part in text.split(',') {
+            if policy.open {
+                return Err(refused("open must be the last"));
+            }
+            let (own, rest) = match part.split_once('=') {
+                Some(("allow", rest)) => (Some(Action::Allow), rest),
+                Some(("deny", rest)) => (Some(Action::Deny), rest),
+                Some(_) => return Err(refused("expected none, open, allow=… or deny=…")),
+                None if part == "open" => {
+                    policy.open = true;
+                    continue;
+                }
+                None if matches!(part, "none" | "default") => return Err(refused("none and default stand alone")),
+                None => (action, part),
+            };
+            action = own;
+            let Some(own) = own else { return Err(refused("expected none, open, allow=… or deny=…")) };
+            policy.rules.push(Rule::parse(own, rest)?);
+        }
+        Ok(policy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(text: &str) -> Policy {
+        text.parse().unwrap()
+    }
+
+    /// `NAME@ADDRESS:PORT`, or without the name.
+    fn decide(policy: &Policy, text: &str) -> Decision {
+        let (name, address) = text.split_once('@').map_or((None, text), |(name, address)| (Some(name.parse().unwrap()), address));
+        let address: std::net::SocketAddr = address.parse().unwrap();
+        policy.decide(&Destination { name: name.as_ref(), address: address.ip(), port: address.port(), protocol: Protocol::Tcp })
+    }
+
+    fn allows(rules: &str, text: &str) -> bool {
+        decide(&policy(rules), text).allowed
+    }
+
+    #[test]
+    fn a_policy_is_written_as_it_was_read() {
+        for text in ["open", "allow=a.com", "allow=a.com:443,allow=*.b.org,deny=10.0.0.0/8,open"] {
+            assert_eq!(policy(text).to_string(), text);
+        }
+        assert_eq!(policy("allow=a.com,b.com:443,deny=c.com").to_string(), "allow=a.com,allow=b.com:443,deny=c.com");
+        for text in ["", "a.com", "open,allow=a.com", "allow=a.com,", "allow=a.com,none", "net=a.com", "allow=a.com,open,open"] {
+            assert!(text.parse::<Policy>().is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn open_is_the_internet_and_nothing_else() {
+        for address in ["8.8.8.8:53", "example.com@93.184.215.14:443", "[2606:4700::1111]:443"] {
+            assert!(allows("open", address), "{address}");
+        }
+        for address in ["127.0.0.1:80", "169.254.169.254:80", "10.0.0.1:22", "[::1]:80", "[fd00::1]:80", "[::ffff:127.0.0.1]:80"] {
+            assert!(!allows("open", address), "{address}");
+        }
+        // A name that means such an address does not help.
+        let decision = decide(&policy("open"), "rebind.example@169.254.169.254:80");
+        assert!(!decision.allowed && decision.reason.contains("link-local"), "{decision:?}");
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides() {
+        let rules = "deny=bad.example.com,allow=*.example.com:443,deny=*:25,open";
+        assert!(!allows(rules, "bad.example.com@8.8.8.8:443"));
+        assert!(allows(rules, "good.example.com@8.8.8.8:443"));
+        assert!(!allows(rules, "mail.test@8.8.8.8:25"));
+        let decision = decide(&policy(rules), "other.test@8.8.8.8:80");
+        assert_eq!((decision.allowed, decision.rule.as_deref()), (true, Some("open")));
+        assert_eq!(decide(&policy("allow=a.com"), "b.com@8.8.8.8:80").rule, None);
+    }
+
+    #[test]
+    fn a_name_is_needed_where_a_rule_has_one() {
+        assert!(!allows("allow=example.com", "93.184.215.14:443"));
+        assert!(allows("allow=93.184.215.14", "93.184.215.14:443"));
+    }
+
+    #[test]
+    fn a_listed_network_is_reached_by_address_and_by_an_allowed_name() {
+        assert!(allows("allow=10.1.0.0/16", "10.1.2.3:80"));
+        assert!(allows("allow=10.1.0.0/16", "[::ffff:10.1.2.3]:80"));
+        assert!(allows("allow=git.corp,10.1.0.0/16", "git.corp@10.1.2.3:80"));
+        assert!(!allows("allow=git.corp,10.1.0.0/16", "git.corp@10.2.2.3:80"));
+        assert!(!allows("allow=git.corp,deny=10.1.2.0/24,allow=10.1.0.0/16", "git.corp@10.1.2.3:80"));
+        assert!(!allows("allow=10.1.0.0/16:443", "10.1.2.3:80"));
+    }
+
+    #[test]
+    fn a_name_is_asked_only_where_something_could_be_allowed() {
+        let asks = |rules: &str, name: &str| policy(rules).decide_name(&name.parse().unwrap()).allowed;
+        assert!(
+            asks("open", "a.com") && asks("allow=a.com:443", "a.com") && asks("allow=a.com/dns", "a.com") && asks("allow=*:443", "a.com")
+        );
+        assert!(!asks("allow=a.com", "b.com") && !asks("allow=10.0.0.0/8", "a.com") && !asks("allow=0.0.0.0/0", "secret.evil.com"));
+        assert!(!asks("deny=a.com,open", "a.com") && asks("deny=a.com:25,open", "a.com") && asks("deny=10.0.0.0/8,open", "a.com"));
+        assert!(!asks("deny=a.com/dns,open", "a.com") && asks("deny=a.com/udp,open", "a.com"));
+        // Only asked: a connection needs more.
+        assert!(!allows("allow=a.com/dns", "a.com@8.8.8.8:443"));
+    }
+
+    #[test]
+    fn udp_is_allowed_apart_from_tcp() {
+        let name = "a.com".parse().unwrap();
+        let over = |rules: &str, protocol| {
+            policy(rules).decide(&Destination { name: Some(&name), address: "8.8.8.8".parse().unwrap(), port: 443, protocol }).allowed
+        };
+        assert!(over("allow=a.com/udp", Protocol::Udp) && !over("allow=a.com/udp", Protocol::Tcp));
+        assert!(over("allow=a.com", Protocol::Udp) && over("allow=a.com", Protocol::Tcp));
+    }
+}

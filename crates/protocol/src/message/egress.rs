@@ -1,0 +1,81 @@
+//! What leaves the sandbox: the agent asks, the host decides and connects.
+
+use prost::{Message, Oneof};
+
+/// The host decides from now on, on this connection; one that did so before is done.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Egress {}
+
+/// The host has connected: the bytes of the question with this number go here.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Leave {
+    /// The question's number.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+}
+
+/// Agent → host: may this leave?
+#[derive(Clone, PartialEq, Message)]
+pub struct Question {
+    /// Its number, which the answer has too. Never used twice on one connection.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// The process that wants it, as the agent sees it: nothing that anybody decides by.
+    #[prost(message, optional, tag = "2")]
+    pub process: Option<Claimed>,
+    /// What.
+    #[prost(oneof = "question::What", tags = "3, 4")]
+    pub what: Option<question::What>,
+}
+
+/// What is asked.
+pub mod question {
+    use super::*;
+
+    /// What.
+    #[derive(Clone, PartialEq, Oneof)]
+    pub enum What {
+        /// May this name be asked for? → a `Verdict`.
+        #[prost(string, tag = "3")]
+        Name(String),
+        /// May this be connected to? → a `Verdict` that refuses, or a connection of its own with [`Leave`].
+        #[prost(message, tag = "4")]
+        Connection(Remote),
+    }
+}
+
+/// Where a connection goes.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Remote {
+    /// The name, if the address was one of the agent's own for a name.
+    #[prost(string, optional, tag = "1")]
+    pub name: Option<String>,
+    /// The address otherwise: 4 or 16 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub address: Vec<u8>,
+    /// The port.
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+}
+
+/// A process as the agent sees it.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Claimed {
+    /// Its id inside.
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    /// Its name, at most 15 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub name: Vec<u8>,
+}
+
+/// Host → agent: what was decided.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Verdict {
+    /// The question's number.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// Yes or no. No, of a connection that has left already: it is to be reset.
+    #[prost(bool, tag = "2")]
+    pub allowed: bool,
+}

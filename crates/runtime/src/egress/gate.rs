@@ -1,0 +1,85 @@
+use std::{net::IpAddr, sync::Arc};
+
+use sandbar_core::{ClaimedProcess, Decision, DomainName, Policy, SandboxId};
+use tokio::sync::{Notify, watch};
+
+use super::log::{NetworkEvent, NetworkRecord, Writer};
+use crate::{clock, runtime::WeakRuntime};
+
+/// What all connections of one sandbox share: its policy as it is now, and its log.
+pub(super) struct Gate {
+    runtime: WeakRuntime,
+    id: SandboxId,
+    policy: watch::Sender<Arc<Policy>>,
+    /// Somebody says that it is worth looking.
+    pub(super) woken: Notify,
+    log: Writer,
+}
+
+/// Who wants to reach what.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wish {
+    pub(super) name: Option<DomainName>,
+    pub(super) address: Option<IpAddr>,
+    /// Of a connection.
+    pub(super) port: Option<u16>,
+    pub(super) process: Option<ClaimedProcess>,
+}
+
+impl Gate {
+    pub(super) fn new(runtime: WeakRuntime, id: SandboxId, log: Writer) -> Self {
+        Self { runtime, id, policy: watch::Sender::default(), woken: Notify::new(), log }
+    }
+
+    /// The policy as the ledger has it at this moment. Where it cannot be read, nothing is allowed.
+    pub(super) fn policy(&self) -> Arc<Policy> {
+        let row = self.runtime.upgrade().map(|runtime| runtime.row(&self.id));
+        let policy = match row {
+            Some(Ok(row)) => row.spec.network.policy().unwrap_or_default(),
+            Some(Err(error)) => {
+                tracing::warn!(id = %self.id, error = error.chain(), "cannot read the policy of the network");
+                Policy::default()
+            }
+            None => Policy::default(),
+        };
+        self.policy.send_if_modified(|known| {
+            let is_new = **known != policy;
+            if is_new {
+                *known = Arc::new(policy);
+            }
+            is_new
+        });
+        Arc::clone(&self.policy.borrow())
+    }
+
+    /// Tells of policies to come.
+    pub(super) fn changes(&self) -> watch::Receiver<Arc<Policy>> {
+        self.policy.subscribe()
+    }
+
+    pub(super) fn tell(&self, wish: &Wish, event: NetworkEvent, decision: &Decision) {
+        self.log.add(&record(wish, event, decision.rule.clone(), decision.reason.clone()));
+    }
+
+    pub(super) fn tell_end(&self, wish: &Wish, decision: &Decision, reason: String, sent: u64, received: u64) {
+        let record = record(wish, NetworkEvent::Ended, decision.rule.clone(), reason);
+        self.log.add(&NetworkRecord { sent: Some(sent), received: Some(received), ..record });
+    }
+}
+
+fn record(wish: &Wish, event: NetworkEvent, rule: Option<String>, reason: String) -> NetworkRecord {
+    NetworkRecord {
+        time_ms: clock::now_ms(),
+        event,
+        protocol: if wish.port.is_some() { "tcp" } else { "dns" }.to_owned(),
+        name: wish.name.as_ref().map(ToString::to_string),
+        address: wish.address,
+        port: wish.port,
+        rule,
+        reason,
+        claimed_pid: wish.process.as_ref().map(|process| process.pid),
+        claimed_process: wish.process.as_ref().map(|process| process.name.clone()),
+        sent: None,
+        received: None,
+    }
+}

@@ -1,0 +1,211 @@
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
+    net::IpAddr,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use sandbar_core::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// The newest part. It becomes the older one when it has grown to [`MOST`].
+const NEW: &str = "network.log";
+/// The part before.
+const OLD: &str = "network.log.1";
+/// Bytes of one part: some twenty thousand decisions.
+const MOST: u64 = 4 << 20;
+
+/// What was decided, or what became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkEvent {
+    /// A name may be asked for, or a connection was made.
+    Allowed,
+    /// It was refused.
+    Refused,
+    /// It was allowed, and could not be connected to.
+    Failed,
+    /// A connection that was allowed has ended.
+    Ended,
+}
+
+/// One line of the log. The names of the fields are those of the JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkRecord {
+    /// Unix milliseconds.
+    pub time_ms: u64,
+    /// What happened.
+    pub event: NetworkEvent,
+    /// `dns` or `tcp`.
+    pub protocol: String,
+    /// The name, where it was one.
+    pub name: Option<String>,
+    /// The address that was decided about.
+    pub address: Option<IpAddr>,
+    /// The port.
+    pub port: Option<u16>,
+    /// The rule that decided.
+    pub rule: Option<String>,
+    /// Why.
+    pub reason: String,
+    /// The process's id inside, and its name, as the agent claims.
+    pub claimed_pid: Option<u32>,
+    /// See [`claimed_pid`](Self::claimed_pid).
+    pub claimed_process: Option<String>,
+    /// Bytes that went out, of a connection that has ended.
+    pub sent: Option<u64>,
+    /// Bytes that came in.
+    pub received: Option<u64>,
+}
+
+/// Where decisions are written.
+pub(super) struct Writer {
+    folder: PathBuf,
+    file: Mutex<Option<(File, u64)>>,
+}
+
+impl Writer {
+    /// Writes into a sandbox's folder.
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self { folder, file: Mutex::default() }
+    }
+
+    /// Adds a line. What cannot be written is told in this process's own log.
+    pub(super) fn add(&self, record: &NetworkRecord) {
+        if let Err(error) = self.try_add(record) {
+            tracing::warn!(folder = %self.folder.display(), %error, "cannot write the network log");
+        }
+    }
+
+    fn try_add(&self, record: &NetworkRecord) -> io::Result<()> {
+        let mut line = serde_json::to_vec(record)?;
+        line.push(b'\n');
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if file.as_ref().is_none_or(|(_, length)| *length >= MOST) {
+            let new = self.folder.join(NEW);
+            if fs::metadata(&new).is_ok_and(|metadata| metadata.len() >= MOST) {
+                fs::rename(&new, self.folder.join(OLD))?;
+            }
+            let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(&new)?;
+            let length = opened.metadata()?.len();
+            *file = Some((opened, length));
+        }
+        if let Some((file, length)) = file.as_mut() {
+            file.write_all(&line)?;
+            *length += line.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+/// The decisions about one sandbox, oldest first: the newest four to eight MiB of them.
+#[derive(Debug)]
+pub struct NetworkLog {
+    folder: PathBuf,
+    /// The part that is read, and how far.
+    at: Option<(u64, u64)>,
+}
+
+impl NetworkLog {
+    pub(super) fn of(folder: PathBuf) -> Self {
+        Self { folder, at: None }
+    }
+
+    /// What has been written since the last call; at the first, all that is kept.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(&mut self) -> Result<Vec<NetworkRecord>> {
+        self.try_read().context("network log", || format!("cannot read the log in {}", self.folder.display()))
+    }
+
+    fn try_read(&mut self) -> io::Result<Vec<NetworkRecord>> {
+        let mut records = Vec::new();
+        let Some(mut new) = open(&self.folder.join(NEW))? else { return Ok(records) };
+        let (inode, known) = (new.metadata()?.ino(), self.at);
+        let mut from = 0;
+        match known {
+            Some((part, offset)) if part == inode => from = offset,
+            // What was read has become the older part since, or was not read yet.
+            _ => {
+                if let Some(mut old) = open(&self.folder.join(OLD))? {
+                    let begin = known.filter(|(part, _)| old.metadata().is_ok_and(|metadata| metadata.ino() == *part));
+                    read_from(&mut old, begin.map_or(0, |(_, offset)| offset), &mut records)?;
+                }
+            }
+        }
+        let end = read_from(&mut new, from, &mut records)?;
+        self.at = Some((inode, end));
+        Ok(records)
+    }
+}
+
+fn open(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads whole lines, and tells where the next one begins.
+fn read_from(file: &mut File, offset: u64, records: &mut Vec<NetworkRecord>) -> io::Result<u64> {
+    let mut end = file.seek(SeekFrom::Start(offset))?;
+    let mut reader = BufReader::new(file.take(2 * MOST));
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line)? > 0 && line.ends_with(b"\n") {
+        end += line.len() as u64;
+        // A machine that lost its power may have left half a line.
+        records.extend(serde_json::from_slice::<NetworkRecord>(&line).ok());
+        line.clear();
+    }
+    Ok(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(number: u64) -> NetworkRecord {
+        NetworkRecord {
+            time_ms: number,
+            event: NetworkEvent::Refused,
+            protocol: "tcp".to_owned(),
+            name: Some("x".repeat(200)),
+            address: None,
+            port: Some(443),
+            rule: None,
+            reason: "no rule allows it".to_owned(),
+            claimed_pid: None,
+            claimed_process: None,
+            sent: None,
+            received: None,
+        }
+    }
+
+    #[test]
+    fn a_reader_that_follows_misses_nothing_when_parts_are_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = Writer::new(folder.path().to_owned());
+        let mut log = NetworkLog::of(folder.path().to_owned());
+        assert_eq!(log.read().unwrap(), []);
+        let mut next = 0;
+        // Enough for several parts.
+        for number in 0..40_000 {
+            writer.add(&record(number));
+            if number % 1000 == 999 {
+                for read in log.read().unwrap() {
+                    assert_eq!(read.time_ms, next);
+                    next += 1;
+                }
+            }
+        }
+        assert_eq!(next, 40_000);
+        let size = |name: &str| fs::metadata(folder.path().join(name)).unwrap().len();
+        assert!(size(NEW) <= MOST + 1000 && size(OLD) <= MOST + 1000);
+        let kept = NetworkLog::of(folder.path().to_owned()).read().unwrap();
+        assert_eq!(kept.last().map(|record| record.time_ms), Some(39_999));
+    }
+}

@@ -1,0 +1,23 @@
+//! What leaves sandboxes: decided here, on the host, by the policy that the ledger has.
+//!
+//! The agent asks about every name and every connection, and whatever it says may be a lie. So a name is resolved here, the address that it means
+//! is decided about and connected to (and no other), and what the sandbox says of the name in the beginning of the connection must agree with it.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `service` | [`EgressService`]: the one that answers for a sandbox, in its keeper or in the process that owns it |
+//! | `gate` | the policy now, and the log: what all its connections share |
+//! | `passage` | one connection, from the question to its end |
+//! | `shown` | the name that a client shows in the beginning: TLS's server name, HTTP's host |
+//! | `log` | [`NetworkLog`]: every decision, in the sandbox's folder |
+//! | `verbs` | [`Sandbox::set_network`](crate::Sandbox::set_network), [`Sandbox::network_log`](crate::Sandbox::network_log) |
+
+mod gate;
+mod log;
+mod passage;
+mod service;
+mod shown;
+mod verbs;
+
+pub use log::{NetworkEvent, NetworkLog, NetworkRecord};
+pub(crate) use service::{EgressService, LocalEgress};

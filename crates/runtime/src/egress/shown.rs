@@ -1,0 +1,252 @@
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::uri::Authority;
+use rustls::server::Acceptor;
+use tokio::io::{AsyncRead, ReadBuf};
+
+/// Most bytes of a beginning that are looked at: browsers' TLS greetings have 2 KiB, HTTP servers take heads of 8 to 32 KiB.
+const MOST: usize = 32 << 10;
+/// Longer than any method of HTTP.
+const METHOD: usize = 64;
+/// Most lines of an HTTP head.
+const LINES: usize = 100;
+
+/// What a client shows of the name it wants to speak with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// Nothing: it is neither TLS nor HTTP, or names nobody.
+    Nothing,
+    /// A name or an address, lower case, and where it stands.
+    Host(String, &'static str),
+    /// Something that a server could understand otherwise than it is understood here.
+    Unclear(&'static str),
+}
+
+/// What the first bytes say: `None` when more are needed.
+fn read(bytes: &[u8]) -> Option<Shown> {
+    /// `ContentType` of TLS (RFC 8446, 5.1), of which one begins, and the byte that follows it in all versions.
+    const HANDSHAKE: u8 = 22;
+    const OTHERS: [u8; 4] = [20, 21, 23, 24];
+    const VERSION: u8 = 3;
+    match (bytes.first()?, bytes.get(1)) {
+        (&HANDSHAKE, _) => greeting(bytes),
+        // There are servers that let warnings go before the greeting.
+        (kind, Some(&VERSION)) if OTHERS.contains(kind) => Some(Shown::Unclear("TLS without a greeting")),
+        (kind, None) if OTHERS.contains(kind) => None,
+        _ => head(bytes),
+    }
+}
+
+fn greeting(mut bytes: &[u8]) -> Option<Shown> {
+    let unclear = Some(Shown::Unclear("a TLS greeting that cannot be read"));
+    let mut acceptor = Acceptor::default();
+    while !bytes.is_empty() {
+        match acceptor.read_tls(&mut bytes) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(_) => return unclear,
+        }
+        match acceptor.accept() {
+            Ok(Some(accepted)) => {
+                let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
+                return Some(name.map_or(Shown::Nothing, |name| Shown::Host(name, "the server name of TLS")));
+            }
+            Ok(None) => {}
+            Err(_) => return unclear,
+        }
+    }
+    None
+}
+
+fn head(bytes: &[u8]) -> Option<Shown> {
+    let mut lines = [httparse::EMPTY_HEADER; LINES];
+    let mut request = httparse::Request::new(&mut lines);
+    match request.parse(bytes) {
+        Ok(httparse::Status::Complete(_)) => Some(host_of(&request)),
+        Ok(httparse::Status::Partial) if bytes.len() > METHOD && bytes[..METHOD].iter().all(u8::is_ascii_graphic) => Some(Shown::Nothing),
+        Ok(httparse::Status::Partial) => None,
+        Err(_) if looks_like_http(bytes) => Some(Shown::Unclear("an HTTP request that is not well-formed")),
+        Err(_) => Some(Shown::Nothing),
+    }
+}
+
+fn host_of(request: &httparse::Request<'_, '_>) -> Shown {
+    let named = |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case("host");
+    let hosts: Vec<_> = request.headers.iter().filter(named).collect();
+    let host = |text: &str, place| match text.parse::<Authority>() {
+        Ok(authority) => Shown::Host(authority.host().trim_matches(['[', ']']).to_ascii_lowercase(), place),
+        Err(_) => Shown::Unclear("an HTTP request for a host that is none"),
+    };
+    // A proxy, which a server may also be, goes by the target and not by the header.
+    let target = request.path.unwrap_or_default();
+    let target = match target.split_once("://") {
+        Some((_, rest)) if !target.starts_with('/') => Some(rest.split(['/', '?', '#']).next().unwrap_or_default()),
+        _ if request.method == Some("CONNECT") => Some(target),
+        _ => None,
+    };
+    let shown = match hosts.as_slice() {
+        [] => Shown::Nothing,
+        [one] => match std::str::from_utf8(one.value) {
+            Ok(value) => host(value.trim(), "the host of HTTP"),
+            Err(_) => Shown::Unclear("an HTTP request for a host that is none"),
+        },
+        _ => Shown::Unclear("an HTTP request for several hosts"),
+    };
+    match (target.map(|target| host(target, "the target of HTTP")), shown) {
+        (None, shown) => shown,
+        (Some(Shown::Host(one, _)), Shown::Host(other, _)) if one != other => Shown::Unclear("an HTTP request for two hosts"),
+        (Some(target), Shown::Host(..) | Shown::Nothing) => target,
+        (Some(_), unclear) => unclear,
+    }
+}
+
+/// Whether a lenient server could take it for HTTP.
+fn looks_like_http(bytes: &[u8]) -> bool {
+    let begin = bytes.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(bytes.len());
+    let line = bytes[begin..].split(|byte| *byte == b'\n').next().unwrap_or_default();
+    line.to_ascii_uppercase().windows(6).any(|part| part.ends_with(b"HTTP/") && part[0].is_ascii_whitespace())
+}
+
+/// What a client sends, looked at until it is clear what it shows. Bytes are passed on meanwhile, since there are protocols in which a server answers to
+/// few of them; but not those that make a greeting or a head complete, without which no server acts upon it, before they have been judged.
+pub(super) struct Beginning<R, J> {
+    client: R,
+    /// What has come, until it is clear.
+    seen: Option<Vec<u8>>,
+    judge: J,
+}
+
+impl<R, J: FnMut(&Shown) -> bool> Beginning<R, J> {
+    /// Looks at what comes from `client`. What `judge` does not accept ends it with `PermissionDenied`.
+    pub(super) const fn new(client: R, judge: J) -> Self {
+        Self { client, seen: Some(Vec::new()), judge }
+    }
+
+    /// Whether these bytes may go out.
+    fn accepts(&mut self, bytes: &[u8]) -> bool {
+        let Some(seen) = &mut self.seen else { return true };
+        seen.extend_from_slice(bytes);
+        let shown = match read(seen) {
+            None if seen.len() < MOST => return true,
+            None => Shown::Unclear("a beginning without end"),
+            Some(shown) => shown,
+        };
+        self.seen = None;
+        (self.judge)(&shown)
+    }
+}
+
+impl<R: AsyncRead + Unpin, J: FnMut(&Shown) -> bool + Unpin> AsyncRead for Beginning<R, J> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.client).poll_read(context, buffer))?;
+        if buffer.filled().len() > before && !self.accepts(&buffer.filled()[before..]) {
+            buffer.set_filled(before);
+            return Poll::Ready(Err(io::ErrorKind::PermissionDenied.into()));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    fn shows(text: &str) -> Option<Shown> {
+        read(text.as_bytes())
+    }
+
+    fn host(name: &str) -> Option<Shown> {
+        Some(Shown::Host(name.to_owned(), "the host of HTTP"))
+    }
+
+    #[test]
+    fn the_host_of_a_request_is_read() {
+        assert_eq!(shows("GET / HTTP/1.1\r\nA: b\r\nhOsT:  Example.com:8080 \r\n\r\n"), host("example.com"));
+        assert_eq!(shows("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n"), host("::1"));
+        assert_eq!(shows("GET / HTTP/1.0\r\n\r\n"), Some(Shown::Nothing));
+        let target = |name: &str| Some(Shown::Host(name.to_owned(), "the target of HTTP"));
+        assert_eq!(shows("GET http://a.com/x HTTP/1.1\r\nHost: a.com\r\n\r\n"), target("a.com"));
+        assert_eq!(shows("CONNECT b.com:443 HTTP/1.1\r\n\r\n"), target("b.com"));
+        for beginning in ["G", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: a.com\r\n"] {
+            assert_eq!(shows(beginning), None, "{beginning:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_can_be_understood_in_two_ways_is_not_understood() {
+        for text in [
+            "GET / HTTP/1.1\r\nHost: a.com\r\nHost: b.com\r\n\r\n",
+            "GET http://b.com/ HTTP/1.1\r\nHost: a.com\r\n\r\n",
+            "CONNECT b.com:443 HTTP/1.1\r\nHost: a.com\r\n\r\n",
+            "GET / HTTP/1.1\r\n Host: a.com\r\nHost : b.com\r\n\r\n",
+            "GET  / HTTP/1.1\r\nHost: b.com\r\n\r\n",
+            "\x0bGET / http/1.1\nHost: b.com\n\n",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+        ] {
+            assert!(matches!(shows(text), Some(Shown::Unclear(_))), "{text:?}: {:?}", shows(text));
+        }
+    }
+
+    #[test]
+    fn other_protocols_show_nothing() {
+        assert!(matches!(shows("\x15\x03\x01\0\x02\x01\0"), Some(Shown::Unclear(_))));
+        for text in ["SSH-2.0-OpenSSH_9.2\r\n", "EHLO a.com\r\n", "\0\x01\x02", "PING\r\n", "*1\r\n$4\r\nPING\r\n"] {
+            assert_eq!(shows(text), Some(Shown::Nothing), "{text:?}");
+        }
+    }
+
+    /// What goes out of these pieces, and whether it was refused.
+    async fn passed(pieces: &[&[u8]]) -> (Vec<u8>, bool) {
+        let (client, mut far) = tokio::io::duplex(1 << 20);
+        let mut beginning = Beginning::new(client, |shown| match shown {
+            Shown::Nothing => true,
+            Shown::Host(name, _) => name != "bad.com",
+            Shown::Unclear(_) => false,
+        });
+        let mut out = Vec::new();
+        for piece in pieces {
+            far.write_all(piece).await.unwrap();
+            out.reserve(1 << 20);
+            match beginning.read_buf(&mut out).await {
+                Ok(_) => {}
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+                    return (out, true);
+                }
+            }
+        }
+        (out, false)
+    }
+
+    #[tokio::test]
+    async fn what_completes_a_head_is_judged_before_it_goes_out() {
+        let (out, refused) = passed(&[b"GET / HTTP/1.1\r\nHost: ", b"bad.com\r\n", b"\r\nmore"]).await;
+        assert_eq!((out.as_slice(), refused), (&b"GET / HTTP/1.1\r\nHost: bad.com\r\n"[..], true));
+        let good = b"GET / HTTP/1.1\r\nHost: good.com\r\n\r\n";
+        assert_eq!(passed(&[good, b"what follows"]).await, ([&good[..], b"what follows"].concat(), false));
+        // A protocol in which one letter is a message.
+        assert_eq!(passed(&[b"a", b"b"]).await, (b"ab".to_vec(), false));
+        assert_eq!(shows(&"x".repeat(METHOD + 1)), Some(Shown::Nothing));
+        let endless = format!("GET /{}", "x".repeat(MOST));
+        assert!(passed(&[endless.as_bytes()]).await.1);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_is_sent_makes_it_panic(mut bytes in proptest::collection::vec(any::<u8>(), 1..200), first in any::<bool>()) {
+            if first {
+                bytes[0] = 22;
+            }
+            let _ = read(&bytes);
+        }
+    }
+}

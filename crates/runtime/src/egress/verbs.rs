@@ -1,0 +1,55 @@
+use sandbar_core::{Error, ErrorKind, Lifetime, Network, Result, SandboxId};
+
+use super::NetworkLog;
+use crate::{Runtime, Sandbox};
+
+impl Sandbox {
+    /// Changes what it may reach, from now on; connections that are not allowed any more are cut. With [`Network::None`] nothing is allowed until the next change.
+    ///
+    /// # Errors
+    /// `Conflict` when it was made without a network: nothing in it asks.
+    pub async fn set_network(&self, network: Network) -> Result<()> {
+        let runtime = self.runtime();
+        if !runtime.row(self.id())?.gated {
+            let error = Error::new(ErrorKind::Conflict, "network", "the sandbox was made without a network that rules could change");
+            return Err(error.with("id", self.id()).with_hint("make one with --net, with rules that allow nothing yet such as deny=*"));
+        }
+        let network = match network {
+            // It stays one that can be changed, after a stop and a start too.
+            Network::None | Network::Default => "deny=*".parse()?,
+            other => other,
+        };
+        runtime.ledger().set_network(self.id(), &network)?;
+        runtime.hasten_egress(self.id()).await;
+        Ok(())
+    }
+
+    /// What was decided about its names and connections.
+    ///
+    /// # Errors
+    /// `NotFound` when the sandbox is gone.
+    pub fn network_log(&self) -> Result<NetworkLog> {
+        let row = self.runtime().row(self.id())?;
+        Ok(NetworkLog::of(self.runtime().home().sandbox(&row.id)))
+    }
+}
+
+impl Runtime {
+    /// Tells whoever decides about what leaves a sandbox to look at it now.
+    pub(crate) async fn hasten_egress(&self, id: &SandboxId) {
+        self.local_egress().refresh(id);
+        self.tell_keeper(id).await;
+    }
+
+    /// Sees to it that somebody decides about what leaves a sandbox: its keeper, or this process where there is none, or where the sandbox ends with
+    /// this process anyway.
+    pub(crate) async fn arrange_egress(&self, sandbox: &Sandbox, lifetime: Lifetime) -> Result<()> {
+        if self.config().keeper.is_some() && lifetime == Lifetime::Detached {
+            let Err(error) = self.nudge_keeper(sandbox.id()).await else { return Ok(()) };
+            sandbox.destroy_now().await?;
+            return Err(error);
+        }
+        self.local_egress().keep(sandbox);
+        Ok(())
+    }
+}
