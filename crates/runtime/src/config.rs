@@ -5,7 +5,7 @@ use std::{
 };
 
 use rustix::process::geteuid;
-use sandbar_backends::{gvisor::GvisorOptions, qemu::QemuOptions};
+use sandbar_backends::{firecracker::FirecrackerOptions, gvisor::GvisorOptions, qemu::QemuOptions};
 use sandbar_core::{Context, Error, ErrorKind, Isolation, Network, Result};
 use serde::Deserialize;
 
@@ -33,6 +33,8 @@ pub struct RuntimeConfig {
     pub lock_wait: Duration,
     /// How `gvisor` uses `runsc`.
     pub gvisor: GvisorOptions,
+    /// How `firecracker` uses Firecracker.
+    pub firecracker: FirecrackerOptions,
     /// How `qemu` uses QEMU.
     pub qemu: QemuOptions,
     /// Instead of the kernel's id of this boot: a hook for tests of what happens after a reboot.
@@ -51,6 +53,7 @@ struct File {
     first_id: Option<u32>,
     lock_wait_seconds: Option<u64>,
     gvisor: Option<GvisorOptions>,
+    firecracker: Option<FirecrackerOptions>,
     qemu: Option<QemuOptions>,
 }
 
@@ -74,6 +77,7 @@ impl RuntimeConfig {
             first_id: Self::DEFAULT_FIRST_ID,
             lock_wait: Duration::from_secs(60),
             gvisor: GvisorOptions::default(),
+            firecracker: FirecrackerOptions::default(),
             qemu: QemuOptions::default(),
             boot_id: None,
         }
@@ -138,6 +142,9 @@ impl RuntimeConfig {
         if let Some(gvisor) = file.gvisor {
             self.gvisor = gvisor;
         }
+        if let Some(firecracker) = file.firecracker {
+            self.firecracker = firecracker;
+        }
         if let Some(qemu) = file.qemu {
             self.qemu = qemu;
         }
@@ -169,7 +176,8 @@ mod tests {
         let mut config = RuntimeConfig::new("/x");
         config
             .apply(
-                "provider = 'container'\nisolation = 'user-kernel'\nnetwork = 'allow=a.com:443'\nlock-wait-seconds = 3\nfirst-id = 131072\n[gvisor]\nrunsc = '/x/runsc'",
+                "provider = 'container'\nisolation = 'user-kernel'\nnetwork = 'allow=a.com:443'\nlock-wait-seconds = 3\nfirst-id = 131072\n[gvisor]\n\
+                 runsc = '/x/runsc'\n[firecracker]\nfirecracker = '/x/firecracker'\njail = true",
             )
             .unwrap();
         assert_eq!(config.provider.as_deref(), Some("container"));
@@ -178,6 +186,8 @@ mod tests {
         assert_eq!(config.network, "allow=a.com:443".parse().unwrap());
         assert_eq!(config.first_id, 131_072);
         assert_eq!(config.gvisor.runsc.as_deref(), Some(Path::new("/x/runsc")));
+        assert_eq!(config.firecracker.firecracker.as_deref(), Some(Path::new("/x/firecracker")));
+        assert_eq!(config.firecracker.jail, Some(true));
     }
 
     #[test]

@@ -16,7 +16,7 @@
 //! | `lock`, `process_identity`, `clock` | who may, who is alive, when |
 //! | `recover`, `gc` | what the dead left |
 //! | `doctor` | what this machine can do |
-//! | `setup` | getting what a provider lacks here |
+//! | `setup`, `released` | getting what a provider lacks here; programs that distributions do not have |
 //! | `egress` | what leaves, decided here |
 //! | `ports`, `keeper` | exposed ports, the process that keeps them |
 //! | [`image`] | images and their layers |
@@ -44,6 +44,7 @@ mod portable;
 mod ports;
 mod process_identity;
 mod recover;
+mod released;
 mod root;
 mod runtime;
 mod sandbox;
