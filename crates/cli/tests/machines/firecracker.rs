@@ -13,23 +13,23 @@ fn world() -> World {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/lab/bin/firecracker");
     let config = format!("[firecracker]\nfirecracker = {program:?}\njail = true\n");
     let steps = &["firecracker.prepared", "firecracker.told", "firecracker.launched"];
-    World::new(Monitor { name: "firecracker", config, steps }, true).unwrap()
+    World::new(Monitor { name: "firecracker", config, steps, steps_from_template: steps }, true).unwrap()
 }
 
 #[test]
-#[ignore = "needs a KVM that runs guests: `cargo xtask test` runs it in the lab"]
+#[ignore = "needs a KVM that runs guests, as in the lab: cargo xtask lab -- PROGRAM --ignored"]
 fn a_kill_at_any_step_leaks_nothing() {
     kills::leak_nothing(&world());
 }
 
 #[test]
-#[ignore = "needs a KVM that runs guests: `cargo xtask test` runs it in the lab"]
+#[ignore = "needs a KVM that runs guests, as in the lab: cargo xtask lab -- PROGRAM --ignored"]
 fn a_machine_that_ends_or_hangs_is_told() {
     ends::are_told(&world());
 }
 
 #[test]
-#[ignore = "needs a KVM that runs guests: `cargo xtask test` runs it in the lab"]
+#[ignore = "needs a KVM that runs guests, as in the lab: cargo xtask lab -- PROGRAM --ignored"]
 fn a_machine_in_a_jail_ends_with_the_client_that_owns_it() {
     let world = world();
     // So that a machine of this kind comes up at once.

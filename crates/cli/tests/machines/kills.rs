@@ -18,7 +18,7 @@ pub fn leak_nothing(world: &World) {
     assert_eq!(world.ok(&["template", "ls", "--json"]).matches("\"id\"").count(), 1);
     world.ok(&["exec", &id, "--", "sh", "-c", "echo kept > /file"]);
     let committed = ["provision.booted", "provision.answered", "provision.committed", "create.provisioned"];
-    for step in ["provision.folder"].iter().chain(world.monitor.steps).chain(&committed) {
+    for step in ["provision.folder"].iter().chain(world.monitor.steps_from_template).chain(&committed) {
         world.killed_at(step, &create);
         for left in world.is_settled(step).iter().filter(|left| **left != id) {
             assert_eq!(world.ok(&["exec", left, "--", "sh", "-c", "echo here"]), "here", "{step}");

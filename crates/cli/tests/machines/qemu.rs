@@ -13,7 +13,8 @@ fn world() -> Option<World> {
         return None;
     }
     let config = "[qemu]\naccelerator = \"tcg\"\n".to_owned();
-    World::new(Monitor { name: "qemu", config, steps: &["qemu.prepared", "qemu.launched", "qemu.piped"] }, required)
+    let steps = &["qemu.prepared", "qemu.launched", "qemu.piped"];
+    World::new(Monitor { name: "qemu", config, steps, steps_from_template: &steps[1..] }, required)
 }
 
 #[test]

@@ -20,8 +20,10 @@ pub struct Monitor {
     pub name: &'static str,
     /// What `sandbar.toml` has.
     pub config: String,
-    /// Where a boot or a load calls the journal.
+    /// Where a boot calls the journal.
     pub steps: &'static [&'static str],
+    /// Where a start from a template does.
+    pub steps_from_template: &'static [&'static str],
 }
 
 /// A state folder with a kernel and an image.

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::canary::{Canary, prey_with};
 use crate::{
-    Context, Failure, Sandbox,
+    Context, Failure, Reach, Sandbox,
     failure::{ensure, ensure_eq},
     host,
     sandbox::soon,
@@ -66,7 +66,15 @@ async fn a_flood_of_memory_stays_inside(context: &Context) -> Result<(), Failure
             }
             Ok::<_, Failure>(())
         };
-        tokio::time::timeout(Duration::from_secs(30), ended).await??;
+        match tokio::time::timeout(Duration::from_secs(30), ended).await {
+            Ok(ended) => ended?,
+            // Behind a kernel of its own, the host's ends that kernel's helpers and not the processes: those may stand still. They stay inside all the same.
+            Err(_) if !context.subject().reach.contains(&Reach::SharedKernel) => {
+                context.destroy(&sandbox).await?;
+                return canary.is_untouched();
+            }
+            Err(late) => return Err(late.into()),
+        }
         all_is_well(&mut canary, &sandbox).await?;
     }
     Ok(())

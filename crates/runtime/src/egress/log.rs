@@ -104,8 +104,8 @@ impl Writer {
 #[derive(Debug)]
 pub struct NetworkLog {
     folder: PathBuf,
-    /// The part that is read, and how far.
-    at: Option<(u64, u64)>,
+    /// The part that is read, and how far. It is kept open: what was written in it can be read also when it is gone.
+    at: Option<(File, u64)>,
 }
 
 impl NetworkLog {
@@ -123,21 +123,24 @@ impl NetworkLog {
 
     fn try_read(&mut self) -> io::Result<Vec<NetworkRecord>> {
         let mut records = Vec::new();
-        let Some(mut new) = open(&self.folder.join(NEW))? else { return Ok(records) };
-        let (inode, known) = (new.metadata()?.ino(), self.at);
-        let mut from = 0;
-        match known {
-            Some((part, offset)) if part == inode => from = offset,
-            // What was read has become the older part since, or was not read yet.
-            _ => {
-                if let Some(mut old) = open(&self.folder.join(OLD))? {
-                    let begin = known.filter(|(part, _)| old.metadata().is_ok_and(|metadata| metadata.ino() == *part));
-                    read_from(&mut old, begin.map_or(0, |(_, offset)| offset), &mut records)?;
-                }
-            }
+        let number = |file: &Option<File>| file.as_ref().map(File::metadata).transpose().map(|found| found.map(|found| found.ino()));
+        // In this order: one that changes its name in between is both.
+        let new = open(&self.folder.join(NEW))?;
+        let old = open(&self.folder.join(OLD))?;
+        let (new_number, old_number) = (number(&new)?, number(&old)?);
+        let mut last = None;
+        if let Some((part, offset)) = &mut self.at {
+            *offset = read_from(part, *offset, &mut records)?;
+            last = Some(part.metadata()?.ino());
         }
-        let end = read_from(&mut new, from, &mut records)?;
-        self.at = Some((inode, end));
+        if last.is_some() && new_number == last {
+            return Ok(records);
+        }
+        let unread = [old.filter(|_| old_number != last && old_number != new_number), new];
+        for mut part in unread.into_iter().flatten() {
+            let end = read_from(&mut part, 0, &mut records)?;
+            self.at = Some((part, end));
+        }
         Ok(records)
     }
 }
@@ -183,6 +186,19 @@ mod tests {
             sent: None,
             received: None,
         }
+    }
+
+    #[test]
+    fn a_reader_that_follows_reads_the_last_words_also_when_the_log_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = Writer::new(folder.path().to_owned());
+        let mut log = NetworkLog::of(folder.path().to_owned());
+        writer.add(&record(1));
+        assert_eq!(log.read().unwrap().len(), 1);
+        writer.add(&record(2));
+        fs::remove_file(folder.path().join(NEW)).unwrap();
+        assert_eq!(log.read().unwrap(), [record(2)]);
+        assert_eq!(log.read().unwrap(), []);
     }
 
     #[test]
