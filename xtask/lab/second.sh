@@ -12,9 +12,10 @@ $b mount -t cgroup2 cgroup2 /sys/fs/cgroup
 $b ip link set lo up
 $b hostname lab
 
-# As udev's rules have it on Debian.
+# As udev has it on Debian: the group that may use KVM, and the modes of devices.
+$b grep -q '^kvm:' /etc/group || echo 'kvm:x:993:' >>/etc/group
 $b chmod 666 /dev/net/tun /dev/fuse 2>/dev/null
-if $b grep -q '^kvm:' /etc/group && [ -e /dev/kvm ]; then
+if [ -e /dev/kvm ]; then
     $b chgrp kvm /dev/kvm
     $b chmod 660 /dev/kvm
 fi

@@ -11,6 +11,7 @@
 //! | `guest` | the first process of a virtual machine's kernel |
 //! | `pipe` | many connections through one virtio-serial port, in the guest and on its host |
 //! | `launch` | on the host: a program that begins only when the ledger knows it |
+//! | `console` | on the host: what a machine prints, up to a bound |
 //! | `server` | connections, and which operation goes where |
 //! | `agent` | what all connections share |
 //! | `memory` | what it holds when idle |
@@ -36,6 +37,7 @@
 mod agent;
 mod child;
 mod command;
+mod console;
 mod dial;
 mod door;
 mod environment;

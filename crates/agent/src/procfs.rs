@@ -38,6 +38,11 @@ impl Row {
         Some(Self { pid, parent, is_zombie, ticks, start, pages })
     }
 
+    /// Its parent's number.
+    pub(crate) const fn parent(&self) -> i32 {
+        self.parent
+    }
+
     fn read(pid: i32) -> Option<Self> {
         Self::parse(&String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).ok()?))
     }

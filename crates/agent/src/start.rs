@@ -63,6 +63,7 @@ fn host_role() -> Option<ExitCode> {
     let done = match arguments.next()?.to_str()? {
         "pipe" => crate::pipe::run_on_host(Path::new(&arguments.next()?)),
         "launch" => crate::launch::run(arguments),
+        "console" => crate::console::run(arguments),
         _ => return None,
     };
     Some(match done {

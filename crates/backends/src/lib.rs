@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`machine`] | the adapter: everything that is the same behind every wall |
 //! | [`container`] | namespaces, seccomp, Landlock, control groups |
-//! | [`qemu`] | a virtual machine |
+//! | [`firecracker`] | a microVM on KVM |
+//! | [`qemu`] | a virtual machine, with KVM or without |
 //! | [`gvisor`] | a user-space kernel, by `runsc` |
 //! | [`docker`] | containers of the Docker Engine |
 //! | [`dangerous_host`] | no wall |
@@ -16,6 +17,7 @@
 pub mod container;
 pub mod dangerous_host;
 pub mod docker;
+pub mod firecracker;
 pub mod gvisor;
 mod host;
 pub mod kvm;

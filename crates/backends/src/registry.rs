@@ -2,7 +2,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use sandbar_core::{Checked, Claim, Error, ErrorKind, Isolation, Result, SandboxProvider};
 
-use crate::{container, dangerous_host, docker, gvisor, qemu};
+use crate::{container, dangerous_host, docker, firecracker, gvisor, qemu};
 
 /// What every provider is made with.
 #[derive(Debug, Clone, Default)]
@@ -11,6 +11,8 @@ pub struct ProviderOptions {
     pub home: PathBuf,
     /// How `gvisor` uses `runsc`.
     pub gvisor: gvisor::GvisorOptions,
+    /// How `firecracker` uses Firecracker.
+    pub firecracker: firecracker::FirecrackerOptions,
     /// How `qemu` uses QEMU.
     pub qemu: qemu::QemuOptions,
     /// Where the container engine is, in the form of `DOCKER_HOST`; found when `None`.
@@ -37,6 +39,12 @@ pub struct Enrolled {
 
 /// Every provider of this build, the strongest wall first. A backend is enrolled by one line here and nowhere else.
 pub const PROVIDERS: &[Enrolled] = &[
+    Enrolled {
+        name: "firecracker",
+        isolation: Isolation::Vm,
+        claim: firecracker::claim,
+        make: |options, claims| Arc::new(Checked::new(firecracker::Firecracker::provider(&options.home, &options.firecracker), claims)),
+    },
     Enrolled {
         name: "qemu",
         isolation: Isolation::Vm,

@@ -10,7 +10,7 @@ mod unwalled;
 mod variants;
 
 use engines::{docker, gvisor};
-use machines::qemu;
+use machines::{firecracker, qemu};
 use unwalled::{dangerous_host, fake};
 use variants::container;
 
@@ -26,6 +26,8 @@ const VARIANTS: &[Variant] = &[
     docker::RUNC,
     docker::RUNSC,
     qemu::TCG,
+    firecracker::JAILED,
+    firecracker::PLAIN_USER,
 ];
 
 fn main() -> ExitCode {

@@ -5,7 +5,7 @@ use std::{
 };
 
 use rustix::process::geteuid;
-use sandbar_backends::{gvisor::GvisorOptions, qemu::QemuOptions};
+use sandbar_backends::{firecracker::FirecrackerOptions, gvisor::GvisorOptions, qemu::QemuOptions};
 use sandbar_core::{Context, Error, ErrorKind, Isolation, Result};
 use serde::Deserialize;
 
@@ -31,6 +31,8 @@ pub struct RuntimeConfig {
     pub lock_wait: Duration,
     /// How `gvisor` uses `runsc`.
     pub gvisor: GvisorOptions,
+    /// How `firecracker` uses Firecracker.
+    pub firecracker: FirecrackerOptions,
     /// How `qemu` uses QEMU.
     pub qemu: QemuOptions,
     /// Instead of the kernel's id of this boot: a hook for tests of what happens after a reboot.
@@ -48,6 +50,7 @@ struct File {
     first_id: Option<u32>,
     lock_wait_seconds: Option<u64>,
     gvisor: Option<GvisorOptions>,
+    firecracker: Option<FirecrackerOptions>,
     qemu: Option<QemuOptions>,
 }
 
@@ -70,6 +73,7 @@ impl RuntimeConfig {
             first_id: Self::DEFAULT_FIRST_ID,
             lock_wait: Duration::from_secs(60),
             gvisor: GvisorOptions::default(),
+            firecracker: FirecrackerOptions::default(),
             qemu: QemuOptions::default(),
             boot_id: None,
         }
@@ -133,6 +137,9 @@ impl RuntimeConfig {
         if let Some(gvisor) = file.gvisor {
             self.gvisor = gvisor;
         }
+        if let Some(firecracker) = file.firecracker {
+            self.firecracker = firecracker;
+        }
         if let Some(qemu) = file.qemu {
             self.qemu = qemu;
         }
@@ -164,7 +171,8 @@ mod tests {
         let mut config = RuntimeConfig::new("/x");
         config
             .apply(
-                "provider = 'container'\nisolation = 'user-kernel'\nlock-wait-seconds = 3\nfirst-id = 131072\n[gvisor]\nrunsc = '/x/runsc'",
+                "provider = 'container'\nisolation = 'user-kernel'\nlock-wait-seconds = 3\nfirst-id = 131072\n[gvisor]\nrunsc = '/x/runsc'\n\
+                 [firecracker]\nfirecracker = '/x/firecracker'\njail = true",
             )
             .unwrap();
         assert_eq!(config.provider.as_deref(), Some("container"));
@@ -172,6 +180,8 @@ mod tests {
         assert_eq!(config.lock_wait, Duration::from_secs(3));
         assert_eq!(config.first_id, 131_072);
         assert_eq!(config.gvisor.runsc.as_deref(), Some(Path::new("/x/runsc")));
+        assert_eq!(config.firecracker.firecracker.as_deref(), Some(Path::new("/x/firecracker")));
+        assert_eq!(config.firecracker.jail, Some(true));
     }
 
     #[test]

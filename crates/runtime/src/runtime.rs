@@ -74,6 +74,7 @@ impl Runtime {
         config.home = absolute(&config.home);
         let providers = Registry::new(&ProviderOptions {
             gvisor: config.gvisor.clone(),
+            firecracker: config.firecracker.clone(),
             qemu: config.qemu.clone(),
             docker_host: config.docker_host.clone(),
             ..ProviderOptions::new(&config.home)

@@ -19,8 +19,10 @@ const BASE_PACKAGES: &str = "ca-certificates,procps,python3-minimal";
 const BUILDER: &str = "mmdebstrap";
 
 /// The packages of each provider's engine, as Debian and its descendants call them, with the program that shows that one is there.
-const ENGINES: [(&str, &str, &str); 4] = [
+const ENGINES: [(&str, &str, &str); 6] = [
     ("docker", "docker.io", "dockerd"),
+    ("firecracker", "squashfs-tools", "sqfstar"),
+    ("firecracker", "e2fsprogs", "mkfs.ext4"),
     ("qemu", "qemu-system-x86", "qemu-system-x86_64"),
     ("qemu", "squashfs-tools", "sqfstar"),
     ("qemu", "e2fsprogs", "mkfs.ext4"),

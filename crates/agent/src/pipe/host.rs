@@ -24,6 +24,7 @@ use super::{
     frame::{Frame, Heard, Nonce, Parser, Side},
     session::Session,
 };
+use crate::console::Log;
 
 /// The machine's end of the pipe, of its console, and where connections come in: in the generation's folder.
 const WIRE: &str = "wire.sock";
@@ -31,11 +32,6 @@ const CONSOLE: &str = "console.sock";
 const AGENT: &str = "agent.sock";
 /// Who holds this owns the pipe.
 const LOCK: &str = "pipe.lock";
-/// What the guest prints: the newest of it, and what was before.
-const LOG: &str = "console.log";
-const OLD_LOG: &str = "console.old";
-/// Each of the two at most.
-const MOST_LOG: u64 = 256 << 10;
 /// How long the machine may take to open its sockets.
 const OPEN: Duration = Duration::from_secs(10);
 /// Between greetings until the guest answers: it may not have booted, or be busy with the rest of a frame.
@@ -111,19 +107,12 @@ async fn connect(path: &Path) -> io::Result<UnixStream> {
 
 /// Keeps the newest of what the guest prints, which may be without end.
 async fn log(folder: PathBuf, mut console: UnixStream) {
-    let (log, old) = (folder.join(LOG), folder.join(OLD_LOG));
-    let Ok(mut file) = File::options().create(true).append(true).mode(0o600).open(&log) else { return };
-    let mut size = file.metadata().map_or(0, |metadata| metadata.len());
+    let Ok(mut log) = Log::open(&folder) else { return };
     let mut buffer = vec![0; 4096];
     while let Ok(length @ 1..) = console.read(&mut buffer).await {
-        if size + length as u64 > MOST_LOG {
-            let _ = fs::rename(&log, &old);
-            let Ok(fresh) = File::options().create(true).append(true).mode(0o600).open(&log) else { return };
-            (file, size) = (fresh, 0);
+        if log.append(&buffer[..length]).is_err() {
+            return;
         }
-        // A full disk costs the log, and nothing else.
-        let _ = file.write_all(&buffer[..length]);
-        size += length as u64;
     }
 }
 

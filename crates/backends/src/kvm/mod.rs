@@ -7,6 +7,7 @@
 //! | `hypervisor` | what this machine runs in, if it is itself a guest |
 //! | `trial` | a machine for one small guest |
 //! | `guest` | the program that it runs |
+//! | `note` | what was found, kept for the next command |
 //!
 //! A device that opens and answers every request may still boot nothing: a paravirtual KVM wants kernels made for it, and others hang
 //! in their first guest. So the last question is a guest of our own.
@@ -16,6 +17,7 @@ mod finding;
 mod guest;
 mod host;
 mod hypervisor;
+mod note;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -27,6 +29,7 @@ pub use finding::{Absence, Finding};
 #[cfg(target_arch = "x86_64")]
 pub use guest::Stage;
 pub use hypervisor::Hypervisor;
+pub(crate) use note::Noted;
 
 /// How long the trial's guest may run. It takes a few milliseconds; under emulation on a busy machine, seconds.
 const PATIENCE: Duration = Duration::from_secs(20);

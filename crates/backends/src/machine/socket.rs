@@ -70,12 +70,27 @@ pub async fn connect_in(folder: &Path, name: &str) -> io::Result<UnixStream> {
 /// # Errors
 /// As [`connect_in`]; `InvalidData` when it is no socket.
 pub async fn connect_in_hostile(folder: &Path, name: &str) -> io::Result<UnixStream> {
+    let socket = hold(folder, name)?;
+    connect_in(Path::new("/proc/self/fd"), &socket.as_raw_fd().to_string()).await
+}
+
+/// The same for calls that block.
+///
+/// # Errors
+/// As [`connect_in_hostile`]; `WouldBlock` when its backlog is full.
+pub fn connect_blocking_in_hostile(folder: &Path, name: &str) -> io::Result<StdStream> {
+    let socket = hold(folder, name)?;
+    connect_blocking(Path::new("/proc/self/fd"), &socket.as_raw_fd().to_string())
+}
+
+/// Holds a socket of a folder that the sandbox can write.
+fn hold(folder: &Path, name: &str) -> io::Result<OwnedFd> {
     let folder = openat(CWD, folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     let socket = openat(&folder, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     if FileType::from_raw_mode(fstat(&socket)?.st_mode) != FileType::Socket {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the agent's socket was replaced by something else"));
     }
-    connect_in(Path::new("/proc/self/fd"), &socket.as_raw_fd().to_string()).await
+    Ok(socket)
 }
 
 /// Connects to the socket `name` in `folder`, for calls that block.

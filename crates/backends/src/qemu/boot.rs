@@ -41,7 +41,7 @@ pub(super) fn run(boot: OwnedBoot, home: &Path, agent: &AgentFile, accelerator: 
     // What is to become a template has its memory in a file.
     let memory = if boot.generation == 0 { Memory::Shared(RAM.into()) } else { Memory::Anonymous };
     let machine = Machine { program, accelerator, shape, initramfs, kernel: kernel.for_qemu(), disks, memory };
-    machine.write(&boot.folder)?;
+    vmm::write_record(&machine, &boot.folder)?;
     boot.journal.step(STEPS[0]);
     let limits = vmm::reports(&boot.spec.limits);
     let (machine, pipe) = start(&machine, agent, &boot.folder, boot.lifetime, false, &boot.journal)?;

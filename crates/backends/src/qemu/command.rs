@@ -1,19 +1,15 @@
 use std::{
     ffi::OsString,
-    fs,
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
 };
 
-use sandbar_core::{Context, Error, ErrorKind, Result};
 use sandbar_protocol::SERIAL_PORT;
 use serde::{Deserialize, Serialize};
 
 use super::{QMP_SOCKET, accelerator::Accelerator};
 use crate::vmm::{Disk, Shape};
 
-/// The record of a machine, in the generation's folder: enough to start one with the same disks.
-const RECORD: &str = "machine.json";
 /// For a kernel that has nobody to talk to but us: `quiet`; ends at once when it panics, which ends QEMU, which is told not to reboot; no
 /// mitigations against processes of its own guest, whose wall is the machine; no time spent on calibrating an emulated clock.
 const KERNEL_LINE: &str =
@@ -31,7 +27,7 @@ pub(super) enum Memory {
     View(PathBuf),
 }
 
-/// A machine as it is started.
+/// A machine as it is started, and as its record has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Machine {
     pub(super) program: PathBuf,
@@ -87,29 +83,6 @@ impl Machine {
             line.option("-incoming", "defer");
         }
         line.0
-    }
-
-    /// Writes the record.
-    ///
-    /// # Errors
-    /// Of the file system.
-    pub(super) fn write(&self, folder: &Path) -> Result<()> {
-        let text = serde_json::to_vec(self).map_err(|error| {
-            Error::new(ErrorKind::Internal, "qemu", "the machine's record cannot be written as JSON").with_source(error)
-        })?;
-        let new = folder.join("machine.new");
-        let written = fs::write(&new, text).and_then(|()| fs::rename(&new, folder.join(RECORD)));
-        written.context("qemu", || "cannot write the machine's record".to_owned())
-    }
-
-    /// Reads the record.
-    ///
-    /// # Errors
-    /// `Corrupt` when it is none.
-    pub(super) fn read(folder: &Path) -> Result<Self> {
-        let text = fs::read(folder.join(RECORD)).context("qemu", || format!("cannot read {}", folder.join(RECORD).display()))?;
-        serde_json::from_slice(&text)
-            .map_err(|error| Error::new(ErrorKind::Corrupt, "qemu", "the machine's record cannot be read").with_source(error))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
         agent::AgentFile,
         socket::{AGENT_SOCKET, connect_blocking},
     },
-    vmm::{Fetched, fetch_layer},
+    vmm::{self, Fetched, fetch_layer},
 };
 
 /// How long the pipe may take to take a connection.
@@ -46,7 +46,7 @@ pub(super) fn of_running(place: &Place, into: &Path) -> Result<Fetched> {
 /// # Errors
 /// As [`of_running`].
 pub(super) fn of_stopped(folder: &Path, into: &Path, agent: &AgentFile) -> Result<Fetched> {
-    let machine = Machine { memory: super::command::Memory::Anonymous, ..Machine::read(folder)? };
+    let machine = Machine { memory: super::command::Memory::Anonymous, ..vmm::read_record::<Machine>(folder)? };
     // It is nobody's place: nothing of it outlives this call, or this process.
     let journal: Arc<dyn Journal> = Arc::new(NoJournal);
     let (machine, pipe) = boot::start(&machine, agent, folder, Lifetime::Owned, false, &journal)?;

@@ -1,6 +1,8 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use sandbar_core::{Claim, Error, ErrorKind, Feature, Isolation, ProviderInfo};
+
+use crate::vmm::find_program;
 
 /// The provider's name.
 pub(super) const NAME: &str = "qemu";
@@ -54,10 +56,5 @@ pub(super) fn missing() -> Error {
 
 /// Where QEMU is.
 pub(super) fn program() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = ["/usr/bin", "/usr/local/bin"].map(PathBuf::from);
-    std::env::split_paths(&path)
-        .chain(usual)
-        .map(|folder| folder.join(PROGRAM))
-        .find(|path| path.is_absolute() && Path::new(path).is_file())
+    find_program(PROGRAM)
 }

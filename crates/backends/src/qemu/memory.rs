@@ -78,7 +78,7 @@ impl Bound {
 /// # Errors
 /// Of the machine or the file system.
 pub(super) fn save(place: &Place, folder: &Path, into: &Path, agent: &AgentFile) -> Result<SavedCheckpoint> {
-    let machine = Machine::read(folder)?;
+    let machine: Machine = vmm::read_record(folder)?;
     let is_template = matches!(machine.memory, Memory::Shared(_));
     // A template's is empty.
     let fetched = if is_template { None } else { Some(disk::of_awake(place, into)?) };
@@ -91,7 +91,7 @@ pub(super) fn save(place: &Place, folder: &Path, into: &Path, agent: &AgentFile)
     if !is_template {
         take_apart(&machine, into, agent)?;
     }
-    Machine { memory: Memory::View(RAM.into()), ..machine }.write(into)?;
+    vmm::write_record(&Machine { memory: Memory::View(RAM.into()), ..machine }, into)?;
     let bytes = [RAM, STATE, SCRATCH].iter().filter_map(|name| vmm::occupied(&into.join(name))).sum::<u64>()
         + fetched.as_ref().map_or(0, |fetched| fetched.bytes);
     let record = serde_json::to_value(bound)
@@ -224,24 +224,16 @@ pub(super) fn load(
     lifetime: Lifetime,
     journal: &Arc<dyn Journal>,
 ) -> Result<(HostProcess, HostProcess)> {
-    let then = Machine::read(saved)?;
+    let then: Machine = vmm::read_record(saved)?;
     for name in [SCRATCH, CONFIG] {
         copy(&saved.join(name), &folder.join(name))?;
     }
     let within = |disk: Disk| if disk.path == Path::new(SAVED) { Disk { path: saved.join(SAVED), ..disk } } else { disk };
     let program = info::program().unwrap_or_else(|| then.program.clone());
     let disks: Vec<Disk> = then.disks.iter().cloned().map(within).collect();
-    if let Some(missing) = [&then.kernel, &then.initramfs]
-        .into_iter()
-        .chain(disks.iter().map(|disk| &disk.path))
-        .find(|path| path.is_absolute() && !path.exists())
-    {
-        return Err(Error::new(ErrorKind::Conflict, OPERATION, "the saved machine needs a file that is not here any more")
-            .with("path", missing.display())
-            .with_hint("restore its disk alone: --without-memory"));
-    }
+    vmm::require([&then.kernel, &then.initramfs].into_iter().chain(disks.iter().map(|disk| &disk.path)))?;
     let machine = Machine { program, accelerator, disks, memory: Memory::View(absolute(&saved.join(RAM))), ..then };
-    machine.write(folder)?;
+    vmm::write_record(&machine, folder)?;
     let (process, pipe) = boot::start(&machine, agent, folder, lifetime, true, journal)?;
     let loaded = Qmp::connect(folder, CONTROL).and_then(|mut qmp| {
         Bound::of(&machine, &qmp).check(record)?;

@@ -234,15 +234,7 @@ impl Backend for Qemu {
     }
 
     async fn usage(&self, place: &Place, folder: &Path) -> Result<SandboxStats> {
-        let limit = |name: &str| place.limits.iter().find(|report| report.limit == name).and_then(|report| report.value);
-        Ok(SandboxStats {
-            memory_bytes: None,
-            cpu_micros: None,
-            pids: None,
-            memory_limit_bytes: limit("memory"),
-            disk_bytes: vmm::occupied(&folder.join(SCRATCH)),
-            disk_limit_bytes: limit("disk"),
-        })
+        Ok(vmm::usage(&place.limits, &folder.join(SCRATCH)))
     }
 
     fn limits(&self, place: Option<&Place>, spec: &SandboxSpec) -> Vec<LimitReport> {

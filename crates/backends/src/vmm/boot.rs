@@ -5,7 +5,7 @@ use std::{
 };
 
 use prost::Message;
-use sandbar_core::{Context, Journal, Lifetime, Result, RootSource, SandboxId, SandboxSpec};
+use sandbar_core::{Context, IdRange, Journal, Lifetime, Result, RootSource, SandboxId, SandboxSpec};
 use sandbar_guest::{Kernel, KernelStore, RootImage, Scratch, config_disk, initramfs};
 use sandbar_protocol::{AgentConfig, DiskRole, GuestBoot, GuestDisk, GuestWire};
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,8 @@ pub(crate) struct OwnedBoot {
     pub(crate) folder: PathBuf,
     /// 0 for what becomes a template.
     pub(crate) generation: u32,
+    /// Host ids, when the runtime runs as root.
+    pub(crate) ids: Option<IdRange>,
     pub(crate) lifetime: Lifetime,
     pub(crate) journal: Arc<dyn Journal>,
 }
@@ -66,6 +68,7 @@ impl OwnedBoot {
             root: boot.root.clone(),
             folder: boot.folder.to_owned(),
             generation: boot.generation,
+            ids: boot.ids,
             lifetime: boot.lifetime,
             journal: Arc::clone(boot.journal),
         }

@@ -1,12 +1,13 @@
 use std::{
     fs::{self, File},
     io,
+    ops::Range,
     os::unix::fs::{FileExt, MetadataExt},
     path::Path,
 };
 
 use rustix::{
-    fs::{SeekFrom, ioctl_ficlone, seek},
+    fs::{FallocateFlags, SeekFrom, fallocate, ioctl_ficlone, seek},
     io::Errno,
 };
 use sandbar_core::{Context, Result};
@@ -48,6 +49,59 @@ pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes holes of everything in a file that is nothing but zeros, which is most of a fresh machine's memory. Reads what is no hole.
+///
+/// # Errors
+/// Of the file system. One that has no holes is no error.
+pub(crate) fn dig(file: &File) -> io::Result<()> {
+    const PAGE: usize = 4096;
+    let length = file.metadata()?.len();
+    let mut buffer = vec![0; BUFFER];
+    let mut empty = 0..0;
+    let mut at = 0;
+    while at < length {
+        let data = match seek(file, SeekFrom::Data(at)) {
+            Ok(data) => data,
+            Err(Errno::NXIO) => break,
+            Err(errno) => return Err(errno.into()),
+        };
+        let end = seek(file, SeekFrom::Hole(data))?;
+        at = data;
+        while at < end {
+            let most = usize::try_from(end - at).unwrap_or(BUFFER).min(BUFFER);
+            let read = file.read_at(&mut buffer[..most], at)?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            for (index, page) in buffer[..read].chunks(PAGE).enumerate() {
+                let from = at + (index * PAGE) as u64;
+                let to = from + page.len() as u64;
+                if page.iter().any(|byte| *byte != 0) {
+                    punch(file, &empty)?;
+                    empty = to..to;
+                } else if empty.end == from {
+                    empty.end = to;
+                } else {
+                    punch(file, &empty)?;
+                    empty = from..to;
+                }
+            }
+            at += read as u64;
+        }
+    }
+    punch(file, &empty)
+}
+
+fn punch(file: &File, range: &Range<u64>) -> io::Result<()> {
+    if range.is_empty() {
+        return Ok(());
+    }
+    match fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, range.start, range.end - range.start) {
+        Err(Errno::OPNOTSUPP) => Ok(()),
+        punched => Ok(punched?),
+    }
+}
+
 /// Bytes that a file takes on the disk.
 pub(crate) fn occupied(path: &Path) -> Option<u64> {
     Some(fs::metadata(path).ok()?.blocks() * 512)
@@ -83,5 +137,19 @@ mod tests {
         assert_eq!(copied.len(), 64 << 20);
         assert!(copied.blocks() * 512 < 8 << 20);
         assert!(std::fs::read(&from).unwrap() == std::fs::read(&to).unwrap());
+    }
+
+    #[test]
+    fn zeros_become_holes() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("file");
+        let mut bytes = vec![0; 5 << 20];
+        bytes[1 << 20] = 1;
+        bytes[(3 << 20) + 4095] = 2;
+        bytes[(5 << 20) - 1] = 3;
+        std::fs::write(&path, &bytes).unwrap();
+        dig(&File::options().read(true).write(true).open(&path).unwrap()).unwrap();
+        assert!(std::fs::read(&path).unwrap() == bytes);
+        assert_eq!(occupied(&path), Some(3 * 4096));
     }
 }

@@ -3,7 +3,10 @@ use std::{
     ffi::OsString,
     fs::File,
     io::{self, Read, Write},
-    os::unix::{fs::OpenOptionsExt, process::ExitStatusExt},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::OpenOptionsExt, process::ExitStatusExt},
+    },
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
@@ -15,8 +18,6 @@ use sandbar_core::{Context, Error, ErrorKind, Journal, Lifetime, Result};
 use crate::machine::{launcher, process::HostProcess};
 
 const OPERATION: &str = "launch";
-/// How long the process that owns a pipe may take until it listens.
-const PIPE: Duration = Duration::from_secs(15);
 
 /// What this process has started and therefore has to reap. What outlives it is the host's init's.
 static CHILDREN: LazyLock<Mutex<HashMap<HostProcess, Known>>> = LazyLock::new(Mutex::default);
@@ -55,6 +56,14 @@ impl Launch<'_> {
     /// # Errors
     /// Of the kernel, or of the journal.
     pub(crate) fn start(self) -> Result<HostProcess> {
+        self.start_after(|_| Ok(()))
+    }
+
+    /// The same, with something to be done between the writing down and the running.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), or of what is to be done: then nothing has run.
+    pub(crate) fn start_after(self, ready: impl FnOnce(HostProcess) -> Result<()>) -> Result<HostProcess> {
         let log = File::options().create(true).write(true).truncate(true).mode(0o600).open(self.folder.join(self.log));
         let log = log.context(OPERATION, || format!("cannot open {}", self.folder.join(self.log).display()))?;
         let owner = if self.lifetime == Lifetime::Owned { std::process::id() } else { 0 };
@@ -72,6 +81,7 @@ impl Launch<'_> {
         let input = child.stdin.take();
         let told = HostProcess::of(child.id()).map_err(failed).and_then(|process| {
             self.journal.intend(&process.resource(self.role))?;
+            ready(process)?;
             Ok(process)
         });
         let released =
@@ -101,11 +111,32 @@ impl Launch<'_> {
 /// # Errors
 /// `Unavailable` when it does not come up; `AlreadyExists` when another one owns the pipe.
 pub(crate) fn start_pipe(agent: &Path, folder: &Path) -> Result<HostProcess> {
-    let log = File::options().create(true).append(true).mode(0o600).open(folder.join("pipe.log"));
-    let log = log.context(OPERATION, || "cannot open the pipe's log".to_owned())?;
     let mut command = Command::new(agent);
-    command.arg("pipe").arg(folder).env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-    let failed = |error| Error::io(OPERATION, "cannot start the process that owns the machine's pipe", error);
+    command.arg("pipe").arg(folder).stdin(Stdio::null());
+    start_companion(command, folder, "pipe.log", "the process that owns the machine's pipe")
+}
+
+/// Starts the process that keeps what a machine prints (see the agent's `console`), which comes out of `printed`; returns when it reads. It ends with the
+/// machine. With `owned`, a machine that has not begun yet, it ends that with this process. Blocks.
+///
+/// # Errors
+/// `Unavailable` when it does not come up.
+pub(crate) fn start_console(agent: &Path, folder: &Path, printed: OwnedFd, owned: Option<HostProcess>) -> Result<HostProcess> {
+    let mut command = Command::new(agent);
+    command.arg("console").arg(folder).stdin(printed);
+    if let Some(machine) = owned {
+        command.args([std::process::id().to_string(), machine.pid.to_string()]);
+    }
+    start_companion(command, folder, "keeping.log", "the process that keeps what the machine prints")
+}
+
+/// Starts a process beside a machine, which says a byte when it is ready.
+fn start_companion(mut command: Command, folder: &Path, log: &str, what: &str) -> Result<HostProcess> {
+    let path = folder.join(log);
+    let log = File::options().create(true).append(true).mode(0o600).open(&path);
+    let log = log.context(OPERATION, || format!("cannot open {}", path.display()))?;
+    command.env_clear().current_dir("/").stdout(Stdio::piped()).stderr(log);
+    let failed = |error| Error::io(OPERATION, "cannot start a process beside the machine", error).with("process", what);
     let mut child = launcher::launch(move || command.spawn()).and_then(|spawned| spawned).map_err(failed)?;
     let process = HostProcess::of(child.id()).map_err(failed)?;
     let said = child.stdout.take().map_or(Ok(0), |mut output| {
@@ -119,11 +150,9 @@ pub(crate) fn start_pipe(agent: &Path, folder: &Path) -> Result<HostProcess> {
     }
     let _ = child.kill();
     let _ = child.wait();
-    let log = std::fs::read_to_string(folder.join("pipe.log")).unwrap_or_default();
+    let log = std::fs::read_to_string(path).unwrap_or_default();
     let last = log.lines().last().unwrap_or("it said nothing").to_owned();
-    Err(Error::new(ErrorKind::Unavailable, OPERATION, "the process that owns the machine's pipe did not come up")
-        .with("said", last)
-        .with("patience", format!("{} s", PIPE.as_secs())))
+    Err(Error::new(ErrorKind::Unavailable, OPERATION, format!("{what} did not come up")).with("said", last))
 }
 
 /// How a process ended that this one started; `None` when it runs, or is another's.

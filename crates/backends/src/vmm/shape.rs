@@ -1,7 +1,11 @@
-use sandbar_core::{Error, ErrorKind, LimitReport, Limits, Result};
+use std::path::Path;
+
+use sandbar_core::{Error, ErrorKind, LimitReport, Limits, Result, SandboxStats};
 use sandbar_guest::Scratch;
 use sandbar_protocol::GuestLimits;
 use serde::{Deserialize, Serialize};
+
+use super::occupied;
 
 const MEBIBYTE: u64 = 1 << 20;
 /// Memory of a machine that nobody limits.
@@ -12,8 +16,8 @@ const KERNEL: u64 = 96 * MEBIBYTE;
 const STEP: u64 = 16 * MEBIBYTE;
 /// Open files of each process where nothing is asked for.
 const OPEN_FILES: u64 = 65_536;
-/// Most processors that one machine gets.
-const MOST_PROCESSORS: u32 = 64;
+/// Most processors that one machine gets: Firecracker's own bound.
+const MOST_PROCESSORS: u32 = 32;
 
 /// How large a machine is: what the host holds, whatever the guest does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -66,6 +70,19 @@ pub(crate) fn reports(limits: &Limits) -> Vec<LimitReport> {
         report("disk", limits.disk, format!("the machine's disk of {} MiB", shape.disk / MEBIBYTE)),
         report("open-files", Some(open_files(limits)), "rlimit".to_owned()),
     ]
+}
+
+/// What the host knows of a machine's usage; of what is within only the agent can tell.
+pub(crate) fn usage(limits: &[LimitReport], scratch: &Path) -> SandboxStats {
+    let limit = |name: &str| limits.iter().find(|report| report.limit == name).and_then(|report| report.value);
+    SandboxStats {
+        memory_bytes: None,
+        cpu_micros: None,
+        pids: None,
+        memory_limit_bytes: limit("memory"),
+        disk_bytes: occupied(scratch),
+        disk_limit_bytes: limit("disk"),
+    }
 }
 
 /// RLIMIT_NOFILE of every command.

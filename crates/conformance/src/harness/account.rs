@@ -24,6 +24,12 @@ impl Account {
         })
     }
 
+    /// The number of a group of `/etc/group`.
+    pub fn group(name: &str) -> Option<u32> {
+        let table = fs::read_to_string("/etc/group").ok()?;
+        table.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.split(':').nth(1)?.parse().ok())
+    }
+
     /// The user that owns nothing: `nobody`, 65534 everywhere.
     pub fn nobody() -> Self {
         Self { name: "nobody".to_owned(), uid: 65534, gid: 65534 }

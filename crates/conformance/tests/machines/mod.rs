@@ -1,3 +1,5 @@
 //! Virtual machines.
 
+pub mod firecracker;
 pub mod qemu;
+mod stock;

@@ -1,0 +1,63 @@
+use std::{
+    fmt,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use sandbar_core::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+
+/// Which Firecracker: major, minor, patch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Version(pub(super) u32, pub(super) u32, pub(super) u32);
+
+impl Version {
+    /// The oldest whose machines can be made and saved as this backend does.
+    pub(super) const OLDEST: Self = Self(1, 12, 0);
+
+    /// Asks a program. Blocks for some milliseconds.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not say, or is too old.
+    pub(super) fn of(program: &Path) -> Result<Self> {
+        let said = Command::new(program).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).env_clear().output();
+        let said = said.map_err(|error| Error::io("probe", "firecracker cannot be executed", error).with("program", program.display()))?;
+        let version = Self::parse(&String::from_utf8_lossy(&said.stdout))
+            .ok_or_else(|| Error::new(ErrorKind::Unavailable, "probe", "firecracker does not tell its version"))?;
+        if version < Self::OLDEST {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "probe",
+                format!("Firecracker {version} is too old: {} is needed", Self::OLDEST),
+            ));
+        }
+        Ok(version)
+    }
+
+    /// `Firecracker v1.12.1`, and lines that do not matter.
+    fn parse(text: &str) -> Option<Self> {
+        let word = text.lines().find_map(|line| line.strip_prefix("Firecracker v"))?;
+        let mut numbers = word.split(|character: char| !character.is_ascii_digit()).map(str::parse);
+        Some(Self(numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_and_compared() {
+        let said = "Firecracker v1.12.1\n\n2026-11-25T16:03:58.047900036 [anonymous-instance:main] Firecracker exiting successfully. exit_code=0\n";
+        assert_eq!(Version::parse(said), Some(Version(1, 12, 1)));
+        assert_eq!(Version::parse("Firecracker v1.17.0-dev\n"), Some(Version(1, 17, 0)));
+        assert_eq!(Version::parse("something else"), None);
+        assert!(Version(1, 9, 9) < Version::OLDEST && Version(1, 16, 1) > Version::OLDEST);
+    }
+}

@@ -1,0 +1,55 @@
+use sandbar_backends::{ProviderOptions, firecracker::FirecrackerOptions, kvm};
+use sandbar_conformance::{Account, Availability, Part, Subject, Variant, World};
+
+use super::stock;
+use crate::variants::{Found, Preparing, TEST_USER, is_root};
+
+/// As root: each machine in a jail.
+pub const JAILED: Variant = Variant { name: "firecracker-jailed", prepare: prepare_jailed };
+/// As a plain user who may use KVM: without a jail.
+pub const PLAIN_USER: Variant = Variant { name: "firecracker-plain-user", prepare: prepare_plain_user };
+
+/// What a machine does to a sandbox. Where KVM works in an emulated machine only, everything takes its time, and other walls show the rest.
+const PARTICULAR: Part = Part {
+    nouns: &["memory", "restore", "status", "stop_start"],
+    reason: "machines in an emulated machine are slow, and other walls show it: SANDBAR_LONG=1 asks for it here as well",
+};
+/// What another user changes of that.
+const OF_A_USER: Part = Part { nouns: &["stop_start"], reason: "it is shown by firecracker-jailed" };
+
+fn prepare_jailed(world: &World) -> Preparing<'_> {
+    Box::pin(async {
+        if !is_root() {
+            return Availability::Unavailable("these tests do not run as root".to_owned());
+        }
+        look(world, JAILED.name, PARTICULAR).await.unwrap_or_else(Availability::Unavailable)
+    })
+}
+
+fn prepare_plain_user(world: &World) -> Preparing<'_> {
+    Box::pin(async {
+        if is_root() {
+            let user = Account::named(TEST_USER).and_then(|user| Some(Account { gid: Account::group("kvm")?, ..user }));
+            let missing = || Availability::Unavailable(format!("there is no user {TEST_USER}, or no group kvm"));
+            return user.map_or_else(missing, Availability::As);
+        }
+        look(world, PLAIN_USER.name, OF_A_USER).await.unwrap_or_else(Availability::Unavailable)
+    })
+}
+
+async fn look(world: &World, variant: &str, part: Part) -> Result<Availability, String> {
+    // Before anything is made for it.
+    let kvm = kvm::probe();
+    if !kvm.is_usable() {
+        return Err(kvm.to_string());
+    }
+    let root = stock::root(world, variant).await?;
+    let firecracker = FirecrackerOptions { firecracker: stock::program("firecracker"), jail: Some(is_root()), ..FirecrackerOptions::default() };
+    let options = |home| ProviderOptions { firecracker, ..ProviderOptions::new(home) };
+    let found = Found::find_with(world, variant, "firecracker", options).await?;
+    Ok(Availability::Here(Box::new(Subject {
+        patience: 8,
+        only: std::env::var_os("SANDBAR_LONG").is_none().then_some(part),
+        ..stock::subject(found.subject(variant, root), "firecracker")
+    })))
+}

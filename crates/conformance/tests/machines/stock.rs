@@ -1,0 +1,60 @@
+//! What virtual machines of all monitors are tested with.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use sandbar_conformance::{Reach, Subject, World};
+use sandbar_core::{RootSource, SandboxId};
+use sandbar_guest::KernelStore;
+use sandbar_runtime::image::ImageStore;
+
+use crate::engines::busybox;
+
+/// What `cargo xtask setup` has got.
+const LAB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/lab");
+
+/// A state folder with a kernel, and an image.
+pub async fn root(world: &World, variant: &str) -> Result<RootSource, String> {
+    let folder = |name: &str| world.folder(&format!("{variant}/{name}")).map_err(|error| format!("no folder: {error}"));
+    let home = folder("state")?;
+    let package = kernel_package().ok_or("there is no kernel's package in target/lab: run `cargo xtask setup`")?;
+    KernelStore::new(&home).import(&package, None, Some("test")).map_err(|error| error.chain())?;
+    let store = ImageStore::open(&home).map_err(|error| error.chain())?;
+    busybox::image(&store, &folder("image")?).await
+}
+
+/// What is true of every machine.
+pub fn subject(subject: Subject, monitor: &'static str) -> Subject {
+    let machines = subject.folder.clone();
+    Subject {
+        reach: vec![Reach::Shell, Reach::JobControl, Reach::OwnRoot, Reach::RealFiles, Reach::Crash, Reach::NoOrphans, Reach::Layers],
+        crash: Some(Box::new(move |id| crash(&machines, id, monitor))),
+        threads: Some(2),
+        ..subject
+    }
+}
+
+/// A program that was fetched for the lab.
+pub fn program(name: &str) -> Option<PathBuf> {
+    Some(Path::new(LAB).join("bin").join(name)).filter(|path| path.exists())
+}
+
+fn kernel_package() -> Option<PathBuf> {
+    let found = fs::read_dir(LAB).ok()?.flatten().map(|entry| entry.path().join("package.deb"));
+    found.filter(|path| path.exists()).max()
+}
+
+/// Ends the machine of a sandbox from outside: it is the process that has the sandbox's folder, or something in it, as its own.
+fn crash(folder: &Path, id: &SandboxId, monitor: &str) -> bool {
+    let is_machine = |process: &Path| {
+        let places = ["cwd", "root"].map(|name| fs::read_link(process.join(name)).unwrap_or_default());
+        let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+        name.starts_with(monitor) && places.iter().any(|at| at.starts_with(folder) && at.iter().any(|part| part == id.as_str()))
+    };
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
+    let Some(machine) = processes.into_iter().find(|path| is_machine(path)) else { return false };
+    let pid = machine.file_name().and_then(|name| name.to_str()?.parse().ok()).and_then(rustix::process::Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok())
+}
