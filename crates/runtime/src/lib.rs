@@ -15,7 +15,7 @@
 //! | `ledger` | what is known, in SQLite |
 //! | `lock`, `process_identity`, `clock` | who may, who is alive, when |
 //! | `recover`, `gc` | what the dead left |
-//! | `setup` | getting what a provider lacks here |
+//! | `setup`, `released` | getting what a provider lacks here; programs that distributions do not have |
 //! | `ports`, `keeper` | exposed ports, the process that keeps them |
 //! | [`image`] | images and their layers |
 //! | `kernel`, `template` | what virtual machines boot, and what they begin from instead |
@@ -40,6 +40,7 @@ mod portable;
 mod ports;
 mod process_identity;
 mod recover;
+mod released;
 mod root;
 mod runtime;
 mod sandbox;

@@ -10,7 +10,7 @@ use std::{
 use rustix::process::geteuid;
 use sandbar_core::{Context, Error, ErrorKind, Feature, Isolation, Result};
 
-use crate::{Runtime, root::BASE};
+use crate::{Runtime, released, root::BASE};
 
 const OPERATION: &str = "setup";
 /// What the image `base` has beyond the distribution's smallest system.
@@ -27,6 +27,8 @@ const ENGINES: [(&str, &str, &str); 6] = [
     ("qemu", "squashfs-tools", "sqfstar"),
     ("qemu", "e2fsprogs", "mkfs.ext4"),
 ];
+/// Shows that Python's installer of packages is there.
+const PIP: &str = "/usr/lib/python3/dist-packages/pip";
 /// What depends on the newest kernel for virtual machines, and on the newest for any: the first that the distribution has is taken.
 const KERNELS: [&str; 2] = ["linux-image-cloud-amd64", "linux-image-amd64"];
 
@@ -35,6 +37,8 @@ const KERNELS: [&str; 2] = ["linux-image-cloud-amd64", "linux-image-amd64"];
 pub enum SetupStep {
     /// Installs packages of the distribution.
     Packages(Vec<&'static str>),
+    /// Gets Firecracker's released programs.
+    Firecracker,
     /// Makes the image `base` of the distribution's packages, from the machine's own package sources.
     BaseImage {
         /// The distribution's release.
@@ -51,6 +55,7 @@ impl SetupStep {
     pub fn describe(&self) -> String {
         match self {
             Self::Packages(names) => format!("apt-get install --yes --no-install-recommends {}", names.join(" ")),
+            Self::Firecracker => released::describe(),
             Self::BaseImage { suite, sources } => {
                 let sources: Vec<String> = sources.iter().map(|path| path.display().to_string()).collect();
                 format!(
@@ -77,6 +82,12 @@ impl Runtime {
                 packages.push(package);
             }
         }
+        let firecracker =
+            (provider == "firecracker" && find_program("firecracker").is_none() && self.config().firecracker.firecracker.is_none())
+                .then_some(SetupStep::Firecracker);
+        if firecracker.is_some() && !Path::new(PIP).exists() {
+            packages.push("python3-pip");
+        }
         let needs_base = features.has(Feature::LayeredImage) && !features.has(Feature::HostImage);
         let base = if needs_base && self.images().resolve(Some(BASE)).await.is_err() {
             if find_program(BUILDER).is_none() {
@@ -96,7 +107,7 @@ impl Runtime {
                 .with_hint(format!("install what corresponds to Debian's {}", packages.join(" "))));
         }
         let packages = (!packages.is_empty()).then_some(SetupStep::Packages(packages));
-        Ok(packages.into_iter().chain(kernel).chain(base).collect())
+        Ok(packages.into_iter().chain(firecracker).chain(kernel).chain(base).collect())
     }
 
     /// Does one step of a plan. What the programs say goes to standard error.
@@ -120,6 +131,10 @@ impl Runtime {
                     .args(names)
                     .env("DEBIAN_FRONTEND", "noninteractive");
                 run(install).await
+            }
+            SetupStep::Firecracker => {
+                let folder = self.images().temporary().await?;
+                released::install(folder.path()).await
             }
             SetupStep::BaseImage { suite, sources } => {
                 let folder = self.images().temporary().await?;
@@ -156,7 +171,8 @@ impl Runtime {
     }
 }
 
-async fn run(mut command: Command) -> Result<()> {
+/// Runs a program to its end.
+pub(crate) async fn run(mut command: Command) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let said = std::io::stderr().as_fd().try_clone_to_owned().context(OPERATION, || "cannot use standard error".to_owned())?;
     command.stdin(Stdio::null()).stdout(Stdio::from(said));

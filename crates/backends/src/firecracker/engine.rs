@@ -32,11 +32,16 @@ impl Engine {
         let missing = || Error::new(ErrorKind::Unavailable, OPERATION, "firecracker is missing");
         let hint = "put the programs `firecracker` and `jailer` of a release (1.12 or newer) into /usr/local/bin, or name them: FIRECRACKER_PATH, JAILER_PATH";
         let program = program.ok_or_else(|| missing().with_hint(hint))?;
-        let program = fs::canonicalize(&program).map_err(|error| missing().with_source(error).with("path", program.display()).with_hint(hint))?;
+        let program =
+            fs::canonicalize(&program).map_err(|error| missing().with_source(error).with("path", program.display()).with_hint(hint))?;
         let jailer = if options.jail.unwrap_or_else(is_root) { jailer(options, &program) } else { None };
         if options.jail == Some(true) && (jailer.is_none() || !is_root()) {
-            return Err(Error::new(ErrorKind::Unavailable, OPERATION, "the configuration asks for a jail, which needs root and the jailer")
-                .with_hint("or leave `jail` out of the section [firecracker]"));
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                OPERATION,
+                "the configuration asks for a jail, which needs root and the jailer",
+            )
+            .with_hint("or leave `jail` out of the section [firecracker]"));
         }
         Ok(Self { program, jailer })
     }
@@ -101,11 +106,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("firecracker");
         fs::write(&program, "").unwrap();
-        let options = |jailer: Option<&str>, jail| FirecrackerOptions {
-            firecracker: Some(program.clone()),
-            jailer: jailer.map(PathBuf::from),
-            jail,
-        };
+        let options =
+            |jailer: Option<&str>, jail| FirecrackerOptions { firecracker: Some(program.clone()), jailer: jailer.map(PathBuf::from), jail };
         assert!(Engine::find(&options(Some("/bin/true"), Some(false))).unwrap().jailer.is_none());
         let jailed = Engine::find(&options(Some("/bin/true"), Some(true)));
         if is_root() {

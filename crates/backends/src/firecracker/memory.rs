@@ -46,9 +46,8 @@ impl Bound {
     }
 
     fn read(record: &Value) -> Result<Self> {
-        serde_json::from_value(record.clone()).map_err(|error| {
-            Error::new(ErrorKind::Corrupt, OPERATION, "the record of the saved memory cannot be read").with_source(error)
-        })
+        serde_json::from_value(record.clone())
+            .map_err(|error| Error::new(ErrorKind::Corrupt, OPERATION, "the record of the saved memory cannot be read").with_source(error))
     }
 
     /// # Errors

@@ -82,14 +82,13 @@ impl Start<'_> {
         self.journal.step(STEPS[0]);
         let own: Vec<OsString> = ["--api-sock", api::SOCKET].iter().chain(arguments).map(OsString::from).collect();
         let (program, arguments, folder) = match (&jail, &self.engine.jailer) {
-            (Some(jail), Some(jailer)) => {
-                (jailer, [jail.arguments(&self.engine.program, machine.shape), own].concat(), self.generation)
-            }
+            (Some(jail), Some(jailer)) => (jailer, [jail.arguments(&self.engine.program, machine.shape), own].concat(), self.generation),
             _ => (&self.engine.program, own, room.folder.as_path()),
         };
         let groups: Vec<Resource> = groups(jail.as_ref()).collect();
         self.journal.intend_all(&groups)?;
-        let (printed, print) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from).context(OPERATION, || "cannot make a pipe".to_owned())?;
+        let (printed, print) =
+            pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from).context(OPERATION, || "cannot make a pipe".to_owned())?;
         let agent = self.agent.path()?;
         let launch = Launch {
             agent,
@@ -123,7 +122,9 @@ impl Start<'_> {
                 }
                 release(jail.as_ref(), self.journal)?;
                 clear(self.generation)?;
-                Err(started.err().unwrap_or_else(|| Error::new(sandbar_core::ErrorKind::Internal, OPERATION, "nobody keeps what it prints")))
+                Err(started
+                    .err()
+                    .unwrap_or_else(|| Error::new(sandbar_core::ErrorKind::Internal, OPERATION, "nobody keeps what it prints")))
             }
         }
     }

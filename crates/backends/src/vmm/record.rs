@@ -15,9 +15,8 @@ const RECORD: &str = "machine.json";
 /// # Errors
 /// Of the file system.
 pub(crate) fn write_record(machine: &impl Serialize, folder: &Path) -> Result<()> {
-    let text = serde_json::to_vec(machine).map_err(|error| {
-        Error::new(ErrorKind::Internal, OPERATION, "the machine's record cannot be written as JSON").with_source(error)
-    })?;
+    let text = serde_json::to_vec(machine)
+        .map_err(|error| Error::new(ErrorKind::Internal, OPERATION, "the machine's record cannot be written as JSON").with_source(error))?;
     let new = folder.join("machine.new");
     let written = fs::write(&new, text).and_then(|()| fs::rename(&new, folder.join(RECORD)));
     written.context(OPERATION, || "cannot write the machine's record".to_owned())

@@ -44,7 +44,8 @@ async fn look(world: &World, variant: &str, part: Part) -> Result<Availability, 
         return Err(kvm.to_string());
     }
     let root = stock::root(world, variant).await?;
-    let firecracker = FirecrackerOptions { firecracker: stock::program("firecracker"), jail: Some(is_root()), ..FirecrackerOptions::default() };
+    let firecracker =
+        FirecrackerOptions { firecracker: stock::program("firecracker"), jail: Some(is_root()), ..FirecrackerOptions::default() };
     let options = |home| ProviderOptions { firecracker, ..ProviderOptions::new(home) };
     let found = Found::find_with(world, variant, "firecracker", options).await?;
     Ok(Availability::Here(Box::new(Subject {

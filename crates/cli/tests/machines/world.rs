@@ -1,0 +1,138 @@
+//! A state folder for one monitor.
+
+use std::{
+    fs,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Pid;
+
+/// How long something may take that another process does.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is tested.
+pub struct Monitor {
+    /// The provider, and how the names of its processes begin.
+    pub name: &'static str,
+    /// What `sandbar.toml` has.
+    pub config: String,
+    /// Where a boot or a load calls the journal.
+    pub steps: &'static [&'static str],
+}
+
+/// A state folder with a kernel and an image.
+pub struct World {
+    home: tempfile::TempDir,
+    pub monitor: Monitor,
+}
+
+impl World {
+    /// `None` where there is no kernel or busybox; a failure where `required`.
+    pub fn new(monitor: Monitor, required: bool) -> Option<Self> {
+        let program = ["/bin/busybox", "/usr/bin/busybox"].iter().map(Path::new).find(|path| path.exists());
+        let (Some(package), Some(program)) = (kernel_package(), program) else {
+            assert!(!required, "a kernel's package or busybox is missing: run `cargo xtask setup`");
+            return None;
+        };
+        let world = Self { home: tempfile::Builder::new().prefix("sandbar-test-").tempdir_in("/tmp").unwrap(), monitor };
+        fs::create_dir(world.state()).unwrap();
+        fs::write(world.state().join("sandbar.toml"), &world.monitor.config).unwrap();
+        let tree = world.home.path().join("tree");
+        fs::create_dir_all(tree.join("bin")).unwrap();
+        fs::copy(program, tree.join("bin/busybox")).unwrap();
+        for name in ["sh", "cat", "true", "sleep"] {
+            std::os::unix::fs::symlink("busybox", tree.join("bin").join(name)).unwrap();
+        }
+        world.ok(&["image", "import", &tree.display().to_string(), "busybox"]);
+        world.ok(&["kernel", "import", &package.display().to_string()]);
+        Some(world)
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.home.path().join("state")
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sandbar"));
+        command.args(arguments).stdin(Stdio::null()).env("SANDBAR_HOME", self.state());
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    pub fn killed_at(&self, step: &str, arguments: &[&str]) {
+        let output = self.command(arguments).env("SANDBAR_FAULT", step).output().unwrap();
+        assert_eq!(output.status.signal(), Some(9), "{step} was not reached: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    pub fn inspect(&self, id: &str) -> serde_json::Value {
+        serde_json::from_str(&self.ok(&["inspect", id])).unwrap()
+    }
+
+    /// Makes a sandbox.
+    pub fn create(&self) -> String {
+        self.ok(&self.creation())
+    }
+
+    /// The words that make one.
+    pub fn creation(&self) -> [&'static str; 5] {
+        ["create", "--on", self.monitor.name, "--image", "busybox"]
+    }
+
+    /// Processes of this host that work in this state folder.
+    pub fn processes(&self) -> Vec<(u32, String)> {
+        let state = self.state();
+        let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let here = |pid: u32| {
+            let place = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+            place.starts_with(&state).then(|| (pid, fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default()))
+        };
+        pids.filter_map(here).collect()
+    }
+
+    /// The machine of the only sandbox.
+    pub fn machine(&self) -> Pid {
+        let machines: Vec<u32> =
+            self.processes().into_iter().filter(|(_, name)| name.starts_with(self.monitor.name)).map(|(pid, _)| pid).collect();
+        assert_eq!(machines.len(), 1, "{machines:?}");
+        Pid::from_raw(i32::try_from(machines[0]).unwrap()).unwrap()
+    }
+
+    /// After `gc` there is nothing but the sandboxes that the ledger has: two processes for each that runs, no half of a template.
+    pub fn is_settled(&self, step: &str) -> Vec<String> {
+        self.ok(&["gc"]);
+        let ids: Vec<String> = self.ok(&["ls", "-q"]).lines().map(str::to_owned).collect();
+        let running = ids.iter().filter(|id| self.inspect(id)["state"] == "running").count();
+        // The process beside a machine sees its end by itself.
+        let begun = Instant::now();
+        while self.processes().len() != 2 * running {
+            assert!(begun.elapsed() < PATIENCE, "after {step} {running} run, and there are {:?}", self.processes());
+            sleep(Duration::from_millis(20));
+        }
+        let half = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(".new-");
+        let left: Vec<_> = fs::read_dir(self.state().join("templates")).into_iter().flatten().flatten().filter(half).collect();
+        assert!(left.is_empty(), "after {step}: {left:?}");
+        let folders = fs::read_dir(self.state().join("sandboxes")).map_or(0, Iterator::count);
+        assert_eq!(folders, ids.len(), "folders after {step}");
+        ids
+    }
+}
+
+/// What `cargo xtask setup` has got from the distribution.
+fn kernel_package() -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/lab");
+    let found = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path().join("package.deb"));
+    found.filter(|path| path.exists()).max()
+}
