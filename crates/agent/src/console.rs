@@ -82,18 +82,14 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = OsString>) -> io::Result<(
     rustix::stdio::dup2_stdout(&null)?;
     let mut buffer = vec![0; 4096];
     loop {
-        if let Some(Owned { owner, machine }) = &owned {
-            let mut watched = [PollFd::from_borrowed_fd(rustix::stdio::stdin(), PollFlags::IN), PollFd::new(owner, PollFlags::IN)];
-            match poll(&mut watched, None) {
-                Err(Errno::INTR) => continue,
-                polled => polled?,
-            };
-            if !watched[1].revents().is_empty() {
-                // One that is gone is no error.
-                let _ = rustix::process::pidfd_send_signal(machine, Signal::KILL);
+        if let Some(both) = &owned {
+            let news = both.wait()?;
+            if news.owner_is_gone {
+                // A machine that is gone is no error.
+                let _ = rustix::process::pidfd_send_signal(&both.machine, Signal::KILL);
                 owned = None;
             }
-            if watched[0].revents().is_empty() {
+            if !news.printed {
                 continue;
             }
         }
@@ -113,7 +109,24 @@ struct Owned {
     machine: OwnedFd,
 }
 
+/// Why a wait has ended.
+struct News {
+    printed: bool,
+    owner_is_gone: bool,
+}
+
 impl Owned {
+    /// Waits until something is printed, or the owner is gone.
+    fn wait(&self) -> io::Result<News> {
+        let mut watched = [PollFd::from_borrowed_fd(rustix::stdio::stdin(), PollFlags::IN), PollFd::new(&self.owner, PollFlags::IN)];
+        match poll(&mut watched, None) {
+            Err(Errno::INTR) | Ok(_) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let [printed, owner_is_gone] = watched.map(|descriptor| !descriptor.revents().is_empty());
+        Ok(News { printed, owner_is_gone })
+    }
+
     fn new(owner: Pid, machine: Pid) -> io::Result<Self> {
         let held = |pid| rustix::process::pidfd_open(pid, PidfdFlags::empty());
         let owned = Self { owner: held(owner)?, machine: held(machine)? };

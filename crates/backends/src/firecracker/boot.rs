@@ -88,6 +88,8 @@ impl Machine {
 /// # Errors
 /// Of what it is made of, or the step that failed.
 pub(super) fn run(boot: &OwnedBoot, home: &Path, engine: &Engine, agent: &AgentFile) -> Result<Place> {
+    // One that is too old is told before it fails.
+    engine.version()?;
     let Materials { shape, kernel, initramfs, disks } = boot.materials(home, agent, GuestWire::Vsock)?;
     let machine = Machine {
         name: Machine::name(boot),

@@ -3,7 +3,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sandbar_core::{Context, Error, ErrorKind, IdRange, Probe, Result};
+use sandbar_core::{Error, ErrorKind, IdRange, Probe, Result};
 
 use super::{FirecrackerOptions, version::Version};
 use crate::{kvm::Noted, vmm::find_program};

@@ -79,17 +79,18 @@ impl Launch<'_> {
         // The kernel ties it to the thread that starts it.
         let mut child = launcher::launch(move || command.spawn()).and_then(|spawned| spawned).map_err(failed)?;
         let input = child.stdin.take();
-        let told = HostProcess::of(child.id()).map_err(failed).and_then(|process| {
-            self.journal.intend(&process.resource(self.role))?;
+        let mut told = None;
+        let released = HostProcess::of(child.id()).map_err(failed).and_then(|process| {
+            let resource = process.resource(self.role);
+            self.journal.intend(&resource)?;
+            told = Some(resource);
             ready(process)?;
-            Ok(process)
-        });
-        let released =
-            told.and_then(|process| match input.map(|mut input| input.write_all(b"1")) {
+            match input.map(|mut input| input.write_all(b"1")) {
                 Some(Ok(())) => Ok(process),
                 _ => Err(Error::new(ErrorKind::Unavailable, OPERATION, "the program ended before it began")
                     .with("program", self.program.display())),
-            });
+            }
+        });
         match released {
             Ok(process) => {
                 children().insert(process, Known::Running(child));
@@ -99,6 +100,7 @@ impl Launch<'_> {
                 // It waits for a byte, and has done nothing.
                 let _ = child.kill();
                 let _ = child.wait();
+                told.map_or(Ok(()), |resource| self.journal.forget(&resource))?;
                 Err(error)
             }
         }
