@@ -70,7 +70,8 @@ impl Context {
     ///
     /// # Errors
     /// When its folder cannot be made.
-    pub fn request(&self, spec: SandboxSpec) -> std::io::Result<(ProvisionRequest, Arc<Recorder>)> {
+    pub fn request(&self, mut spec: SandboxSpec) -> std::io::Result<(ProvisionRequest, Arc<Recorder>)> {
+        spec.limits.memory = spec.limits.memory.or(self.subject.memory);
         let mut random = [0; 8];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
         let id = SandboxId::from_random(random);

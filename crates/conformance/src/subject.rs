@@ -62,8 +62,8 @@ pub type Crash = Box<dyn Fn(&SandboxId) -> bool + Send + Sync>;
 /// A part of the suite.
 #[derive(Debug, Clone, Copy)]
 pub struct Part {
-    /// The first parts of the names of cases.
-    pub nouns: &'static [&'static str],
+    /// The names of cases, or only their first parts.
+    pub names: &'static [&'static str],
     /// Why the others are not run.
     pub reason: &'static str,
 }
@@ -86,8 +86,10 @@ pub struct Subject {
     pub reach: Vec<Reach>,
     /// Ends the agent of a sandbox, where it is no process of this host.
     pub crash: Option<Crash>,
-    /// Where only a part is tested: which nouns, and why not the others.
+    /// Where only a part is tested: which cases, and why not the others.
     pub only: Option<Part>,
+    /// Bytes of memory of sandboxes for which a case asks for none: for walls to which the usual size is a burden here.
+    pub memory: Option<u64>,
     /// How many times the deadlines of cases it has: a second for every step of a sandbox's life adds up.
     pub patience: u32,
     /// Worker threads of each case's runtime; `None` is a current-thread runtime. The contract holds on both.

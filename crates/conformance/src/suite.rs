@@ -60,7 +60,7 @@ impl Case {
     /// Why the case says nothing about `subject`; `None` when it does.
     pub fn inapplicable(&self, features: &FeatureSet, subject: &Subject) -> Option<String> {
         let noun = self.name.split("::").next().unwrap_or_default();
-        if let Some(only) = subject.only.filter(|only| !only.nouns.contains(&noun)) {
+        if let Some(only) = subject.only.filter(|only| !only.names.iter().any(|name| *name == noun || *name == self.name)) {
             return Some(only.reason.to_owned());
         }
         if let Some(missing) = self.needs.iter().find(|feature| !features.has(**feature)) {

@@ -12,8 +12,8 @@ use crate::outcome::{Failure, say};
 
 /// Where everything that was fetched is kept, relative to the workspace.
 const FOLDER: &str = "target/lab";
-/// Debian's kernel for virtual machines: small, and with everything that both levels need as modules. Its package is kept for the tests of virtual
-/// machines.
+/// Debian's kernel for virtual machines: small, and with everything that both levels need as modules. Its package and its modules are kept for
+/// the tests of virtual machines.
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// What the machine loads, beside what these need: its devices, its root, KVM, and what sandboxes in it use.
 const MODULES: [&str; 11] =
@@ -30,8 +30,9 @@ const FIRECRACKER: [(&str, &str); 2] = [
     ("firecracker", "b99ea49b8d8b7bfa307d3845585d6a97f7642aa17a985749900370070d8ca930"),
     ("jailer", "86622337f91df329cca72bb21cd1324fb8b6fa47931601d65ee4b2c72ef2cae5"),
 ];
-/// The kernel's package, in its folder.
+/// The kernel's package, in its folder, and its modules as they are in it.
 const PACKAGE: &str = "package.deb";
+const UNPACKED: &str = "modules";
 /// Where distributions put the file server: QEMU's own, and its successor.
 const FILE_SERVERS: [&str; 3] = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/virtiofsd"];
 
@@ -82,7 +83,9 @@ fn present_kernel(folder: &Path) -> Result<Option<PathBuf>, Failure> {
     let mut present = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("linux-image-")) && path.join(PACKAGE).exists() {
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("linux-image-"))
+            && [PACKAGE, UNPACKED].iter().all(|name| path.join(name).exists())
+        {
             present.push(path);
         }
     }
@@ -111,8 +114,9 @@ fn fetch_kernel(shell: &Shell, folder: &Path) -> Result<PathBuf, Failure> {
         cmd!(shell, "dpkg-deb --extract {archive} package").quiet().run()?;
         shell.create_dir("made")?;
         extract_kernel(shell, &package)?;
-        collect_modules(shell, &package)?;
+        let modules = collect_modules(shell, &package)?;
         fs::rename(stage.path().join(archive), stage.path().join("made").join(PACKAGE))?;
+        fs::rename(stage.path().join(modules), stage.path().join("made").join(UNPACKED))?;
     }
     let kernel = folder.join(&package);
     if kernel.exists() {
@@ -148,8 +152,8 @@ fn extract_kernel(shell: &Shell, package: &str) -> Result<(), Failure> {
     }
 }
 
-/// An archive with busybox and the modules, in the order in which they load.
-fn collect_modules(shell: &Shell, package: &str) -> Result<(), Failure> {
+/// An archive with busybox and the modules, in the order in which they load; where the modules are.
+fn collect_modules(shell: &Shell, package: &str) -> Result<String, Failure> {
     let version = package.trim_start_matches("linux-image-");
     // Debian 13 has it below /usr.
     let tree = if shell.path_exists("package/lib/modules") { "package" } else { "package/usr" };
@@ -175,7 +179,8 @@ fn collect_modules(shell: &Shell, package: &str) -> Result<(), Failure> {
     for name in names {
         list.push_str(&format!("modules/{name}\n"));
     }
-    initramfs::archive(&shell.current_dir().join("archive"), &list, &File::create(shell.current_dir().join("made/base.cpio"))?)
+    initramfs::archive(&shell.current_dir().join("archive"), &list, &File::create(shell.current_dir().join("made/base.cpio"))?)?;
+    Ok(format!("{tree}/lib/modules/{version}"))
 }
 
 /// Busybox loads modules that are not compressed.

@@ -80,7 +80,7 @@ impl Start<'_> {
     /// Of the kernel or the journal.
     pub(super) fn run(&self, machine: &Machine, (room, jail): (Room, Option<Jail>), arguments: &[&str]) -> Result<Place> {
         self.journal.step(STEPS[0]);
-        let own: Vec<OsString> = ["--api-sock", api::SOCKET].iter().chain(arguments).map(OsString::from).collect();
+        let own: Vec<OsString> = ["--api-sock", api::SOCKET, "--level", "Warning"].iter().chain(arguments).map(OsString::from).collect();
         let (program, arguments, folder) = match (&jail, &self.engine.jailer) {
             (Some(jail), Some(jailer)) => (jailer, [jail.arguments(&self.engine.program, machine.shape), own].concat(), self.generation),
             _ => (&self.engine.program, own, room.folder.as_path()),
@@ -143,7 +143,9 @@ impl Place {
 
     /// What is known of why the machine ended.
     pub(super) fn said(&self) -> Option<String> {
-        vmm::said(&self.generation.join(CONSOLE), &self.log())
+        let console = self.generation.join(CONSOLE);
+        // Firecracker says most on its standard output, which is the console.
+        vmm::said(&console, &self.log()).or_else(|| vmm::said(&console, &console))
     }
 
     /// Firecracker's own log: without a jail it works in its room.

@@ -55,6 +55,7 @@ pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<()> {
 /// Of the file system. One that has no holes is no error.
 pub(crate) fn dig(file: &File) -> io::Result<()> {
     const PAGE: usize = 4096;
+    const ZEROS: [u8; PAGE] = [0; PAGE];
     let length = file.metadata()?.len();
     let mut buffer = vec![0; BUFFER];
     let mut empty = 0..0;
@@ -76,7 +77,7 @@ pub(crate) fn dig(file: &File) -> io::Result<()> {
             for (index, page) in buffer[..read].chunks(PAGE).enumerate() {
                 let from = at + (index * PAGE) as u64;
                 let to = from + page.len() as u64;
-                if page.iter().any(|byte| *byte != 0) {
+                if *page != ZEROS[..page.len()] {
                     punch(file, &empty)?;
                     empty = to..to;
                 } else if empty.end == from {

@@ -35,7 +35,7 @@ fn a_machine_in_a_jail_ends_with_the_client_that_owns_it() {
     // So that a machine of this kind comes up at once.
     let first = world.create();
     world.ok(&["rm", "-f", &first]);
-    let run = ["run", "--on", "firecracker", "--image", "busybox", "--", "sleep", "1000"];
+    let run = ["run", "--on", "firecracker", "--image", "busybox", "--memory", "64M", "--", "sleep", "1000"];
     let mut client = world.command(&run).spawn().unwrap();
     let wait = |what: &str, done: &dyn Fn() -> bool| {
         let begun = Instant::now();

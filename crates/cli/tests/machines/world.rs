@@ -34,8 +34,8 @@ impl World {
     /// `None` where there is no kernel or busybox; a failure where `required`.
     pub fn new(monitor: Monitor, required: bool) -> Option<Self> {
         let program = ["/bin/busybox", "/usr/bin/busybox"].iter().map(Path::new).find(|path| path.exists());
-        let (Some(package), Some(program)) = (kernel_package(), program) else {
-            assert!(!required, "a kernel's package or busybox is missing: run `cargo xtask setup`");
+        let (Some(kernel), Some(program)) = (kernel(), program) else {
+            assert!(!required, "a kernel or busybox is missing: run `cargo xtask setup`");
             return None;
         };
         let world = Self { home: tempfile::Builder::new().prefix("sandbar-test-").tempdir_in("/tmp").unwrap(), monitor };
@@ -48,7 +48,8 @@ impl World {
             std::os::unix::fs::symlink("busybox", tree.join("bin").join(name)).unwrap();
         }
         world.ok(&["image", "import", &tree.display().to_string(), "busybox"]);
-        world.ok(&["kernel", "import", &package.display().to_string()]);
+        let [kernel, modules] = ["vmlinux", "modules"].map(|name| kernel.join(name).display().to_string());
+        world.ok(&["kernel", "import", &kernel, "--modules", &modules]);
         Some(world)
     }
 
@@ -87,8 +88,8 @@ impl World {
     }
 
     /// The words that make one.
-    pub fn creation(&self) -> [&'static str; 5] {
-        ["create", "--on", self.monitor.name, "--image", "busybox"]
+    pub fn creation(&self) -> [&'static str; 7] {
+        ["create", "--on", self.monitor.name, "--image", "busybox", "--memory", "64M"]
     }
 
     /// Processes of this host that work in this state folder.
@@ -130,9 +131,9 @@ impl World {
     }
 }
 
-/// What `cargo xtask setup` has got from the distribution.
-fn kernel_package() -> Option<PathBuf> {
+/// What `cargo xtask setup` has got from the distribution, unpacked.
+fn kernel() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/lab");
-    let found = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path().join("package.deb"));
-    found.filter(|path| path.exists()).max()
+    let found = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
+    found.filter(|path| path.join("modules").exists()).max()
 }

@@ -11,11 +11,11 @@ pub const PLAIN_USER: Variant = Variant { name: "firecracker-plain-user", prepar
 
 /// What a machine does to a sandbox. Where KVM works in an emulated machine only, everything takes its time, and other walls show the rest.
 const PARTICULAR: Part = Part {
-    nouns: &["memory", "restore", "status", "stop_start"],
+    names: &["memory", "restore", "status", "stop_start"],
     reason: "machines in an emulated machine are slow, and other walls show it: SANDBAR_LONG=1 asks for it here as well",
 };
 /// What another user changes of that.
-const OF_A_USER: Part = Part { nouns: &["stop_start"], reason: "it is shown by firecracker-jailed" };
+const OF_A_USER: Part = Part { names: &["stop_start"], reason: "it is shown by firecracker-jailed" };
 
 fn prepare_jailed(world: &World) -> Preparing<'_> {
     Box::pin(async {
@@ -49,6 +49,7 @@ async fn look(world: &World, variant: &str, part: Part) -> Result<Availability, 
     let options = |home| ProviderOptions { firecracker, ..ProviderOptions::new(home) };
     let found = Found::find_with(world, variant, "firecracker", options).await?;
     Ok(Availability::Here(Box::new(Subject {
+        memory: Some(64 << 20),
         patience: 8,
         only: std::env::var_os("SANDBAR_LONG").is_none().then_some(part),
         ..stock::subject(found.subject(variant, root), "firecracker")

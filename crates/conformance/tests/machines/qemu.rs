@@ -12,7 +12,7 @@ pub const TCG: Variant = Variant { name: "qemu-tcg", prepare };
 
 /// What a machine does to a sandbox. What the agent does in it is tested on other walls, many times as fast as an emulated processor.
 const PARTICULAR: Part = Part {
-    nouns: &["memory", "restore", "signal", "stats", "status", "stdin", "stop_start"],
+    names: &["memory", "restore", "signal", "stats", "status", "stdin", "stop_start"],
     reason: "emulation makes it slow, and other walls show it: SANDBAR_LONG=1 asks for it here as well",
 };
 

@@ -19,8 +19,10 @@ const LAB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/lab");
 pub async fn root(world: &World, variant: &str) -> Result<RootSource, String> {
     let folder = |name: &str| world.folder(&format!("{variant}/{name}")).map_err(|error| format!("no folder: {error}"));
     let home = folder("state")?;
-    let package = kernel_package().ok_or("there is no kernel's package in target/lab: run `cargo xtask setup`")?;
-    KernelStore::new(&home).import(&package, None, Some("test")).map_err(|error| error.chain())?;
+    let kernel = kernel().ok_or("there is no kernel in target/lab: run `cargo xtask setup`")?;
+    // It is unpacked there: an emulated machine takes minutes for that.
+    let imported = KernelStore::new(&home).import(&kernel.join("vmlinux"), Some(&kernel.join("modules")), Some("test"));
+    imported.map_err(|error| error.chain())?;
     let store = ImageStore::open(&home).map_err(|error| error.chain())?;
     busybox::image(&store, &folder("image")?).await
 }
@@ -41,9 +43,9 @@ pub fn program(name: &str) -> Option<PathBuf> {
     Some(Path::new(LAB).join("bin").join(name)).filter(|path| path.exists())
 }
 
-fn kernel_package() -> Option<PathBuf> {
-    let found = fs::read_dir(LAB).ok()?.flatten().map(|entry| entry.path().join("package.deb"));
-    found.filter(|path| path.exists()).max()
+fn kernel() -> Option<PathBuf> {
+    let found = fs::read_dir(LAB).ok()?.flatten().map(|entry| entry.path());
+    found.filter(|path| path.join("modules").exists()).max()
 }
 
 /// Ends the machine of a sandbox from outside: it is the process that has the sandbox's folder, or something in it, as its own.

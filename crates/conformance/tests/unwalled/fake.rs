@@ -29,6 +29,7 @@ fn look(world: &World) -> Availability {
         reach: vec![Reach::OwnRoot, Reach::Crash],
         crash: Some(Box::new(move |id| provider.crash(id))),
         only: None,
+        memory: None,
         patience: 1,
         threads: None,
     }))

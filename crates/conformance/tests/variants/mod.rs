@@ -71,6 +71,7 @@ impl Found {
             reach: Vec::new(),
             crash: None,
             only: None,
+            memory: None,
             patience: 1,
             threads: None,
         }
