@@ -22,7 +22,10 @@ use super::{
     wall::{PAUSED, Place},
 };
 use crate::{
-    machine::{agent::AgentFile, process::HostProcess},
+    machine::{
+        agent::AgentFile,
+        process::{HostProcess, wait_for_exit},
+    },
     vmm::{self, Launch},
 };
 
@@ -37,6 +40,9 @@ const CONSOLE: &str = "console.log";
 const ROOM: &str = "room";
 /// How long a killed machine may take to be gone: the kernel frees its memory first.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the last words of a machine may take until they are written down.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The names of the steps at which a boot calls [`Journal::step`], in their order. A test that kills sandbar at each of them has killed it
 /// everywhere between what the ledger is told.
@@ -141,8 +147,12 @@ impl Place {
         clear(&self.generation)
     }
 
-    /// What is known of why the machine ended.
+    /// What is known of why the machine ended. Blocks for a moment, when it has ended just now.
     pub(super) fn said(&self) -> Option<String> {
+        // It ends when it has written down the last words.
+        if let Ok(Some(console)) = self.console.open() {
+            let _ = wait_for_exit(&console, LAST_WORDS);
+        }
         let console = self.generation.join(CONSOLE);
         // Firecracker says most on its standard output, which is the console.
         vmm::said(&console, &self.log()).or_else(|| vmm::said(&console, &console))

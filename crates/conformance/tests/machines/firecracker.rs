@@ -9,13 +9,30 @@ pub const JAILED: Variant = Variant { name: "firecracker-jailed", prepare: prepa
 /// As a plain user who may use KVM: without a jail.
 pub const PLAIN_USER: Variant = Variant { name: "firecracker-plain-user", prepare: prepare_plain_user };
 
-/// What a machine does to a sandbox. Where KVM works in an emulated machine only, everything takes its time, and other walls show the rest.
+const SLOW: &str = "machines in an emulated machine are slow, and other walls show it: SANDBAR_LONG=1 asks for it here as well";
+/// Each thing that a monitor does, and each way in.
 const PARTICULAR: Part = Part {
-    names: &["memory", "restore", "status", "stop_start"],
-    reason: "machines in an emulated machine are slow, and other walls show it: SANDBAR_LONG=1 asks for it here as well",
+    names: &[
+        "checkpoint::a_stopped_sandbox_can_be_saved",
+        "exec::exit_code_is_reported",
+        "expose::a_free_port_listens_and_passes_bytes",
+        "file::what_is_put_is_got",
+        "memory::a_failure_leaves_the_sandbox_running",
+        "memory::a_process_goes_on_in_a_fork",
+        "memory::a_record_that_is_none_is_refused_and_leaves_nothing",
+        "memory::a_restore_in_place_brings_processes_back",
+        "memory::forks_have_identities_of_their_own",
+        "memory::several_begin_from_one_at_the_same_time",
+        "pause::nothing_runs_meanwhile",
+        "pty::control_c_interrupts",
+        "restore::files_are_as_they_were",
+        "status::a_crashed_one_starts_again_with_its_layer",
+        "stdin::it_is_binary_safe_and_complete",
+    ],
+    reason: SLOW,
 };
-/// What another user changes of that.
-const OF_A_USER: Part = Part { names: &["stop_start"], reason: "it is shown by firecracker-jailed" };
+/// What another user, without a jail, changes of that.
+const OF_A_USER: Part = Part { names: &["memory::a_process_goes_on_in_a_fork", "stop_start::the_writable_layer_is_kept"], reason: SLOW };
 
 fn prepare_jailed(world: &World) -> Preparing<'_> {
     Box::pin(async {
