@@ -11,9 +11,9 @@ use rustix::{
     io::Errno,
     pipe::{PipeFlags, SpliceFlags},
 };
-use sandbar_protocol::Dial;
+use sandbar_protocol::{Dial, FrameKind, FrameReader, FrameWriter};
 use tokio::{
-    io::Interest,
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::{TcpStream, UnixStream},
 };
 
@@ -62,6 +62,45 @@ pub(crate) async fn relay(host: UnixStream, ahead: Bytes, port: TcpStream) {
             },
             // Nobody waits for an answer any more.
             () = &mut gone, if !is_back => is_back = true,
+        }
+    }
+}
+
+/// The same on a wire that cannot end one direction alone: bytes, and the ends of both directions, are frames. It goes on until the host is gone.
+pub(crate) async fn relay_in_frames(mut host: UnixStream, ahead: Bytes, mut port: TcpStream) {
+    let (read, write) = host.split();
+    let (mut from_port, mut to_port) = port.split();
+    let there = async {
+        let mut reader = FrameReader::new(AsyncReadExt::chain(io::Cursor::new(ahead), read));
+        while let Ok(Some(frame)) = reader.next().await {
+            match frame.kind {
+                FrameKind::Bytes => to_port.write_all(&frame.payload).await?,
+                FrameKind::End => to_port.shutdown().await?,
+                FrameKind::Message | FrameKind::Stdout | FrameKind::Stderr => break,
+            }
+        }
+        io::Result::Ok(())
+    };
+    let back = async {
+        let mut writer = FrameWriter::new(write);
+        loop {
+            // An idle stream costs no buffer.
+            from_port.readable().await?;
+            let mut buffer = vec![0; BUFFER];
+            let length = from_port.read(&mut buffer).await?;
+            if length == 0 {
+                writer.end().await?;
+                return io::Result::Ok(());
+            }
+            writer.bytes(FrameKind::Bytes, &buffer[..length]).await?;
+        }
+    };
+    let (mut there, mut back) = (pin!(there), pin!(back));
+    tokio::select! {
+        _ = &mut there => {}
+        passed = &mut back => if passed.is_ok() {
+            // The host ends the connection when it has heard the end.
+            let _ = there.await;
         }
     }
 }

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use prost::Message;
 use rustix::{io::Errno, net::SocketFlags};
 use sandbar_protocol::{
-    Ack, Failure, FrameError, FrameReader, Pong, ProcessList, Reply, Request, VERSION, encode_message, reply, request::Operation,
+    Ack, Failure, FrameError, FrameReader, GuestWire, Pong, ProcessList, Reply, Request, VERSION, encode_message, reply, request::Operation,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest},
@@ -153,6 +153,7 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
         },
         Operation::Dial(request) => match dial::connect(request).await {
             Ok(port) => match answer(&mut stream, reply::Answer::Done(Ack {})).await {
+                Ok(()) if is_on_vsock(agent) => return dial::relay_in_frames(stream, ahead, port).await,
                 Ok(()) => return dial::relay(stream, ahead, port).await,
                 lost => lost,
             },
@@ -169,6 +170,11 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
     };
     // A client that does not hear its answer any more needs none.
     drop(done);
+}
+
+/// Whether connections come by vsock, which its monitors can end as a whole only.
+fn is_on_vsock(agent: &Agent) -> bool {
+    agent.settings().config.guest.as_ref().is_some_and(|guest| guest.wire() == GuestWire::Vsock)
 }
 
 /// What may block is done by a thread.

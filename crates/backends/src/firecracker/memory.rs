@@ -1,7 +1,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::Path,
     time::Duration,
 };
@@ -91,7 +91,9 @@ pub(super) fn save(place: &Place, folder: &Path, into: &Path) -> Result<SavedChe
     let bound = written?;
     thawed?;
     let memory = File::options().read(true).write(true).open(into.join(MEMORY));
-    memory.and_then(|memory| vmm::dig(&memory)).context(OPERATION, || "cannot make holes in the saved memory".to_owned())?;
+    // From then on nobody changes it.
+    let finished = memory.and_then(|memory| vmm::dig(&memory).and_then(|()| memory.set_permissions(fs::Permissions::from_mode(0o444))));
+    finished.context(OPERATION, || "cannot make holes in the saved memory".to_owned())?;
     vmm::write_record(&Machine { is_template: false, ..machine }, into)?;
     let bytes = [STATE, MEMORY, SCRATCH].iter().filter_map(|name| vmm::occupied(&into.join(name))).sum::<u64>()
         + fetched.as_ref().map_or(0, |fetched| fetched.bytes);

@@ -40,14 +40,12 @@ impl Room {
         given.and_then(|()| self.put(file, name)).context(OPERATION, || cannot_show(file))
     }
 
-    /// Takes such a file away again: from now on nobody changes it.
+    /// Takes such a file away again: it is ours.
     ///
     /// # Errors
     /// Of the file system.
     pub(super) fn take_back(&self, file: &Path, name: &str) -> Result<()> {
-        let taken = fs::remove_file(self.folder.join(name))
-            .and_then(|()| self.user.map_or(Ok(()), |_| chown(file, Some(0), Some(0))))
-            .and_then(|()| fs::set_permissions(file, fs::Permissions::from_mode(0o444)));
+        let taken = fs::remove_file(self.folder.join(name)).and_then(|()| self.user.map_or(Ok(()), |_| chown(file, Some(0), Some(0))));
         taken.context(OPERATION, || format!("cannot keep {}", file.display()))
     }
 
@@ -102,8 +100,7 @@ mod tests {
             room.take_back(&lent, "memory").unwrap();
             assert!(fs::symlink_metadata(folder.join("memory")).is_err());
             assert_eq!(fs::read_to_string(&lent).unwrap(), "written");
-            let taken = fs::metadata(&lent).unwrap();
-            assert_eq!((taken.uid(), taken.mode() & 0o777), (rustix::process::geteuid().as_raw(), 0o444));
+            assert_eq!(fs::metadata(&lent).unwrap().uid(), rustix::process::geteuid().as_raw());
             fs::remove_file(&lent).unwrap();
         }
     }

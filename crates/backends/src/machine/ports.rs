@@ -21,6 +21,7 @@ use tokio::{
 use super::{
     Backend,
     client::{Call, Link, Patience},
+    framed::Framed,
     live::Shared,
 };
 
@@ -37,10 +38,14 @@ impl<B: Backend> Call<B> {
     /// # Errors
     /// `Unavailable` when nothing listens there.
     pub(super) async fn connect_port(self, port: u16) -> Result<Connection> {
+        let ends_one_way = self.shared.backend.ends_one_way();
         let link = self.order(Operation::Dial(Dial { port: port.into() }), Patience::Quick).await;
         let Link { reader, writer } = link.map_err(|error| error.with("port", port))?;
         let (reader, ahead) = reader.into_parts();
         let stream = reader.unsplit(writer.into_inner());
+        if !ends_one_way {
+            return Ok(Box::new(Framed::new(stream, ahead)));
+        }
         Ok(if ahead.is_empty() { stream } else { Box::new(ReadAhead { ahead, stream }) })
     }
 }

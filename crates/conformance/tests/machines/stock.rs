@@ -48,12 +48,16 @@ fn kernel() -> Option<PathBuf> {
     found.filter(|path| path.join("modules").exists()).max()
 }
 
-/// Ends the machine of a sandbox from outside: it is the process that has the sandbox's folder, or something in it, as its own.
+/// Ends the machine of a sandbox from outside: it is the process that has the sandbox's folder, or something in it, as its own; one in a jail sees no
+/// other root, and is told its name.
 fn crash(folder: &Path, id: &SandboxId, monitor: &str) -> bool {
     let is_machine = |process: &Path| {
-        let places = ["cwd", "root"].map(|name| fs::read_link(process.join(name)).unwrap_or_default());
-        let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
-        name.starts_with(monitor) && places.iter().any(|at| at.starts_with(folder) && at.iter().any(|part| part == id.as_str()))
+        let cwd = fs::read_link(process.join("cwd")).unwrap_or_default();
+        let line = fs::read(process.join("cmdline")).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0);
+        let is_here = cwd.starts_with(folder) && cwd.iter().any(|part| part == id.as_str());
+        let is_named = words.any(|word| word.starts_with(format!("{id}-g").as_bytes()));
+        fs::read_to_string(process.join("comm")).unwrap_or_default().starts_with(monitor) && (is_here || is_named)
     };
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
     let Some(machine) = processes.into_iter().find(|path| is_machine(path)) else { return false };
