@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Bytes of a piece of a stream.
-const PIECE: usize = 64 << 10;
+pub(crate) const PIECE: usize = 64 << 10;
 
 /// A path inside.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -27,7 +27,7 @@ const PIECE: usize = 64 << 10;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Place {
     /// The path inside; relative ones begin at the working directory.
-    path: String,
+    pub(crate) path: String,
 }
 
 /// What is told of a path.

@@ -5,28 +5,14 @@ use axum::{
     response::IntoResponse,
 };
 use futures_util::TryStreamExt;
-use serde::Deserialize;
 use tokio_util::io::{ReaderStream, StreamReader};
-use utoipa::IntoParams;
 
 use crate::{
     extract::{Path, Query},
-    files::Put,
+    files::{PIECE, Place, Put},
     problem::{Answer, Problem},
     service::App,
 };
-
-/// Bytes of a piece of a stream.
-const PIECE: usize = 64 << 10;
-
-/// A folder inside.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Place {
-    /// Its path.
-    path: String,
-}
 
 /// Read a folder with everything in it, as a tar stream
 ///
