@@ -1,34 +1,14 @@
-use sandbar_core::{Claim, Feature, Isolation, ProviderInfo};
+use sandbar_core::{Claim, Isolation, ProviderInfo};
 
 use super::{FirecrackerOptions, engine::Engine};
+use crate::vmm;
 
 /// The provider's name.
 pub(super) const NAME: &str = "firecracker";
 
-/// What it has wherever it works.
-const FEATURES: [Feature; 17] = [
-    Feature::Pty,
-    Feature::User,
-    Feature::Watch,
-    Feature::Pause,
-    Feature::StopStart,
-    Feature::DiskCheckpoint,
-    Feature::MemoryCheckpoint,
-    Feature::Restore,
-    Feature::Fork,
-    Feature::Stats,
-    Feature::LayeredImage,
-    Feature::LimitMemory,
-    Feature::LimitCpu,
-    Feature::LimitPids,
-    Feature::LimitDisk,
-    Feature::LimitOpenFiles,
-    Feature::NetworkNone,
-];
-
 /// The provider's claim at its best.
 pub fn claim() -> Claim {
-    Claim { provider: NAME, features: FEATURES.into_iter().collect() }
+    Claim { provider: NAME, features: vmm::FEATURES.into_iter().collect() }
 }
 
 /// What it can do here.
@@ -36,12 +16,12 @@ pub(super) fn info(options: &FirecrackerOptions) -> ProviderInfo {
     ProviderInfo {
         name: NAME.to_owned(),
         isolation: Isolation::Vm,
-        features: FEATURES.into_iter().collect(),
+        features: vmm::FEATURES.into_iter().collect(),
         description: "a microVM with a kernel of its own, under Firecracker on KVM".to_owned(),
         notes: vec![
             jail(Engine::find(options).ok().as_ref()).to_owned(),
             "without a network device; ports inside cannot be reached; host folders are not shared".to_owned(),
-            "limits of memory, processors and disk are the machine's size; finer ones are the guest kernel's".to_owned(),
+            vmm::LIMITS.to_owned(),
         ],
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! | module | noun |
 //! |---|---|
+//! | `claimed` | what every machine has |
 //! | `boot` | a boot with everything owned: the guest's configuration, and what the machine is put together from |
 //! | `shape` | memory, processors and disk of a machine; which limits hold, and by what |
 //! | `template` | which machines can begin as copies of one |
@@ -15,6 +16,7 @@
 //! The guest is the same behind every monitor: a distribution's kernel (the crate `sandbar-guest`) with the agent as its first process.
 
 mod boot;
+mod claimed;
 mod files;
 mod launched;
 mod layer;
@@ -25,6 +27,7 @@ mod template;
 mod why;
 
 pub(crate) use boot::{CONFIG, Disk, Materials, OwnedBoot, SAVED, SCRATCH};
+pub(crate) use claimed::{FEATURES, LIMITS};
 pub(crate) use files::{copy, dig, occupied, remove};
 pub(crate) use launched::{Launch, end, how_ended, start_console, start_pipe};
 pub(crate) use layer::{Fetched, fetch_layer};
