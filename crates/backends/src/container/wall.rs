@@ -16,7 +16,8 @@ use tokio::sync::OnceCell;
 use super::{boot::OwnedBoot, info, limits, probe, stopper};
 use crate::host::{
     cgroup::{self, Groups},
-    disk, folder, kernel, lingering, offspring,
+    disk, folder, kernel, lingering,
+    offspring::{self, Life},
     reclaim::reclaim,
     syscall::Ended,
     worker::{self, blocking},
@@ -72,12 +73,8 @@ impl Container {
 
 impl Place {
     fn facts(&self) -> Facts {
-        if let Some(ended) = offspring::how_ended(&self.process) {
-            return Facts::Gone(self.why(Some(ended)));
-        }
-        if !self.process.is_alive() {
-            // It may have ended since it was asked how, or its last thread is about to.
-            return Facts::Gone(self.why(offspring::wait(&self.process, MOMENT)));
+        if let Life::Gone(ended) = offspring::life(&self.process) {
+            return Facts::Gone(self.why(ended));
         }
         if cgroup::is_frozen(&self.groups) || (!self.groups.can_freeze() && stopper::is_stopped(&self.process)) {
             Facts::Frozen

@@ -23,6 +23,7 @@ use super::{
     folder::{LAYER, copy_into},
     spawn::{Spawn, Spawned},
 };
+use crate::host::offspring;
 use crate::machine::{
     config::agent_config,
     launcher::launch,
@@ -74,7 +75,7 @@ impl OwnedBoot {
             let Spawned { pid, held } = spawned.map_err(|error| cannot_execute(error, host))?;
             // It is held, so the id is still its own; it waits for its configuration, so it has done nothing yet.
             let agent = HostProcess::of(pid).context("boot", || "the agent ended at once".to_owned())?;
-            host.children.add(agent, held);
+            offspring::add(agent, held);
             self.journal.intend(&agent.resource("agent"))?;
             config_pipe.write_all(&config).context("boot", || "the agent does not read its configuration".to_owned())?;
             Ok(agent)

@@ -7,14 +7,12 @@
 //! |---|---|
 //! | `boot` | bringing up: workspace, configuration, socket, process |
 //! | `spawn` | the process: one clone, system calls, execution |
-//! | `children` | the agents that this process has to reap |
 //! | `cgroup` | the group that holds all processes of one sandbox, where one can be made |
 //! | `tree` | the same by signals, where none can |
 //! | `folder` | the workspace: saved, copied, measured, removed |
 
 mod boot;
 mod cgroup;
-mod children;
 mod folder;
 mod info;
 mod spawn;
@@ -30,7 +28,6 @@ use std::{
 
 use async_trait::async_trait;
 use cgroup::Cgroup;
-use children::Children;
 use sandbar_core::{
     CheckpointOptions, Connection, Error, ErrorKind, Journal, LimitReport, Probe, ProviderInfo, Resource, Result, SandboxId, SandboxSpec,
     SandboxStats, SavedCheckpoint,
@@ -38,6 +35,7 @@ use sandbar_core::{
 use serde::{Deserialize, Serialize};
 
 pub use self::info::claim;
+use crate::host::offspring::{self, Life};
 use crate::machine::{
     Backend, Boot, Facts, Machine,
     agent::AgentFile,
@@ -55,7 +53,6 @@ pub struct DangerousHost(Arc<Host>);
 /// What the clones of the backend share.
 struct Host {
     agent: AgentFile,
-    children: Children,
     groups: OnceLock<Option<PathBuf>>,
     /// What a freeze without a group stopped, by agent.
     stopped: Mutex<HashMap<HostProcess, Vec<HostProcess>>>,
@@ -73,12 +70,7 @@ pub struct Place {
 impl DangerousHost {
     /// The provider, with its agent in the state folder `home`.
     pub fn provider(home: &Path) -> DangerousHostProvider {
-        Machine::new(Self(Arc::new(Host {
-            agent: AgentFile::new(home),
-            children: Children::default(),
-            groups: OnceLock::new(),
-            stopped: Mutex::default(),
-        })))
+        Machine::new(Self(Arc::new(Host { agent: AgentFile::new(home), groups: OnceLock::new(), stopped: Mutex::default() })))
     }
 
     /// Runs work that blocks, elsewhere.
@@ -98,11 +90,10 @@ impl Host {
     }
 
     fn facts(&self, place: &Place) -> Facts {
-        if let Some(reason) = self.children.why_ended(&place.agent) {
-            return Facts::Gone(reason);
-        }
-        if !place.agent.is_alive() {
-            return Facts::Gone("the agent's process is gone".to_owned());
+        match offspring::life(&place.agent) {
+            Life::Alive => {}
+            Life::Gone(Some(ended)) => return Facts::Gone(format!("the agent {ended}")),
+            Life::Gone(None) => return Facts::Gone("the agent's process is gone".to_owned()),
         }
         let frozen = match &place.cgroup {
             Some(group) => Cgroup::at(group).is_frozen().unwrap_or(false),
@@ -148,7 +139,7 @@ impl Host {
 
     fn end_agent(&self, agent: HostProcess) -> Result<()> {
         agent.kill(tree::PATIENCE).map_err(|error| Error::io("halt", "cannot end the agent", error).with("pid", agent.pid))?;
-        self.children.forget(&agent);
+        offspring::forget(&agent);
         self.stopped().remove(&agent);
         Ok(())
     }

@@ -53,7 +53,8 @@ async fn what_another_sandbar_stopped_by_signals_can_be_resumed() {
     let request = request(&home.path().join("one"));
     let sandbox = first.provision(request.clone()).await.unwrap();
     let place = |agent| Place { agent, folder: request.folder.join("g1"), cgroup: None };
-    let agent = *first.backend().0.children.running().first().unwrap();
+    let parent = sandbox.exec(ExecRequest::shell("echo $PPID")).await.unwrap().stdout_text();
+    let agent = HostProcess::of(parent.trim().parse().unwrap()).unwrap();
     first.backend().0.freeze(&place(agent)).unwrap();
     assert_eq!(sandbox.status().await.state, State::Paused);
     second.backend().0.thaw(&place(agent)).unwrap();

@@ -91,11 +91,9 @@ impl Firecracker {
 
 impl Place {
     fn facts(&self) -> Facts {
-        let ended = vmm::how_ended(&self.machine);
-        if ended.is_none() && self.machine.is_alive() {
+        let Some(how) = vmm::how_ended(&self.machine) else {
             return if self.generation.join(PAUSED).exists() { Facts::Frozen } else { Facts::Alive };
-        }
-        let how = ended.unwrap_or_else(|| "is gone".to_owned());
+        };
         // A machine whose guest restarts exits with 0, which says nothing.
         Facts::Gone(match self.said() {
             Some(said) => format!("the machine {how}: {said}"),

@@ -15,7 +15,8 @@ use super::bundle::ROOT;
 use crate::{
     host::{
         cgroup::{self, Groups},
-        disk, lingering, offspring,
+        disk, lingering,
+        offspring::{self, Life},
         syscall::Ended,
     },
     machine::{
@@ -52,12 +53,8 @@ pub struct Place {
 
 impl Place {
     pub(super) fn facts(&self) -> Facts {
-        if let Some(ended) = offspring::how_ended(&self.process) {
-            return Facts::Gone(self.why(Some(ended)));
-        }
-        if !self.process.is_alive() {
-            // It may have ended since it was asked how, or its last thread is about to.
-            return Facts::Gone(self.why(offspring::wait(&self.process, MOMENT)));
+        if let Life::Gone(ended) = offspring::life(&self.process) {
+            return Facts::Gone(self.why(ended));
         }
         if !self.engine.iter().all(HostProcess::is_alive) {
             // It has lost its kernel; the first process ends because of it, and may say how.

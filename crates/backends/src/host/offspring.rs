@@ -1,4 +1,5 @@
-//! First processes of sandboxes that this process has cloned, and so has to reap.
+//! First processes of sandboxes, and monitors of machines, that this process has started and so has to reap. What outlives this process is the
+//! host's init's.
 
 use std::{
     collections::HashMap,
@@ -23,6 +24,27 @@ fn members() -> MutexGuard<'static, HashMap<HostProcess, Member>> {
 /// Remembers one.
 pub(crate) fn add(process: HostProcess, held: OwnedFd) {
     members().insert(process, Member::Held(held));
+}
+
+/// How long a process whose first thread has ended may take to end whole.
+const MOMENT: Duration = Duration::from_millis(200);
+
+/// What the host knows of a process.
+pub(crate) enum Life {
+    /// It runs.
+    Alive,
+    /// It has ended, and how, if this process started it.
+    Gone(Option<Ended>),
+}
+
+/// Whether a process has ended, and how. Leaves no zombie. Blocks for a moment if it is just ending.
+pub(crate) fn life(process: &HostProcess) -> Life {
+    match how_ended(process) {
+        Some(ended) => Life::Gone(Some(ended)),
+        None if process.is_alive() => Life::Alive,
+        // It may have ended since it was asked how, or its last thread is about to.
+        None => Life::Gone(wait(process, MOMENT)),
+    }
 }
 
 /// How one of them ended; `None` while it runs, or when it is not one of them. Leaves no zombie.

@@ -7,6 +7,7 @@
 use std::{
     arch::asm,
     ffi::{c_long, c_void},
+    fmt,
     mem::MaybeUninit,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
@@ -125,6 +126,16 @@ pub(crate) enum Ended {
     Exited(i32),
     /// By this signal.
     Signalled(i32),
+}
+
+impl fmt::Display for Ended {
+    /// Goes on after the name of what ended.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exited with code {code}"),
+            Self::Signalled(signal) => write!(f, "was ended by signal {signal}"),
+        }
+    }
 }
 
 /// Blocks every signal for the calling thread.

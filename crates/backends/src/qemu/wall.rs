@@ -83,11 +83,9 @@ impl Qemu {
 
 impl Place {
     fn facts(&self) -> Facts {
-        let ended = vmm::how_ended(&self.machine);
-        if ended.is_none() && self.machine.is_alive() {
+        let Some(how) = vmm::how_ended(&self.machine) else {
             return if self.folder.join(PAUSED).exists() { Facts::Frozen } else { Facts::Alive };
-        }
-        let how = ended.unwrap_or_else(|| "is gone".to_owned());
+        };
         // A machine that ends by itself exits with 0, which says nothing.
         Facts::Gone(match boot::said(&self.folder) {
             Some(said) => format!("the machine {how}: {said}"),

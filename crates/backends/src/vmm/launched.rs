@@ -1,31 +1,23 @@
 use std::{
-    collections::HashMap,
     ffi::OsString,
     fs::File,
     io::{self, Read, Write},
-    os::{
-        fd::OwnedFd,
-        unix::{fs::OpenOptionsExt, process::ExitStatusExt},
-    },
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::Path,
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
 };
 
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use sandbar_core::{Context, Error, ErrorKind, Journal, Lifetime, Result};
 
-use crate::machine::{launcher, process::HostProcess};
+use crate::{
+    host::offspring::{self, Life},
+    machine::{launcher, process::HostProcess},
+};
 
 const OPERATION: &str = "launch";
-
-/// What this process has started and therefore has to reap. What outlives it is the host's init's.
-static CHILDREN: LazyLock<Mutex<HashMap<HostProcess, Known>>> = LazyLock::new(Mutex::default);
-
-enum Known {
-    Running(Child),
-    Ended(ExitStatus),
-}
 
 /// A program to be started.
 pub(crate) struct Launch<'a> {
@@ -86,16 +78,13 @@ impl Launch<'_> {
             told = Some(resource);
             ready(process)?;
             match input.map(|mut input| input.write_all(b"1")) {
-                Some(Ok(())) => Ok(process),
+                Some(Ok(())) => keep(process, &child).map_err(failed),
                 _ => Err(Error::new(ErrorKind::Unavailable, OPERATION, "the program ended before it began")
                     .with("program", self.program.display())),
             }
         });
         match released {
-            Ok(process) => {
-                children().insert(process, Known::Running(child));
-                Ok(process)
-            }
+            Ok(process) => Ok(process),
             Err(error) => {
                 // It waits for a byte, and has done nothing.
                 let _ = child.kill();
@@ -147,8 +136,7 @@ fn start_companion(mut command: Command, folder: &Path, log: &str, what: &str) -
         output.read(&mut byte)
     });
     if matches!(said, Ok(1)) {
-        children().insert(process, Known::Running(child));
-        return Ok(process);
+        return keep(process, &child).map_err(failed);
     }
     let _ = child.kill();
     let _ = child.wait();
@@ -157,22 +145,11 @@ fn start_companion(mut command: Command, folder: &Path, log: &str, what: &str) -
     Err(Error::new(ErrorKind::Unavailable, OPERATION, format!("{what} did not come up")).with("said", last))
 }
 
-/// How a process ended that this one started; `None` when it runs, or is another's.
+/// Why a machine is gone, as the end of a sentence that begins with its name; `None` while it runs.
 pub(crate) fn how_ended(process: &HostProcess) -> Option<String> {
-    let mut known = children();
-    let entry = known.get_mut(process)?;
-    if let Known::Running(child) = entry
-        && let Ok(Some(status)) = child.try_wait()
-    {
-        *entry = Known::Ended(status);
-    }
-    match entry {
-        Known::Running(_) => None,
-        Known::Ended(status) => Some(match (status.code(), status.signal()) {
-            (Some(code), _) => format!("exited with code {code}"),
-            (None, Some(signal)) => format!("was ended by signal {signal}"),
-            (None, None) => "ended".to_owned(),
-        }),
+    match offspring::life(process) {
+        Life::Alive => None,
+        Life::Gone(ended) => Some(ended.map_or_else(|| "is gone".to_owned(), |ended| ended.to_string())),
     }
 }
 
@@ -182,16 +159,15 @@ pub(crate) fn how_ended(process: &HostProcess) -> Option<String> {
 /// `TimedOut`.
 pub(crate) fn end(process: &HostProcess, patience: Duration) -> io::Result<()> {
     process.kill(patience)?;
-    if let Some(Known::Running(mut child)) = children().remove(process) {
-        // It has exited.
-        let begun = Instant::now();
-        while child.try_wait()?.is_none() && begun.elapsed() < patience {
-            std::thread::sleep(Duration::from_micros(200));
-        }
-    }
+    offspring::wait(process, patience);
+    offspring::forget(process);
     Ok(())
 }
 
-fn children() -> MutexGuard<'static, HashMap<HostProcess, Known>> {
-    CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
+/// Has a child reaped when somebody asks for it.
+fn keep(process: HostProcess, child: &Child) -> io::Result<HostProcess> {
+    // It is a child that nobody has waited for, so the number is still its own.
+    let pid = Pid::from_child(child);
+    offspring::add(process, pidfd_open(pid, PidfdFlags::empty())?);
+    Ok(process)
 }
