@@ -3,6 +3,7 @@
 mod backports;
 mod bench;
 mod ci;
+mod failures;
 mod fuzz;
 mod lab;
 mod outcome;

@@ -45,8 +45,8 @@ pub fn all(steps: Vec<Step<'_>>) -> Result<(), Failure> {
         say(&format!("==> {name}"));
         if let Err(failure) = step() {
             say(&format!("==> {name} FAILED: {failure}"));
-            failed.push(name.to_owned());
+            failed.push(format!("{name}: {failure}"));
         }
     }
-    if failed.is_empty() { Ok(()) } else { Err(Failure::new(format!("failed: {}", failed.join(", ")))) }
+    if failed.is_empty() { Ok(()) } else { Err(Failure::new(format!("failed: {}", failed.join("; ")))) }
 }

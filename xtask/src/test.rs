@@ -3,6 +3,7 @@ use std::env;
 use xshell::{Shell, cmd};
 
 use crate::{
+    failures::told_again,
     lab,
     outcome::{Failure, Step, all, say},
 };
@@ -29,7 +30,8 @@ pub fn run(shell: &Shell, filter: Option<&str>) -> Result<(), Failure> {
     let lab_is_required = required.split(',').any(|name| name == "lab");
     let workspace = || {
         let filter = filter.as_slice();
-        Ok(cmd!(shell, "cargo test --workspace --no-fail-fast -- {filter...}").env("SANDBAR_REQUIRE", &required).run()?)
+        let tests = cmd!(shell, "cargo test --workspace --no-fail-fast -- {filter...}").env("SANDBAR_REQUIRE", &required);
+        told_again(&mut tests.into())
     };
     let mut steps: Vec<Step<'_>> = vec![("workspace", Box::new(workspace))];
     if filter.is_none() {
