@@ -28,7 +28,7 @@ pub fn run(shell: &Shell) -> Result<(), Failure> {
     all(vec![
         ("setup", Box::new(|| setup::run(shell))),
         ("check", Box::new(|| check(shell))),
-        ("test", Box::new(|| test::run(shell, None))),
+        ("test", Box::new(|| test::run(shell, None, true))),
         ("fuzz", Box::new(|| fuzz::run(shell, None, FUZZ_SECONDS))),
     ])
 }

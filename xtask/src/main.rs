@@ -88,7 +88,7 @@ fn run(chore: &Chore) -> Result<ExitCode, Failure> {
             if !no_setup {
                 setup::run(&shell)?;
             }
-            test::run(&shell, filter.as_deref())
+            test::run(&shell, filter.as_deref(), false)
         }
         Chore::Bench { arguments } => bench::run(&shell, arguments),
         Chore::Fuzz { target, seconds } => fuzz::run(&shell, target.as_deref(), *seconds),

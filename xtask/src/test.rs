@@ -20,12 +20,19 @@ const WALLS_DEADLINE: u64 = 600;
 const WALLS_MEMORY: u32 = 6144;
 
 /// Builds and runs every test of the workspace, and those that need a working `/dev/kvm` once more in the lab.
-pub fn run(shell: &Shell, filter: Option<&str>) -> Result<(), Failure> {
+///
+/// What `SANDBAR_REQUIRE` names must run; without it, nothing must, or all that continuous integration can run.
+pub fn run(shell: &Shell, filter: Option<&str>, in_ci: bool) -> Result<(), Failure> {
     let required = match env::var("SANDBAR_REQUIRE") {
         Ok(required) => required,
-        Err(_) if env::var("CI").is_ok_and(|value| value == "true") => REQUIRED_IN_CI.to_owned(),
+        Err(_) if in_ci || env::var("CI").is_ok_and(|value| value == "true") => REQUIRED_IN_CI.to_owned(),
         Err(_) => String::new(),
     };
+    let known = || REQUIRED_IN_CI.split(',').chain(WALLS.split(','));
+    if let Some(unknown) = required.split(',').find(|name| !name.is_empty() && known().all(|known| known != *name)) {
+        let known: Vec<_> = known().collect();
+        return Err(Failure::new(format!("SANDBAR_REQUIRE: nothing is called {unknown}; there are {}", known.join(", "))));
+    }
     say(&format!("required: {}", if required.is_empty() { "nothing (what cannot run here is ignored)" } else { &required }));
     let lab_is_required = required.split(',').any(|name| name == "lab");
     let workspace = || {

@@ -37,7 +37,7 @@ pub struct Enrolled {
     make: fn(&ProviderOptions, Arc<[Claim]>) -> Arc<dyn SandboxProvider>,
 }
 
-/// Every provider of this build, the strongest wall first. A backend is enrolled by one line here and nowhere else.
+/// Every provider of this build, the strongest wall first. A backend is enrolled by one entry here.
 pub const PROVIDERS: &[Enrolled] = &[
     Enrolled {
         name: "firecracker",

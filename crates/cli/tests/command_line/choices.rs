@@ -2,7 +2,7 @@
 
 use crate::support::{Case, Home};
 
-const CONTAINERS: &[&str] = &["container", "container-rootless"];
+const CONTAINERS: &[&str] = &["container-root", "container-rootless"];
 
 pub const CASES: &[Case] = &[
     Case::new("choices::the_usual_one_is_taken_without_a_word", usual).on(CONTAINERS),

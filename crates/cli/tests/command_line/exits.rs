@@ -96,6 +96,10 @@ fn surroundings(home: &Home) {
         assert_eq!((printed.code, printed.text().as_str()), (0, "one-two words-\n/tmp\n"), "{printed}");
         assert!(printed.stderr.contains("C is not set here"), "{printed}");
         assert_eq!(home.ok(&["exec", "-w", "/usr", &id, "--", "pwd"]), "/usr");
+        if home.wall.user.is_none() {
+            assert_eq!(home.ok(&["exec", "-u", "1234:5678", &id, "--", "sh", "-c", "id -u; id -g"]), "1234\n5678");
+            assert_eq!(home.ok(&home.run_args(&["-u", "nobody"], &["id", "-u"])), "65534");
+        }
         assert_eq!(home.run(&["env"]).text().lines().find(|line| line.starts_with("SANDBAR")), None);
     }
 }

@@ -3,12 +3,16 @@
 //! Each verb is run with `SANDBAR_FAULT` naming a step, at which the client kills itself. After `sandbar gc` there must be no trace of what
 //! should not be, and every sandbox made by `create` that was running must answer.
 
+use sandbar_backends::{container, machine};
+
 use crate::support::{self, Case, Client, Finished, Home, assert_nothing_left, control_groups_with, ids_with_traces};
 
-const CONTAINERS: &[&str] = &["container", "container-rootless", "gvisor", "gvisor-rootless"];
+const CONTAINERS: &[&str] = &["container-root", "container-rootless", "gvisor-root", "gvisor-rootless"];
 
 pub const CASES: &[Case] = &[
+    Case::new("faults::every_step_is_tried", every_step).on(&["dangerous-host"]),
     Case::new("faults::create", create),
+    Case::new("faults::create_with_everything", create_with_everything).on(&["container-root", "container-rootless"]),
     Case::new("faults::run", run),
     Case::new("faults::destroy", destroy),
     Case::new("faults::stop", stop),
@@ -20,7 +24,9 @@ pub const CASES: &[Case] = &[
     Case::new("faults::fork", fork).on(CONTAINERS),
     Case::new("faults::expose", expose),
     Case::new("faults::killed_keeper", keeper),
+    Case::new("faults::exec", exec),
     Case::new("faults::another_boot", reboot),
+    Case::new("faults::another_boot_finds_what_ran_crashed", crash_of_the_host),
 ];
 
 /// From the row's making to its end, in order.
@@ -35,6 +41,8 @@ const MAKING: &[&str] = &[
     "create.provisioned",
     "create.finished",
 ];
+/// What starting a container does between `provision.folder` and `provision.booted`.
+const STARTING: &[&str] = &container::STEPS;
 const DESTROYING: &[&str] =
     &["destroy.row", "destroy.begun", "destroy.halted", "destroy.removed", "destroy.provider", "destroy.folder", "destroy.finished"];
 const SAVING: &[&str] = &[
@@ -49,6 +57,43 @@ const SAVING: &[&str] = &[
     "checkpoint.renamed",
     "checkpoint.finished",
 ];
+
+const STOPPING: &[&str] = &["stop.row", "stop.begun", "stop.handed-over", "stop.halted", "stop.committed"];
+const STARTING_AGAIN: &[&str] = &["start.row", "start.begun", "start.booted", "start.answered", "start.committed"];
+const RESTORING: &[&str] = &[
+    "restore.row",
+    "restore.pending",
+    "restore.begun",
+    "restore.folder",
+    "restore.booted",
+    "restore.answered",
+    "restore.committed",
+    "restore.halted",
+    "restore.removed",
+];
+const OTHERS: &[&str] = &[
+    "fork.saved",
+    "pause.row",
+    "resume.row",
+    "checkpoint-rm.row",
+    "checkpoint-rm.folder",
+    "expose.row",
+    "expose.listening",
+    "keeper.row",
+    "keeper.listening",
+    "exec.before",
+    "exec.started",
+];
+/// In `portable`, and with the runtime's own tests.
+const ELSEWHERE: &[&str] = &["import.unpacked", "import.rows", "import.placed", "import.finished", "keeper.ending"];
+
+/// The lists above are written by hand, in the order in which a verb comes to its steps; what is added to a verb must be added here.
+fn every_step(_: &Home) {
+    let tried = [MAKING, DESTROYING, SAVING, STOPPING, STARTING_AGAIN, RESTORING, OTHERS, ELSEWHERE].concat();
+    let steps = sandbar_runtime::STEPS.iter().chain(&machine::STEPS);
+    let untried: Vec<_> = steps.filter(|step| !tried.contains(step)).collect();
+    assert!(untried.is_empty(), "nobody is killed at {untried:?}");
+}
 
 /// Runs a command line that kills itself at a step.
 fn killed_at(home: &Home, step: &str, args: &[&str]) -> Finished {
@@ -101,6 +146,49 @@ fn create(home: &Home) {
     }
 }
 
+/// Limits, a disk of its own, a folder of the host: whatever a container can hold outside of itself.
+fn create_with_everything(home: &Home) {
+    let bystander = home.create(&[]);
+    let shared = home.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    home.wall.hand_over(&shared);
+    let volume = format!("{}:/shared", shared.display());
+    let mut create = vec!["create", "--on", home.wall.provider, "-v", &volume];
+    if home.wall.name == "container-root" {
+        create.extend(["--memory", "256M", "--pids", "100", "--cpus", "1", "--disk", "32M"]);
+    }
+    for step in STARTING.iter().chain(&["provision.booted", "create.finished"]) {
+        killed_at(home, step, &create);
+        for id in clear_up(home, step, &[&bystander]) {
+            if id != bystander {
+                home.ok(&["rm", "-f", &id]);
+            }
+        }
+    }
+    for step in DESTROYING {
+        let id = home.ok(&create);
+        home.shell(&id, "echo of the sandbox > /shared/file");
+        killed_at(home, step, &["rm", "-f", &id]);
+        assert_eq!(clear_up(home, step, &[&bystander]), [bystander.as_str()], "{step}");
+        assert_eq!(std::fs::read_to_string(shared.join("file")).unwrap(), "of the sandbox\n", "{step}: what is the host's stays");
+    }
+}
+
+/// The command is asked for, or not yet; the sandbox is there in any case, and takes the next one.
+fn exec(home: &Home) {
+    let id = home.create(&[]);
+    for step in ["exec.before", "exec.started"] {
+        killed_at(home, step, &["exec", &id, "--", "sh", "-c", "echo ran >> ran; sleep 1000"]);
+        clear_up(home, step, &[&id]);
+        let ran = home.shell(&id, "cat ran 2> /dev/null || true");
+        match step {
+            "exec.before" => assert_eq!(ran, "", "{step}"),
+            // Nobody waits for it, and it goes on.
+            _ => support::eventually("the command has begun", || home.shell(&id, "cat ran 2> /dev/null || true") == "ran"),
+        }
+    }
+}
+
 fn run(home: &Home) {
     let bystander = home.create(&[]);
     for step in MAKING.iter().chain(DESTROYING) {
@@ -124,7 +212,7 @@ fn destroy(home: &Home) {
 fn stop(home: &Home) {
     let id = home.create(&[]);
     home.shell(&id, "echo kept > file");
-    for step in ["stop.row", "stop.begun", "stop.handed-over", "stop.halted", "stop.committed"] {
+    for step in STOPPING {
         killed_at(home, step, &["stop", &id]);
         clear_up(home, step, &[&id]);
         if state(home, &id) != "running" {
@@ -137,7 +225,7 @@ fn stop(home: &Home) {
 fn start(home: &Home) {
     let id = home.create(&[]);
     home.shell(&id, "echo kept > file");
-    for step in ["start.row", "start.begun", "start.booted", "start.answered", "start.committed"] {
+    for step in STARTING_AGAIN {
         home.ok(&["stop", &id]);
         killed_at(home, step, &["start", &id]);
         clear_up(home, step, &[&id]);
@@ -200,18 +288,7 @@ fn restore(home: &Home) {
     let id = home.create(&[]);
     home.shell(&id, "echo first > /root/file");
     let checkpoint = home.ok(&["checkpoint", &id]);
-    let steps = [
-        "restore.row",
-        "restore.pending",
-        "restore.begun",
-        "restore.folder",
-        "restore.booted",
-        "restore.answered",
-        "restore.committed",
-        "restore.halted",
-        "restore.removed",
-    ];
-    for step in steps {
+    for step in RESTORING {
         home.shell(&id, "echo second > /root/file");
         killed_at(home, step, &["restore", &id, &checkpoint]);
         clear_up(home, step, &[&id]);
@@ -250,8 +327,9 @@ fn expose(home: &Home) {
     // The keeper has these; its client only hears that it is gone, or of the next one.
     for step in ["keeper.row", "keeper.listening"] {
         let mut command = home.command(&["expose", &id, "80"]);
-        command.env("SANDBAR_FAULT", step);
-        Client::start(command, &["expose", step]).finish();
+        command.env("SANDBAR_KEEPER_FAULT", step);
+        let asked = Client::start(command, &["expose", step]).finish();
+        assert!(asked.code == 125 && asked.stderr.contains("keeper"), "{step}: {asked}");
         clear_up(home, step, &[&id]);
         home.sandbar(&["unexpose", &id, "80"]);
     }
@@ -275,6 +353,34 @@ fn keeper(home: &Home) {
     support::eventually("the keeper has ended", || {
         support::processes_with(&format!("keeper\0--home\0{}", home.state().display())).is_empty()
     });
+}
+
+/// As after a loss of power: nobody has stopped anything.
+fn crash_of_the_host(home: &Home) {
+    let id = home.create(&[]);
+    let mark = format!("1000.{}", std::process::id());
+    home.shell(&id, &format!("echo kept > file; sync file; sleep {mark} > /dev/null 2>&1 &"));
+    let inside = || support::processes_with(&format!("sleep\0{mark}"));
+    let processes = support::processes_of_sandbox(home, &id, &inside());
+    assert!(processes.len() > 1, "{processes:?}");
+    for pid in processes {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    support::eventually("its processes are gone", || support::processes_of_sandbox(home, &id, &inside()).is_empty());
+    let other_boot = |args: &[&str]| {
+        let mut command = home.command(args);
+        command.env("SANDBAR_BOOT_ID", "11111111-2222-3333-4444-555555555555");
+        let finished = Client::start(command, args).finish();
+        assert_eq!(finished.code, 0, "{finished}");
+        finished
+    };
+    let told: serde_json::Value = serde_json::from_str(&other_boot(&["inspect", &id]).text()).unwrap();
+    assert_eq!(told["state"], "crashed", "{told}");
+    assert!(told["reason"].as_str().is_some_and(|reason| reason.contains("restarted")), "{told}");
+    other_boot(&["start", &id]);
+    assert_eq!(other_boot(&["exec", &id, "--", "cat", "file"]).text(), "kept\n");
+    other_boot(&["rm", "-f", &id]);
+    assert_nothing_left(home);
 }
 
 fn reboot(home: &Home) {

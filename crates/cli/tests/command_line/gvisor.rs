@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{self, Case, Client, Home, assert_nothing_left};
 
-const WALLS: &[&str] = &["gvisor", "gvisor-rootless"];
+const WALLS: &[&str] = &["gvisor-root", "gvisor-rootless"];
 const PYTHON: &[&str] = &["/usr/bin/python3"];
 
 pub const CASES: &[Case] = &[

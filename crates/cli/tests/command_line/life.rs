@@ -2,7 +2,7 @@
 
 use crate::support::{Case, Home, eventually};
 
-const WALLS: &[&str] = &["container", "container-rootless", "gvisor", "gvisor-rootless"];
+const WALLS: &[&str] = &["container-root", "container-rootless", "gvisor-root", "gvisor-rootless"];
 
 pub const CASES: &[Case] = &[
     Case::new("life::rm_refuses_what_runs", rm),

@@ -11,6 +11,7 @@ mod file_of_checkpoint;
 mod gvisor;
 mod images;
 mod life;
+mod limits;
 mod listings;
 mod many;
 mod owned;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         images::CASES,
         listings::CASES,
         life::CASES,
+        limits::CASES,
         ports::CASES,
         egress::CASES,
         many::CASES,

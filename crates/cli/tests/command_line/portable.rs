@@ -18,7 +18,7 @@ pub const CASES: &[Case] = &[
     Case::new("portable::a_flattened_one_is_an_image_of_one_layer", flattened).of_layers().needs(PYTHON),
     Case::new("portable::without_its_image_it_needs_the_image_there", thin).of_layers().needs(SHELL),
     Case::new("portable::it_goes_through_a_pipe", pipe).of_layers().needs(SHELL),
-    Case::new("portable::what_is_bound_to_this_host_is_refused_with_the_way_out", bound).on(&["container", "container-rootless"]),
+    Case::new("portable::what_is_bound_to_this_host_is_refused_with_the_way_out", bound).on(&["container-root", "container-rootless"]),
     Case::new("portable::an_interrupted_one_leaves_nothing", interrupted).of_layers().needs(SHELL),
     Case::new("portable::other_tools_read_the_file", other_tools).of_layers().needs(&["/bin/sh", "/usr/bin/ldd", "/usr/bin/skopeo"]),
     Case::new("portable::a_killed_import_leaves_nothing", killed).of_layers().needs(SHELL),

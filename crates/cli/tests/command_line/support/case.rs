@@ -19,7 +19,7 @@ pub struct Case {
 impl Case {
     /// A fact of every wall.
     pub const fn new(name: &'static str, body: fn(&Home)) -> Self {
-        let walls = &["dangerous-host", "container", "container-rootless", "gvisor", "gvisor-rootless"];
+        let walls = &["dangerous-host", "container-root", "container-rootless", "gvisor-root", "gvisor-rootless"];
         Self { name, body, walls, needs: &[], of_layers: false, brief: false, staged: false }
     }
 

@@ -1,29 +1,27 @@
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
+use rustix::process::Pid;
+
 use super::Home;
 
-/// What has to do with a state folder and with no sandbox that is in it: processes, mounts, control groups, folders, sockets, locks.
+/// What has to do with a state folder and with no sandbox that is in it: processes, mounts, control groups, loop devices, folders, sockets, locks. loop
+/// devices.
 pub fn leftovers(home: &Home) -> Vec<String> {
     let state = home.state();
     let ids = home.ids();
     let of_none = |text: &str| !ids.iter().any(|id| text.contains(id.as_str()));
     let mut found = Vec::new();
     for (pid, traces) in processes_of(&state) {
-        // The agent's program belongs to all sandboxes; its control group is named after one.
-        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        // An engine's process is told by its words where there is no group.
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let is_engine = line.starts_with("runsc");
-        let parent = if is_engine { parent_line(pid) } else { String::new() };
-        if of_none(&traces) && of_none(&groups) && !(is_engine && (!of_none(&line) || !of_none(&parent))) {
-            found.push(format!("process {pid}: {line}"));
+        if of_none(&whereabouts(pid, &traces)) {
+            found.push(format!("process {pid}: {}", line_of(pid)));
         }
     }
+    found.extend(loop_devices_of(&state).into_iter().filter(|device| of_none(device)));
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     found.extend(
         mounts.lines().filter(|line| line.contains(&*state.to_string_lossy()) && of_none(line)).map(|line| format!("mount {line}")),
@@ -37,11 +35,44 @@ pub fn leftovers(home: &Home) -> Vec<String> {
     found
 }
 
-/// The command line of a process's parent: that of the gofer names no sandbox.
+/// Everything by which a process that has to do with a state folder may say which sandbox it belongs to.
+fn whereabouts(pid: u32, traces: &str) -> String {
+    // The agent's program belongs to all sandboxes; its control group is named after one.
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    // An engine's process is told by its words where there is no group, and its gofer by its parent's.
+    let line = line_of(pid);
+    if line.starts_with("runsc") { format!("{traces}\n{groups}\n{line}\n{}", parent_line(pid)) } else { format!("{traces}\n{groups}") }
+}
+
+fn line_of(pid: impl std::fmt::Display) -> String {
+    fs::read(format!("/proc/{pid}/cmdline")).map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).unwrap_or_default()
+}
+
 fn parent_line(pid: u32) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap_or_default().trim().to_owned();
-    fs::read(format!("/proc/{parent}/cmdline")).map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).unwrap_or_default()
+    line_of(status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap_or_default().trim())
+}
+
+/// The processes of one sandbox, inside and around it: those that say so, and those in a process namespace with one of them or with `inside`.
+pub fn processes_of_sandbox(home: &Home, id: &str, inside: &[u32]) -> Vec<Pid> {
+    let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let ours = namespace(std::process::id());
+    let all = processes_of(&home.state()).into_iter().filter(|(pid, traces)| whereabouts(*pid, traces).contains(id));
+    let mut found: BTreeSet<u32> = all.map(|(pid, _)| pid).chain(inside.iter().copied()).collect();
+    let theirs: BTreeSet<_> = found.iter().filter_map(|pid| namespace(*pid)).filter(|theirs| Some(theirs) != ours.as_ref()).collect();
+    let pids = names(Path::new("/proc")).into_iter().filter_map(|name| name.parse().ok());
+    found.extend(pids.filter(|pid| namespace(*pid).is_some_and(|of| theirs.contains(&of))));
+    found.into_iter().filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).collect()
+}
+
+/// Loop devices whose file is below a folder.
+fn loop_devices_of(folder: &Path) -> Vec<String> {
+    let devices = names(Path::new("/sys/block")).into_iter().filter(|name| name.starts_with("loop"));
+    let files = devices.filter_map(|name| {
+        let file = fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).ok()?;
+        file.contains(&*folder.to_string_lossy()).then(|| format!("{name} of {}", file.trim()))
+    });
+    files.collect()
 }
 
 /// Ids of which there is a folder or a lock.

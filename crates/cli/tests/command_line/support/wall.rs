@@ -36,7 +36,9 @@ impl Wall {
             unavailable: None,
         };
         let mut walls = vec![wall("dangerous-host", "dangerous-host", None, &program)];
-        for (name, rootless, provider) in [("container", "container-rootless", "container"), ("gvisor", "gvisor-rootless", "gvisor")] {
+        for (name, rootless, provider) in
+            [("container-root", "container-rootless", "container"), ("gvisor-root", "gvisor-rootless", "gvisor")]
+        {
             if root {
                 walls.push(wall(name, provider, None, &program));
                 walls.push(match (plain_user(), reachable(&program, scratch)) {
