@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
+use sandbar_protocol::GuestWire;
 use tokio::{
     sync::{Notify, Semaphore},
     time::Instant,
@@ -96,6 +97,11 @@ impl Agent {
             egress: egress::Host::new(),
             lent: RefCell::default(),
         }
+    }
+
+    /// Whether connections come by vsock, which its monitors end as a whole only.
+    pub(crate) fn is_on_vsock(&self) -> bool {
+        self.settings().config.guest.as_ref().is_some_and(|guest| guest.wire() == GuestWire::Vsock)
     }
 
     /// What the sandbox is.

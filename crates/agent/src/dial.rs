@@ -11,9 +11,9 @@ use rustix::{
     io::Errno,
     pipe::{PipeFlags, SpliceFlags},
 };
-use sandbar_protocol::Dial;
+use sandbar_protocol::{Dial, FrameKind, FrameReader, HEADER, Header, MAX_BULK};
 use tokio::{
-    io::Interest,
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::{TcpStream, UnixStream},
 };
 
@@ -47,7 +47,7 @@ pub(crate) async fn connect(request: Dial) -> Result<TcpStream> {
 pub(crate) async fn relay(host: UnixStream, ahead: Bytes, port: &TcpStream) {
     let mut there = pin!(pass(&host, port, ahead));
     let mut back = pin!(pass(port, &host, Bytes::new()));
-    let mut gone = pin!(session::hung_up(&host));
+    let mut gone = pin!(session::hung_up(&host, false));
     let (mut is_there, mut is_back) = (false, false);
     while !(is_there && is_back) {
         tokio::select! {
@@ -64,6 +64,47 @@ pub(crate) async fn relay(host: UnixStream, ahead: Bytes, port: &TcpStream) {
             },
             // Nobody waits for an answer any more.
             () = &mut gone, if !is_back => is_back = true,
+        }
+    }
+}
+
+/// The same on a wire that cannot end one direction alone: bytes, and the ends of both directions, are frames. It goes on until the host is gone, or one
+/// direction has failed: then the host sees a connection that was cut.
+pub(crate) async fn relay_in_frames(mut host: UnixStream, ahead: Bytes, mut port: TcpStream) {
+    let (read, mut write) = host.split();
+    let (mut from_port, mut to_port) = port.split();
+    let there = async {
+        let mut reader = FrameReader::new(AsyncReadExt::chain(ahead.as_ref(), read));
+        while let Ok(Some(frame)) = reader.next().await {
+            match frame.kind {
+                FrameKind::Bytes => to_port.write_all(&frame.payload).await?,
+                FrameKind::End => to_port.shutdown().await?,
+                FrameKind::Message | FrameKind::Stdout | FrameKind::Stderr => break,
+            }
+        }
+        io::Result::Ok(())
+    };
+    let back = async {
+        loop {
+            // An idle stream costs no buffer.
+            from_port.readable().await?;
+            let mut frame = vec![0; HEADER + MAX_BULK];
+            let length = from_port.read(&mut frame[HEADER..]).await?;
+            let kind = if length == 0 { FrameKind::End } else { FrameKind::Bytes };
+            frame.truncate(HEADER + length);
+            frame[..HEADER].copy_from_slice(&Header { kind, length }.encode());
+            write.write_all(&frame).await?;
+            if kind == FrameKind::End {
+                return io::Result::Ok(());
+            }
+        }
+    };
+    let (mut there, mut back) = (pin!(there), pin!(back));
+    tokio::select! {
+        _ = &mut there => {}
+        passed = &mut back => if passed.is_ok() {
+            // Bytes on their way would be lost with a connection that this side ends: the host does, when it has heard the end.
+            let _ = there.await;
         }
     }
 }
@@ -175,4 +216,60 @@ async fn write(to: &impl Socket, mut bytes: Bytes) -> io::Result<()> {
         bytes.advance(length);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use sandbar_protocol::encode_frame;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn in_frames_each_direction_ends_alone() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut service, _) = listener.accept().await.unwrap();
+        let (mut host, agent) = UnixStream::pair().unwrap();
+        // The first frame came with the request.
+        let mut ahead = bytes::BytesMut::new();
+        encode_frame(&mut ahead, FrameKind::Bytes, b"question").unwrap();
+        let relay = relay_in_frames(agent, ahead.freeze(), port);
+        let talk = async {
+            let mut end = bytes::BytesMut::new();
+            encode_frame(&mut end, FrameKind::End, b"").unwrap();
+            host.write_all(&end).await.unwrap();
+            let mut heard = String::new();
+            service.read_to_string(&mut heard).await.unwrap();
+            assert_eq!(heard, "question");
+            service.write_all(b"answer").await.unwrap();
+            drop(service);
+            let mut reader = FrameReader::new(&mut host);
+            let mut said = Vec::new();
+            loop {
+                let frame = reader.next().await.unwrap().unwrap();
+                said.extend_from_slice(&frame.payload);
+                if frame.kind == FrameKind::End {
+                    break;
+                }
+            }
+            assert_eq!(said, b"answer");
+            drop(host);
+        };
+        tokio::join!(relay, talk);
+    }
+
+    #[tokio::test]
+    async fn in_frames_a_connection_that_breaks_inside_has_no_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (service, _) = listener.accept().await.unwrap();
+        let (mut host, agent) = UnixStream::pair().unwrap();
+        rustix::net::sockopt::set_socket_linger(&service, Some(Duration::ZERO)).unwrap();
+        drop(service);
+        relay_in_frames(agent, Bytes::new(), port).await;
+        let mut rest = Vec::new();
+        host.read_to_end(&mut rest).await.unwrap();
+        assert!(rest.is_empty(), "{rest:?}");
+    }
 }

@@ -153,6 +153,7 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
         },
         Operation::Dial(request) => match dial::connect(request).await {
             Ok(port) => match answer(&mut stream, reply::Answer::Done(Ack {})).await {
+                Ok(()) if agent.is_on_vsock() => return dial::relay_in_frames(stream, ahead, port).await,
                 Ok(()) => return dial::relay(stream, ahead, &port).await,
                 lost => lost,
             },

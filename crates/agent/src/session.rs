@@ -113,7 +113,7 @@ pub(crate) async fn serve(
     let mut listening = true;
     let told = {
         let mut output = pin!(tell(agent, process, from, stream, &closed));
-        let mut gone = pin!(hung_up(stream));
+        let mut gone = pin!(hung_up(stream, agent.is_on_vsock()));
         loop {
             tokio::select! {
                 biased;
@@ -274,13 +274,15 @@ pub(crate) async fn send(stream: &UnixStream, bytes: &mut BytesMut) -> io::Resul
     Ok(())
 }
 
-/// Ends when the other side has closed both directions: not when it has only said its last word.
-pub(crate) async fn hung_up(stream: &UnixStream) {
+/// Ends when the other side has closed both directions: not when it has only said its last word. Where a connection ends as a whole that is the same, and a
+/// socket of vsock tells of nothing else.
+pub(crate) async fn hung_up(stream: &UnixStream, ends_as_a_whole: bool) {
+    let interest = if ends_as_a_whole { Interest::READABLE } else { Interest::WRITABLE };
     // A second descriptor has readiness of its own, so that waiting here takes none from those who read and write.
     let Ok(twin) = stream.as_fd().try_clone_to_owned() else { return std::future::pending().await };
-    let Ok(twin) = readiness::register(twin, Interest::WRITABLE) else { return std::future::pending().await };
-    while let Ok(mut guard) = twin.ready(Interest::WRITABLE).await {
-        if guard.ready().is_write_closed() {
+    let Ok(twin) = readiness::register(twin, interest) else { return std::future::pending().await };
+    while let Ok(mut guard) = twin.ready(interest).await {
+        if guard.ready().is_write_closed() || ends_as_a_whole && guard.ready().is_read_closed() {
             return;
         }
         guard.clear_ready();

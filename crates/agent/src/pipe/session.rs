@@ -197,7 +197,7 @@ async fn send(end: Ending, mut from: OwnedReadHalf) {
                 let _ = end.out.send(Frame::End(end.number)).await;
                 end.one();
                 // It has said all, and may still listen, for as long as it is there.
-                crate::session::hung_up(from.as_ref()).await;
+                crate::session::hung_up(from.as_ref(), false).await;
                 return end.both().await;
             }
             Ok(length) => {

@@ -20,7 +20,7 @@ pub(super) fn info(options: &FirecrackerOptions) -> ProviderInfo {
         description: "a microVM with a kernel of its own, under Firecracker on KVM".to_owned(),
         notes: vec![
             jail(Engine::find(options).ok().as_ref()).to_owned(),
-            "without a network device; ports inside cannot be reached; host folders are not shared".to_owned(),
+            "without a network device; host folders are not shared".to_owned(),
             vmm::LIMITS.to_owned(),
         ],
     }

@@ -172,6 +172,11 @@ impl Backend for Firecracker {
         Ok(Box::new(stream.map_err(gone)?))
     }
 
+    fn ends_one_way(&self) -> bool {
+        // Firecracker takes the end of what the host says for the end of the connection.
+        false
+    }
+
     fn facts(&self, place: &Place) -> Facts {
         place.facts()
     }

@@ -70,7 +70,9 @@ impl Fake {
         }
         let Ok(Request { operation: Some(operation) }) = reader.message::<Request>().await else { return };
         if let Operation::Ping(_) = operation {
-            if self.fail_if_told("ping").is_ok() {
+            if self.fail_if_told("life").is_err() {
+                *self.gone.lock().unwrap() = Some("it died when it was asked".to_owned());
+            } else if self.fail_if_told("ping").is_ok() {
                 let _ = writer.message(&reply(Answer::Pong(Pong { agent: "fake".to_owned(), epoch: 0 }))).await;
             }
             return;

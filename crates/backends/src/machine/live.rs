@@ -14,6 +14,9 @@ use super::{
     record::{Holdings, Record, generation_folder, generations_on_disk},
 };
 
+/// The generation of a place that is not the sandbox's yet, or will never be: its agent has not answered, or it becomes a template.
+pub(super) const COMING_UP: u32 = 0;
+
 /// What the clones and tasks of one handle share.
 pub(super) struct Shared<B: Backend> {
     pub(super) backend: Arc<B>,
@@ -138,7 +141,10 @@ impl<B: Backend> Shared<B> {
     /// By this process's doing, else by the traces that another process's verb leaves in the sandbox's folder.
     fn fate(&self, running: &Running<B::Place>) -> Option<&'static str> {
         let fate = running.0.fate.get().copied();
-        fate.or_else(|| fate_on_disk(&self.request.folder, running.0.record.generation)).map(Fate::sentence)
+        let generation = running.0.record.generation;
+        // No verb of another process knows of a place that is only coming up: what is in the folder is said of others.
+        let on_disk = || (generation != COMING_UP).then(|| fate_on_disk(&self.request.folder, generation)).flatten();
+        fate.or_else(on_disk).map(Fate::sentence)
     }
 }
 

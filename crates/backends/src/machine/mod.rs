@@ -11,6 +11,7 @@
 //! | `client` | one operation over one connection: deadlines, and what a cut means |
 //! | `answer` | the agent's answers, validated |
 //! | `exec`, `input`, `files`, `bulk`, `watch`, `ports`, `egress`, `status` | groups of operations |
+//! | `framed` | a stream to a port on a wire that cannot end one direction alone |
 //! | `provision`, `lifecycle`, `checkpoint` | bringing up, stopping and starting, saving and restoring |
 //! | `quiet`, `rejoin`, `renewal` | the wire before a save of memory; clients that it cut off; what differs after memory was loaded |
 //! | `record` | what the ledger keeps; what a generation holds |
@@ -31,6 +32,7 @@ mod exec;
 #[cfg(test)]
 mod fake;
 mod files;
+mod framed;
 mod handle;
 mod input;
 pub mod launcher;

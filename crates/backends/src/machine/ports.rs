@@ -21,6 +21,7 @@ use tokio::{
 use super::{
     Backend,
     client::{Call, Link, Patience},
+    framed::Framed,
     live::Shared,
 };
 
@@ -37,8 +38,10 @@ impl<B: Backend> Call<B> {
     /// # Errors
     /// `Unavailable` when nothing listens there.
     pub(super) async fn connect_port(self, port: u16) -> Result<Connection> {
+        let ends_one_way = self.shared.backend.ends_one_way();
         let link = self.order(Operation::Dial(Dial { port: port.into() }), Patience::Quick).await;
-        link.map(Link::into_stream).map_err(|error| error.with("port", port))
+        let link = link.map_err(|error| error.with("port", port))?;
+        Ok(if ends_one_way { link.into_stream() } else { link.into_framed() })
     }
 }
 
@@ -48,6 +51,12 @@ impl Link {
         let (reader, ahead) = self.reader.into_parts();
         let stream = reader.unsplit(self.writer.into_inner());
         if ahead.is_empty() { stream } else { Box::new(ReadAhead { ahead, stream }) }
+    }
+
+    /// The connection, for frames of raw bytes after the answer.
+    fn into_framed(self) -> Connection {
+        let (reader, ahead) = self.reader.into_parts();
+        Box::new(Framed::new(reader.unsplit(self.writer.into_inner()), ahead))
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     Backend, Boot, Facts, Memory,
     client::Call,
-    live::{Current, Running, Shared},
+    live::{COMING_UP, Current, Running, Shared},
     record::{Holdings, Record, generation_folder},
     renewal, template,
 };
@@ -134,7 +134,7 @@ pub(super) async fn greet<B: Backend>(
     let patience = backend.patience();
     let deadline = Instant::now() + patience;
     // The pings go through a handle of its own, which nobody else has yet.
-    let record = Record::new(0, RootSource::empty(), Some(place.clone()), Vec::new());
+    let record = Record::new(COMING_UP, RootSource::empty(), Some(place.clone()), Vec::new());
     let shared = Arc::new(Shared::new(Arc::clone(backend), request.clone(), Current::new(record, holdings)));
     let Some(running) = Running::of(shared.current()) else { return Ok(None) };
     let call = Call { shared, running, verb: "provision" };

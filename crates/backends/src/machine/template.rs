@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::{
     Backend, Boot,
     client::{Call, Patience},
-    live::{Current, Running, Shared},
+    live::{COMING_UP, Current, Running, Shared},
     provision::{complain, greet},
     record::{Holdings, Record},
 };
@@ -131,7 +131,7 @@ async fn build<B: Backend>(
         spec: &own.spec,
         root,
         folder: &generation,
-        generation: 0,
+        generation: COMING_UP,
         ids: own.ids,
         lifetime: own.lifetime,
         journal: &journal,
@@ -167,7 +167,7 @@ async fn save<B: Backend>(
     holdings: &Arc<Holdings>,
 ) -> Result<sandbar_core::SavedCheckpoint> {
     greet(backend, own, place, Arc::clone(holdings), None).await?;
-    let record = Record::new(0, RootSource::empty(), Some(place.clone()), Vec::new());
+    let record = Record::new(COMING_UP, RootSource::empty(), Some(place.clone()), Vec::new());
     let shared = Arc::new(Shared::new(Arc::clone(backend), own.clone(), Current::new(record, Arc::clone(holdings))));
     let running = Running::of(shared.current()).ok_or_else(|| Error::new(ErrorKind::Internal, OPERATION, "the place is none"))?;
     let call = Call { shared, running, verb: OPERATION };

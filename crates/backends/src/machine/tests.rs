@@ -369,6 +369,14 @@ async fn an_agent_that_hands_nothing_over_cannot_keep_a_sandbox_from_stopping() 
 }
 
 #[tokio::test]
+async fn a_place_that_ends_while_it_comes_up_says_why() {
+    let bench = Bench::new();
+    bench.fake.failing.lock().unwrap().push("life");
+    let error = bench.provider.provision(bench.request.clone()).await.err().unwrap().chain();
+    assert!(error.contains("it died when it was asked") && !error.contains("restored"), "{error}");
+}
+
+#[tokio::test]
 async fn a_provision_that_fails_leaves_nothing_and_one_that_nobody_awaits_is_undone() {
     let bench = Bench::new();
     for what in ["boot", "ping"] {

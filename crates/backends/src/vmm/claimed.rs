@@ -1,10 +1,11 @@
 use sandbar_core::Feature;
 
 /// What every machine has, whatever its monitor.
-pub(crate) const FEATURES: [Feature; 17] = [
+pub(crate) const FEATURES: [Feature; 18] = [
     Feature::Pty,
     Feature::User,
     Feature::Watch,
+    Feature::ExposePort,
     Feature::Pause,
     Feature::StopStart,
     Feature::DiskCheckpoint,

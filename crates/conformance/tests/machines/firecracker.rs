@@ -14,15 +14,15 @@ const SLOW: &str = "machines in an emulated machine are slow, and other walls sh
 const PARTICULAR: Part = Part {
     names: &[
         "checkpoint::a_stopped_sandbox_can_be_saved",
-        "exec::exit_code_is_reported",
+        "expose::shutting_down_one_way_leaves_the_other_open",
         "file::what_is_put_is_got",
         "memory::a_failure_leaves_the_sandbox_running",
         "memory::a_process_goes_on_in_a_fork",
-        "memory::a_record_that_is_none_is_refused_and_leaves_nothing",
         "memory::a_restore_in_place_brings_processes_back",
         "memory::forks_have_identities_of_their_own",
-        "memory::several_begin_from_one_at_the_same_time",
         "pause::nothing_runs_meanwhile",
+        "port::large_transfers_are_complete",
+        "process::it_ends_with_its_client_when_asked",
         "pty::control_c_interrupts",
         "refusal::every_feature_is_claimed_or_refused_with_the_provider_that_has_it",
         "restore::files_are_as_they_were",
