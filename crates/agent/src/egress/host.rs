@@ -241,6 +241,8 @@ impl Host {
     /// Resets every connection: what is inside is to be saved, and what is outside cannot be.
     pub(crate) fn cut_connections(&self) {
         self.cut.notify_waiters();
+        // None of them is there any more to be reset by itself.
+        self.open.borrow_mut().clear();
     }
 
     /// Resets every connection, lets none in until [`open`](Self::open), and waits until none is left.

@@ -7,13 +7,13 @@ use crate::support::{Case, Home, Stage, eventually};
 const WALLS: &[&str] = &["container", "container-rootless", "gvisor", "gvisor-rootless"];
 
 pub const CASES: &[Case] = &[
-    Case::new("egress::an_allowed_name_is_reached_and_nothing_else", allowed).on(WALLS).staged(),
+    Case::new("egress::an_allowed_name_is_reached_and_nothing_else", allowed).on(WALLS).staged().brief(),
     Case::new("egress::a_refusal_comes_at_once_and_nothing_is_looked_up", refused).on(WALLS).staged(),
     Case::new("egress::open_reaches_no_private_address_by_whatever_name", private).on(WALLS).staged(),
     Case::new("egress::what_a_client_shows_must_agree_with_the_name", shown).on(WALLS).staged(),
     Case::new("egress::ipv6_is_decided_about_as_ipv4_is", ipv6).on(WALLS).staged(),
     Case::new("egress::a_change_of_the_rules_holds_at_once", changed).on(WALLS).staged(),
-    Case::new("egress::root_inside_changes_nothing_about_it", attacked).on(WALLS).staged(),
+    Case::new("egress::root_inside_changes_nothing_about_it", attacked).on(WALLS).staged().brief(),
     Case::new("egress::every_decision_is_in_the_log", logged).on(WALLS).staged(),
     Case::new("egress::it_holds_after_a_stop_a_restore_and_in_forks", lasting).on(WALLS).staged(),
     Case::new("egress::a_limit_of_bytes_ends_in_refusals_and_lasts", spent).on(&["container", "container-rootless"]).staged(),
@@ -212,8 +212,12 @@ fn attacked(outer: &Home) {
         "echo 1 > /proc/sys/net/ipv4/ip_forward",
     ] {
         let tried = home.sandbar(&["exec", "-u", "0", &id, "--", "bash", "-c", line]);
-        assert_ne!(tried.code, 0, "{tried}");
+        // A kernel of the sandbox's own gives namespaces, and settings of its own, to everybody; what counts is below.
+        let own = home.wall.provider == "gvisor" && (line.starts_with("unshare --user") || line.contains("/proc/sys"));
+        assert!(own || tried.code != 0, "{tried}");
     }
+    let elsewhere = ["exec", "-u", "0", &id, "--", "unshare", "--user", "--net", "curl", "-sS", "-m", "5", "http://93.184.215.14/"];
+    assert_ne!(home.sandbar(&elsewhere).code, 0);
     assert_eq!(home.ok(&["exec", "-u", "0", &id, "--", "/usr/bin/python3", "-c", RAW]), "");
     assert_reached(&home, &id, &["http://allowed.test/"], "you reached");
     assert_refused(&home, &id, &["http://other.test/"]);
