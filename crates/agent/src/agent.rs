@@ -133,6 +133,7 @@ impl Agent {
                 self.cut_off.borrow_mut().push(Cursor::new(&process, floor));
             }
         }
+        self.egress.cut_connections();
         self.cut_connections();
     }
 

@@ -99,6 +99,7 @@ impl Door {
                 // A thread may be at work; what it holds was shut down.
                 let all = agent.connections.acquire_many(u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX));
                 drop(tokio::time::timeout(FAREWELL, all).await);
+                agent.egress.close().await;
                 agent.roll.leave().await;
                 remove(&folder.join(AGENT_SOCKET))?;
                 // Where it listens to requests to end, it must be awake to follow one.
@@ -108,6 +109,7 @@ impl Door {
                 }
                 remove(&wake)?;
                 agent.roll.enter()?;
+                agent.egress.open();
                 Self::open(folder)
             }
         }

@@ -128,7 +128,7 @@ fn start() -> Result<Never, String> {
     let agent = Rc::new(Agent::new(settings, spawner, guest));
     let error = tokio::task::LocalSet::new().block_on(&runtime, async move {
         let signals = agent.roll.watch(signals, Interest::READABLE)?;
-        redirected.map_or(Ok(()), |redirected| redirected.serve(&agent.egress))?;
+        redirected.map_or(Ok(()), |redirected| redirected.serve(&agent))?;
         tokio::task::spawn_local(reaper::run(Rc::clone(&agent), signals));
         tokio::task::spawn_local(async {
             tokio::time::sleep(SETTLED).await;

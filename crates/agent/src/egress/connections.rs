@@ -1,37 +1,72 @@
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, TcpStream as StdStream},
+    os::fd::OwnedFd,
     rc::Rc,
     time::Duration,
 };
 
-use rustix::net::sockopt;
-use tokio::net::{TcpListener, TcpStream};
+use rustix::net::{SocketFlags, sockopt};
+use tokio::{io::Interest, net::TcpStream};
 
 use super::{
     claim,
     host::{Host, Left},
 };
-use crate::dial;
+use crate::{dial, watched::Watched};
 
 /// How long accepting rests when descriptors or memory have run out.
 const REST: Duration = Duration::from_millis(100);
 
 /// Asks about each connection that comes, and passes on those that may leave.
-pub(super) async fn run(host: Rc<Host>, listener: TcpListener) {
+pub(super) async fn run(host: Rc<Host>, listener: Watched) {
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => drop(tokio::task::spawn_local(pass(Rc::clone(&host), stream, peer))),
-            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {}
-            Err(_) => tokio::time::sleep(REST).await,
+        let Some((stream, peer)) = next(&listener).await else { continue };
+        // Whoever is over the bound is refused, and so is who comes while nothing may be open.
+        let Some(place) = host.enter() else {
+            reset(&stream);
+            continue;
+        };
+        let host = Rc::clone(&host);
+        tokio::task::spawn_local(async move {
+            let cut = host.cut.notified();
+            if !host.is_quiet() {
+                tokio::select! {
+                    biased;
+                    () = cut => reset(&stream),
+                    () = pass(&host, &stream, peer) => {}
+                }
+            } else {
+                reset(&stream);
+            }
+            // In this order: once there is nobody in, nothing is open.
+            drop(stream);
+            drop(place);
+        });
+    }
+}
+
+/// The next connection; `None` when there was none after all.
+pub(super) async fn next(listener: &Watched) -> Option<(TcpStream, SocketAddr)> {
+    let accept = |listener: &OwnedFd| Ok(rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?);
+    match listener.async_io(Interest::READABLE, accept).await {
+        Ok(socket) => {
+            let stream = StdStream::from(socket);
+            let peer = stream.peer_addr().ok()?;
+            Some((TcpStream::from_std(stream).ok()?, peer))
+        }
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => None,
+        Err(_) => {
+            tokio::time::sleep(REST).await;
+            None
         }
     }
 }
 
-async fn pass(host: Rc<Host>, stream: TcpStream, peer: SocketAddr) {
+async fn pass(host: &Host, stream: &TcpStream, peer: SocketAddr) {
     // Whoever connects to the listener itself wanted to go nowhere.
-    let Some(destination) = original(&stream).filter(|destination| stream.local_addr().is_ok_and(|own| own != *destination)) else {
-        return reset(&stream);
+    let Some(destination) = original(stream).filter(|destination| stream.local_addr().is_ok_and(|own| own != *destination)) else {
+        return reset(stream);
     };
     let name = match destination.ip() {
         IpAddr::V4(address) => host.names.borrow().name(address).map(ToOwned::to_owned),
@@ -43,12 +78,12 @@ async fn pass(host: Rc<Host>, stream: TcpStream, peer: SocketAddr) {
         Some(Left { remote, ahead, revoked, id }) => {
             tokio::select! {
                 biased;
-                Ok(()) = revoked => reset(&stream),
-                () = dial::relay(remote, ahead, &stream) => {}
+                Ok(()) = revoked => reset(stream),
+                () = dial::relay(remote, ahead, stream) => {}
             }
             host.forget(id);
         }
-        None => reset(&stream),
+        None => reset(stream),
     }
 }
 

@@ -3,6 +3,7 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,7 +12,7 @@ use sandbar_protocol::{Ack, Claimed, FrameReader, Question, Remote, Reply, VERSI
 use tokio::{
     io::{AsyncRead, AsyncWriteExt},
     net::UnixStream,
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::Instant,
 };
 
@@ -24,9 +25,13 @@ const ABSENT: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Most questions that wait.
 const MOST: usize = 4096;
+/// Most connections from inside at a time, those that wait for an answer included.
+const MOST_CONNECTIONS: u32 = 4096;
+/// How long connections that were cut may take to be closed.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// The host, as those who wait for its decisions see it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Host {
     pub(super) names: RefCell<Names>,
     questions: RefCell<Option<mpsc::Sender<Question>>>,
@@ -38,6 +43,12 @@ pub(crate) struct Host {
     /// Connections that have left: how to reset them.
     open: RefCell<HashMap<u64, oneshot::Sender<()>>>,
     last: Cell<u64>,
+    /// Places for connections from inside.
+    places: Arc<Semaphore>,
+    /// Nothing may be open.
+    quiet: Cell<bool>,
+    /// Every connection from inside is to be reset.
+    pub(super) cut: Notify,
 }
 
 /// What an answer is for.
@@ -204,6 +215,45 @@ pub(crate) async fn serve<R: AsyncRead + Unpin>(agent: &Agent, mut reader: Frame
 impl Host {
     /// A fresh one.
     pub(crate) fn new() -> Rc<Self> {
-        Rc::default()
+        Rc::new(Self {
+            names: RefCell::default(),
+            questions: RefCell::default(),
+            present: Notify::new(),
+            replaced: Notify::new(),
+            waiting: RefCell::default(),
+            open: RefCell::default(),
+            last: Cell::default(),
+            places: Arc::new(Semaphore::new(MOST_CONNECTIONS as usize)),
+            quiet: Cell::default(),
+            cut: Notify::new(),
+        })
+    }
+
+    /// A place for a connection from inside, if there is one.
+    pub(super) fn enter(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok().filter(|_| !self.is_quiet())
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet.get()
+    }
+
+    /// Resets every connection: what is inside is to be saved, and what is outside cannot be.
+    pub(crate) fn cut_connections(&self) {
+        self.cut.notify_waiters();
+        // None of them is there any more to be reset by itself.
+        self.open.borrow_mut().clear();
+    }
+
+    /// Resets every connection, lets none in until [`open`](Self::open), and waits until none is left.
+    pub(crate) async fn close(&self) {
+        self.quiet.set(true);
+        self.cut_connections();
+        let _ = tokio::time::timeout(FAREWELL, self.places.acquire_many(MOST_CONNECTIONS)).await;
+    }
+
+    /// Lets connections in again.
+    pub(crate) fn open(&self) {
+        self.quiet.set(false);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | module | noun |
 //! |---|---|
-//! | `netlink`, `redirect` | how everything that would leave comes here |
+//! | `redirect`, `netlink`, `tables` | how everything that would leave comes here |
 //! | `names` | addresses that stand for names |
 //! | `dns` | questions and answers |
 //! | `resolver` | the servers that answer them |
@@ -18,6 +18,7 @@ mod names;
 mod netlink;
 mod redirect;
 mod resolver;
+mod tables;
 
 use std::{
     io,
@@ -26,7 +27,9 @@ use std::{
 };
 
 use rustix::thread::CapabilitySet;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::io::Interest;
+
+use crate::agent::Agent;
 
 pub(crate) use host::{Host, serve};
 
@@ -57,26 +60,29 @@ impl Redirected {
     ///
     /// # Errors
     /// Of the event loop.
-    pub(crate) fn serve(self, host: &Rc<Host>) -> io::Result<()> {
+    pub(crate) fn serve(self, agent: &Agent) -> io::Result<()> {
+        let (host, roll) = (&agent.egress, &agent.roll);
         for listener in self.0.connections {
-            tokio::task::spawn_local(connections::run(Rc::clone(host), TcpListener::from_std(listener)?));
+            tokio::task::spawn_local(connections::run(Rc::clone(host), roll.watch(listener.into(), Interest::READABLE)?));
         }
         for listener in self.0.questions {
-            tokio::task::spawn_local(resolver::connections(Rc::clone(host), TcpListener::from_std(listener)?));
+            tokio::task::spawn_local(resolver::connections(Rc::clone(host), roll.watch(listener.into(), Interest::READABLE)?));
         }
         for socket in self.0.datagrams {
-            tokio::task::spawn_local(resolver::datagrams(Rc::clone(host), UdpSocket::from_std(socket)?));
+            tokio::task::spawn_local(resolver::datagrams(Rc::clone(host), roll.watch(socket.into(), Interest::READABLE)?));
         }
         Ok(())
     }
 }
 
-/// Lays down `CAP_NET_ADMIN`, and takes it from everything that this process executes: neither the agent nor a command needs it again.
+/// Lays down what it took, and takes it from everything that this process executes: neither the agent nor a command needs it again.
 fn give_up_rights() -> io::Result<()> {
-    rustix::thread::remove_capability_from_bounding_set(CapabilitySet::NET_ADMIN)?;
+    for right in [CapabilitySet::NET_ADMIN, CapabilitySet::NET_RAW] {
+        rustix::thread::remove_capability_from_bounding_set(right)?;
+    }
     let mut sets = rustix::thread::capabilities(None)?;
     for set in [&mut sets.effective, &mut sets.permitted, &mut sets.inheritable] {
-        set.remove(CapabilitySet::NET_ADMIN);
+        set.remove(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW);
     }
     Ok(rustix::thread::set_capabilities(None, sets)?)
 }

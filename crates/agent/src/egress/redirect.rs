@@ -5,7 +5,10 @@
 
 use std::io;
 
-use super::netlink::{Attributes, Messages};
+use super::{
+    netlink::{Attributes, Messages},
+    tables,
+};
 
 /// The name of the table, for whoever looks.
 const TABLE: &str = "sandbar";
@@ -16,8 +19,8 @@ const FILTER: &str = "refused";
 const INET: u8 = 1;
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub(super) const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 /// `NF_INET_LOCAL_OUT`.
@@ -37,35 +40,62 @@ pub(super) struct Ports {
     pub(super) questions: u16,
 }
 
-/// Makes every address local, and redirects. Needs `CAP_NET_ADMIN` over the network namespace.
+/// Makes every address local, and redirects. Needs `CAP_NET_ADMIN` over the network namespace, and `CAP_NET_RAW` where the packet filter is the older one.
 ///
 /// # Errors
 /// When the kernel cannot do it.
 pub(super) fn install(ports: Ports) -> io::Result<()> {
-    route(IPV4).map_err(|error| told("the IPv4 route", error))?;
-    match route(IPV6) {
+    route(IPV4, &[0; 4]).map_err(|error| told("the IPv4 route", error))?;
+    match route(IPV6, &[0; 16]) {
         // A kernel without IPv6.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EACCES)) => {}
         other => other.map_err(|error| told("the IPv6 route", error))?,
     }
-    rules(ports).to_filter().map_err(|error| told("the packet rules", error))
+    match rules(ports).to_filter() {
+        // gVisor, whose routes do not make addresses local either. What a prefix of its loopback device's covers is local, and two cover everything; of IPv6
+        // what is redirected is, and the rest is lost.
+        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => {
+            for prefix in [[1, 0, 0, 1], [129, 0, 0, 1]] {
+                address(prefix).map_err(|error| told("an IPv4 address", error))?;
+            }
+            tables::install(ports).map_err(|error| told("the packet rules", error))
+        }
+        other => other.map_err(|error| told("the packet rules", error)),
+    }
 }
 
 fn told(what: &str, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what} cannot be set: {error}"))
 }
 
+/// The loopback device is always the first of its namespace.
+const LOOPBACK: u32 = 1;
+
 /// `ip route add local default dev lo`.
-fn route(family: u8) -> io::Result<()> {
+fn route(family: u8, everything: &[u8]) -> io::Result<()> {
     const NEW_ROUTE: u16 = 24;
-    /// `RTA_OIF`.
+    /// `RTA_DST`, which gVisor wants, and `RTA_OIF`.
+    const DESTINATION: u16 = 1;
     const DEVICE: u16 = 4;
     // `struct rtmsg`: family, lengths of destination and source, tos, table main (254), protocol boot (3), scope host (254), type local (2), flags.
     let fixed = [family, 0, 0, 0, 254, 3, 254, 2, 0, 0, 0, 0];
     let mut messages = Messages::default();
-    // The loopback device is always the first of its namespace.
     messages.add(NEW_ROUTE, &fixed, |attributes| {
-        attributes.bytes(DEVICE, &1_u32.to_ne_bytes());
+        attributes.bytes(DESTINATION, everything).bytes(DEVICE, &LOOPBACK.to_ne_bytes());
+    });
+    messages.to_routes()
+}
+
+/// `ip address add …/1 dev lo`.
+fn address(address: [u8; 4]) -> io::Result<()> {
+    const NEW_ADDRESS: u16 = 20;
+    // `struct ifaddrmsg`: family, length of the prefix, flags, scope, device.
+    let mut fixed = vec![IPV4, 1, 0, 0];
+    fixed.extend(LOOPBACK.to_ne_bytes());
+    let mut messages = Messages::default();
+    messages.add(NEW_ADDRESS, &fixed, |attributes| {
+        // `IFA_LOCAL` and `IFA_ADDRESS`.
+        attributes.bytes(2, &address).bytes(1, &address);
     });
     messages.to_routes()
 }

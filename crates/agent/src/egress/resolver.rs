@@ -1,25 +1,22 @@
-use std::{
-    fs, io,
-    net::{Ipv4Addr, SocketAddr},
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, io, net::Ipv4Addr, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
 
+use rustix::net::{RecvFlags, SendFlags, SocketAddrAny};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UdpSocket},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
+    net::TcpStream,
     sync::Semaphore,
 };
 
 use super::{
+    connections,
     dns::{Answer, Kind, Question},
     host::Host,
 };
+use crate::watched::Watched;
 
 /// Most questions by datagram that wait at a time; what is over is lost, as datagrams are, and asked again.
 const MOST: usize = 256;
-/// Most connections at a time.
+/// Most connections at a time; what is over is closed.
 const MOST_CONNECTIONS: usize = 64;
 /// How long a connection may be idle.
 const IDLE: Duration = Duration::from_secs(10);
@@ -39,43 +36,47 @@ async fn answer(host: &Host, question: &Question) -> Vec<u8> {
 }
 
 /// Answers datagrams.
-pub(super) async fn datagrams(host: Rc<Host>, socket: UdpSocket) {
+pub(super) async fn datagrams(host: Rc<Host>, socket: Watched) {
     let (socket, places) = (Rc::new(socket), Arc::new(Semaphore::new(MOST)));
     let mut buffer = [0; LARGEST];
     loop {
-        let Ok((length, from)) = socket.recv_from(&mut buffer).await else {
+        let receive = |socket: &OwnedFd| Ok(rustix::net::recvfrom(socket, buffer.as_mut_slice(), RecvFlags::DONTWAIT)?);
+        let Ok((length, _, Some(from))) = socket.async_io(Interest::READABLE, receive).await else {
             tokio::time::sleep(REST).await;
             continue;
         };
         let (Some(question), Ok(place)) = (Question::parse(&buffer[..length]), Arc::clone(&places).try_acquire_owned()) else { continue };
-        let (host, socket): (Rc<Host>, Rc<UdpSocket>) = (Rc::clone(&host), Rc::clone(&socket));
+        let (host, socket): (Rc<Host>, Rc<Watched>) = (Rc::clone(&host), Rc::clone(&socket));
         tokio::task::spawn_local(async move {
-            reply(&socket, &answer(&host, &question).await, from).await;
+            reply(socket.get_ref(), &answer(&host, &question).await, &from);
             drop(place);
         });
     }
 }
 
-async fn reply(socket: &UdpSocket, message: &[u8], to: SocketAddr) {
+fn reply(socket: &OwnedFd, message: &[u8], to: &SocketAddrAny) {
     // Whoever asked is gone, or asks again.
-    let _ = socket.send_to(message, to).await;
+    let _ = rustix::net::sendto(socket, message, SendFlags::DONTWAIT, to);
 }
 
 /// Answers connections, where each message is preceded by its length (RFC 1035, 4.2.2).
-pub(super) async fn connections(host: Rc<Host>, listener: TcpListener) {
+pub(super) async fn connections(host: Rc<Host>, listener: Watched) {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let host = Rc::clone(&host);
-                tokio::task::spawn_local(async move {
-                    let _ = converse(&host, stream).await;
-                    drop(place);
-                });
+        let Some((stream, _)) = connections::next(&listener).await else { continue };
+        let (Ok(place), Some(entered)) = (Arc::clone(&places).try_acquire_owned(), host.enter()) else { continue };
+        let host = Rc::clone(&host);
+        tokio::task::spawn_local(async move {
+            let cut = host.cut.notified();
+            if !host.is_quiet() {
+                tokio::select! {
+                    biased;
+                    () = cut => {}
+                    _ = converse(&host, stream) => {}
+                }
             }
-            Err(_) => tokio::time::sleep(REST).await,
-        }
+            drop((place, entered));
+        });
     }
 }
 
@@ -98,9 +99,16 @@ async fn converse(host: &Host, mut stream: TcpStream) -> io::Result<()> {
 pub(super) fn name_in_file(server: Ipv4Addr) {
     const FILE: &str = "/etc/resolv.conf";
     const NEW: &str = "/etc/.resolv.conf.sandbar";
+    let line = format!("nameserver {server}\n");
     // Beside it and over it: what is there may be a link that leads anywhere.
     let _ = fs::remove_file(NEW);
-    if fs::write(NEW, format!("nameserver {server}\n")).and_then(|()| fs::rename(NEW, FILE)).is_err() {
-        let _ = fs::remove_file(NEW);
+    match fs::write(NEW, &line).and_then(|()| fs::rename(NEW, FILE)) {
+        Ok(()) => {}
+        // It is mounted, as engines do, and so no link.
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            let _ = fs::remove_file(NEW);
+            let _ = fs::write(FILE, &line);
+        }
+        Err(_) => drop(fs::remove_file(NEW)),
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use bollard::query_parameters::CreateContainerOptions;
 use prost::Message;
-use sandbar_core::{Context, Error, ErrorKind, Isolation, Journal, Lifetime, LimitReport, Result};
+use sandbar_core::{Context, Error, ErrorKind, Isolation, Journal, Lifetime, LimitReport, Result, SandboxSpec};
 use sandbar_protocol::AgentConfig;
 
 use super::{
@@ -59,6 +59,7 @@ impl Host {
         let about = engine.about().await?;
         let runtime = about.runtime(spec.runtime.as_deref())?;
         let isolation = about.isolation_of(&runtime);
+        refuse_network(spec, isolation, &runtime)?;
         if let Some(memory) = memory {
             let saved: Bound = serde_json::from_value(memory.record.clone())
                 .map_err(|error| Error::new(ErrorKind::Corrupt, "restore", "the record of the memory cannot be read").with_source(error))?;
@@ -213,6 +214,15 @@ fn refuse_own_layer(upper: &Path) -> Result<()> {
         .with_hint("give runsc the arguments --overlay2=none --host-uds=all (runtimeArgs in the engine's daemon.json)"))
 }
 
+/// Refuses what could leave by another kernel than this host's: whether that one lets the agent redirect it, the engine's own settings for the runtime decide.
+fn refuse_network(spec: &SandboxSpec, isolation: Isolation, runtime: &str) -> Result<()> {
+    if isolation == Isolation::Namespaces || spec.network.policy().is_none() {
+        return Ok(());
+    }
+    let error = Error::new(ErrorKind::Unsupported, OPERATION, "with this runtime nothing may leave the sandbox");
+    Err(error.with("runtime", runtime).with_hint("--on gvisor has rules for a kernel in user space, --on qemu for a virtual machine"))
+}
+
 fn config(boot: &Boot<'_>, isolation: Isolation) -> AgentConfig {
     let limits = &boot.spec.limits;
     AgentConfig {
@@ -223,6 +233,7 @@ fn config(boot: &Boot<'_>, isolation: Isolation) -> AgentConfig {
         processes: (isolation == Isolation::UserKernel).then(|| u64::from(limits::pids(limits) + limits::AGENT_PROCESSES)),
         oom_score_adj: OOM_SCORE,
         listen_folder: Some(inside(RUN).into_bytes()),
+        egress: boot.spec.network.policy().is_some(),
         owner_input: boot.lifetime == Lifetime::Owned,
         ..agent_config(boot.spec, boot.root)
     }

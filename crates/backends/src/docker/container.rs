@@ -21,6 +21,8 @@ const CAPABILITIES: [&str; 11] =
 /// What the agent alone has besides, where the kernel is the sandbox's own: after a load of memory it names the sandbox. It uses it for that alone, and its
 /// commands do not have it.
 const NAMING: &str = "SYS_ADMIN";
+/// What the agent alone has where it redirects what would leave: it gives that up before the first command.
+const REDIRECTING: &str = "NET_ADMIN";
 /// Bytes of `/dev/shm` where there is no memory limit. The engine's own default of 64 MiB breaks browsers and data loaders.
 const SHARED_MEMORY: u64 = 256 << 20;
 
@@ -86,6 +88,7 @@ impl Outline<'_> {
             network_mode: Some("none".to_owned()),
             // Many programs look their own name up, and fail or wait when nobody knows it.
             extra_hosts: Some(vec![format!("{}:127.0.0.1", self.hostname)]),
+            sysctls: self.sysctls(),
             ipc_mode: Some("private".to_owned()),
             cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
             cap_drop: text(&["ALL"]),
@@ -106,7 +109,14 @@ impl Outline<'_> {
 
     fn capabilities(&self) -> impl Iterator<Item = &'static str> {
         let naming = (self.isolation == Isolation::UserKernel).then_some(NAMING);
-        CAPABILITIES.into_iter().chain(naming)
+        let redirecting = self.spec.network.policy().map(|_| REDIRECTING);
+        CAPABILITIES.into_iter().chain(naming).chain(redirecting)
+    }
+
+    /// Without a network engines turn IPv6 off, and what leaves by it would not be asked for.
+    fn sysctls(&self) -> Option<HashMap<String, String>> {
+        let leaves = self.spec.network.policy().is_some() && Path::new("/proc/sys/net/ipv6").exists();
+        leaves.then(|| HashMap::from([("net.ipv6.conf.all.disable_ipv6".to_owned(), "0".to_owned())]))
     }
 
     fn mounts(&self) -> Result<Vec<Mount>> {
@@ -144,6 +154,8 @@ fn signed(number: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use sandbar_core::Network;
+
     use super::*;
 
     fn outline(spec: &SandboxSpec) -> Outline<'_> {
@@ -182,6 +194,17 @@ mod tests {
             added.iter().any(|name| name == NAMING)
         };
         assert!(has(Isolation::UserKernel) && !has(Isolation::Namespaces) && !has(Isolation::Vm));
+    }
+
+    #[test]
+    fn only_what_may_leave_somewhere_gives_the_agent_the_right_to_redirect_it_and_no_network_of_the_engine() {
+        let has = |network: Network| {
+            let spec = SandboxSpec { network, ..SandboxSpec::default() };
+            let host = outline(&spec).request().unwrap().host_config.unwrap();
+            assert_eq!(host.network_mode.as_deref(), Some("none"));
+            host.cap_add.unwrap().iter().any(|name| name == REDIRECTING)
+        };
+        assert!(has(Network::Open) && !has(Network::None) && !has(Network::Default));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use rustix::process::geteuid;
 use sandbar_core::{Claim, Feature, FeatureSet, Isolation, LimitReport, Probe, ProviderInfo, Result, SandboxSpec};
 
 use super::{boot, engine::About, wall::Host};
+use crate::host::kernel;
 
 /// The provider's name.
 pub(super) const NAME: &str = "docker";
@@ -26,10 +27,13 @@ const ALWAYS: [Feature; 12] = [
 /// Features that take reading the engine's layers.
 const WITH_LAYERS: [Feature; 3] = [Feature::DiskCheckpoint, Feature::Restore, Feature::Fork];
 
+/// What it takes this host's packet filter to decide about what leaves.
+const LEAVING: [Feature; 2] = [Feature::NetworkOpen, Feature::NetworkRules];
+
 /// The provider's claim at its best.
 pub fn claim() -> Claim {
     let at_best = [Feature::LimitMemory, Feature::LimitCpu, Feature::LimitPids, Feature::Runtime, Feature::MemoryCheckpoint];
-    Claim { provider: NAME, features: ALWAYS.into_iter().chain(WITH_LAYERS).chain(at_best).collect() }
+    Claim { provider: NAME, features: ALWAYS.into_iter().chain(WITH_LAYERS).chain(at_best).chain(LEAVING).collect() }
 }
 
 /// What it can do here. Where no engine answers, what it could do with one: making a sandbox tells what is missing.
@@ -61,6 +65,10 @@ fn features(about: &About) -> FeatureSet {
     // Over a group's limit the whole kernel in user space would be ended, and with it the sandbox.
     if about.limits_memory && !is_user_kernel {
         features.push(Feature::LimitMemory);
+    }
+    // Of another kernel than the host's it is not known.
+    if about.isolation_of(&about.default_runtime) == Isolation::Namespaces && kernel::filters_packets() {
+        features.extend(LEAVING);
     }
     if about.limits_cpu {
         features.push(Feature::LimitCpu);

@@ -230,13 +230,23 @@ impl OwnedBoot {
             // Files in memory are the sentry's, which must not be what the kernel ends.
             shared_memory: self.spec.limits.memory.map_or(SHARED_MEMORY, |memory| memory / 2),
             open_files: limits::open_files(&self.spec.limits).max(limits::most_open_files()),
+            redirects: self.leaves(),
         };
         serde_json::to_vec(&specification(&outline))
             .map_err(|error| Error::new(ErrorKind::Internal, OPERATION, "cannot write the specification").with_source(error))
     }
 
+    /// Whether anything may leave: then the agent has to redirect it.
+    fn leaves(&self) -> bool {
+        self.spec.network.policy().is_some()
+    }
+
     fn arguments(&self) -> Vec<String> {
         let mut arguments = self.engine.arguments();
+        if self.leaves() {
+            // Otherwise it takes that right out of the specification.
+            arguments.push("--net-raw".to_owned());
+        }
         arguments.push(if self.image.is_some() { "restore" } else { "run" }.to_owned());
         arguments.push(format!("--bundle={BUNDLE}"));
         arguments.push(format!("--pid-file={STATE}/pid"));
@@ -255,6 +265,7 @@ impl OwnedBoot {
             processes: Some(limits::processes(limits)),
             capabilities: Some(capabilities::kept()),
             listen_folder: Some(WIRE_INSIDE.into()),
+            egress: self.leaves(),
             ..agent_config(&self.spec, &self.root)
         }
     }

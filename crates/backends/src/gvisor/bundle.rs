@@ -43,13 +43,17 @@ pub(super) struct Outline<'a> {
     pub(super) shared_memory: u64,
     /// RLIMIT_NOFILE.
     pub(super) open_files: u64,
+    /// Whether the agent redirects what would leave. It gives up what that takes before the first command.
+    pub(super) redirects: bool,
 }
 
 /// The specification.
 pub(super) fn specification(outline: &Outline<'_>) -> Value {
     // The agent names the sandbox after a restore, which needs SYS_ADMIN. It takes that from every command, and uses it for that alone: with
     // it, the limit of processes would not hold for the agent.
-    let capabilities: Vec<&str> = KEPT_NAMES.into_iter().chain(["CAP_SYS_ADMIN"]).collect();
+    let redirecting = if outline.redirects { &["CAP_NET_ADMIN", "CAP_NET_RAW"][..] } else { &[] };
+    let effective: Vec<&str> = KEPT_NAMES.iter().chain(redirecting).copied().collect();
+    let capabilities: Vec<&str> = effective.iter().copied().chain(["CAP_SYS_ADMIN"]).collect();
     let mut mounts = vec![
         // Of no type that is known: it is not mounted, but without a word about /tmp the sentry hides an empty one under a file system of
         // its own, and what is written there would be in no checkpoint.
@@ -76,7 +80,7 @@ pub(super) fn specification(outline: &Outline<'_>) -> Value {
             "args": [format!("{AGENT_INSIDE}/program"), CONFIG_OPTION.to_owned(), format!("{AGENT_INSIDE}/config")],
             "env": [],
             "cwd": "/",
-            "capabilities": { "bounding": capabilities, "effective": KEPT_NAMES, "permitted": capabilities },
+            "capabilities": { "bounding": capabilities, "effective": effective, "permitted": capabilities },
             "rlimits": [limit("RLIMIT_NOFILE", outline.open_files), limit("RLIMIT_CORE", 0)],
             "noNewPrivileges": true,
         },

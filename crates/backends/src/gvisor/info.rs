@@ -14,7 +14,7 @@ use crate::host::{
 pub(super) const NAME: &str = "gvisor";
 
 /// Features that it has on every machine where it works at all.
-const ALWAYS: [Feature; 17] = [
+const ALWAYS: [Feature; 19] = [
     Feature::Pty,
     Feature::Watch,
     Feature::ExposePort,
@@ -32,6 +32,8 @@ const ALWAYS: [Feature; 17] = [
     Feature::LimitPids,
     Feature::LimitOpenFiles,
     Feature::NetworkNone,
+    Feature::NetworkOpen,
+    Feature::NetworkRules,
 ];
 
 /// The provider's claim at its best.

@@ -225,6 +225,10 @@ impl Backend for Gvisor {
         Ok(())
     }
 
+    fn check_memory(&self, spec: &SandboxSpec) -> Result<()> {
+        memory::refuse_network(spec)
+    }
+
     async fn save(&self, place: Option<&Place>, folder: &Path, options: &CheckpointOptions) -> Result<SavedCheckpoint> {
         let (folder, place, options) = (folder.to_owned(), place.cloned(), options.clone());
         match (options.kind, place) {

@@ -142,6 +142,12 @@ pub trait Backend: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Refuses a save with memory of what was made like this, where the wall knows that it could not be loaded: before anything is disturbed.
+    fn check_memory(&self, spec: &SandboxSpec) -> Result<()> {
+        let _ = spec;
+        Ok(())
+    }
+
     /// Saves into `options.into`; `folder` is the generation's.
     ///
     /// For `Disk` the place is frozen, or (`place` is `None`) stopped. For `Memory` it runs and its agent is quiet: it has no connection to the

@@ -27,6 +27,9 @@ pub(super) async fn checkpoint<B: Backend>(shared: Arc<Shared<B>>, options: Chec
         return shared.backend.save(None, &folder, &options).await;
     };
     let place = running.place();
+    if with_memory {
+        shared.backend.check_memory(&shared.request.spec)?;
+    }
     match shared.facts(&running) {
         Facts::Gone(reason) => {
             let message = format!("the sandbox does not run any more: {reason}");

@@ -8,9 +8,14 @@ use crate::vmm::{self, find_program};
 pub(super) const NAME: &str = "qemu";
 const PROGRAM: &str = "qemu-system-x86_64";
 
+/// What it has wherever it works.
+fn features() -> FeatureSet {
+    vmm::FEATURES.into_iter().chain([Feature::NetworkOpen, Feature::NetworkRules]).collect()
+}
+
 /// The provider's claim at its best.
 pub fn claim() -> Claim {
-    Claim { provider: NAME, features: vmm::FEATURES.into_iter().collect() }
+    Claim { provider: NAME, features: features() }
 }
 
 /// What it can do here.

@@ -110,6 +110,7 @@ impl OwnedBoot {
             init: true,
             open_files: Some(shape::open_files(limits)),
             oom_score_adj: 500,
+            egress: self.leaves(),
             // With that right a command would lift the limit.
             capabilities: limits.open_files.map(|_| !SYS_RESOURCE),
             guest: Some(GuestBoot {
@@ -120,6 +121,11 @@ impl OwnedBoot {
             }),
             ..agent_config(&self.spec, &self.root)
         }
+    }
+
+    /// Whether anything may leave: then the agent has to redirect it.
+    pub(super) fn leaves(&self) -> bool {
+        self.spec.network.policy().is_some()
     }
 
     /// A file of the folder that is made once, whole or not at all, and found by a start after a stop.

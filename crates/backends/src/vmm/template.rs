@@ -1,6 +1,6 @@
 use std::{os::unix::fs::MetadataExt, path::Path};
 
-use sandbar_core::{Context, Limits, Result, SandboxSpec};
+use sandbar_core::{Context, Limits, Network, Result, SandboxSpec};
 use sandbar_guest::{KernelStore, RootImage};
 use sha2::{Digest, Sha256};
 
@@ -38,6 +38,12 @@ pub(crate) fn template(home: &Path, engine: Engine<'_>, boot: &OwnedBoot) -> Res
         ("processors", shape.processors.to_string()),
         ("disk", shape.disk.to_string()),
     ];
+    let mut network = Network::None;
+    if boot.leaves() {
+        // What leaves is redirected before the first command, and by whoever may do so then only. What is allowed, the host decides.
+        parts.push(("network", "redirected".to_owned()));
+        network = Network::Open;
+    }
     parts.extend(bound);
     let mut hash = Sha256::new();
     for (name, value) in &parts {
@@ -46,6 +52,6 @@ pub(crate) fn template(home: &Path, engine: Engine<'_>, boot: &OwnedBoot) -> Res
     let name: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     // What makes the machine's shape, and nothing else.
     let limits = Limits { memory: limits.memory, cpu_millis: limits.cpu_millis, disk: limits.disk, ..Limits::default() };
-    let spec = SandboxSpec { limits, hostname: Some("sandbar".to_owned()), ..SandboxSpec::default() };
+    let spec = SandboxSpec { limits, hostname: Some("sandbar".to_owned()), network, ..SandboxSpec::default() };
     Ok(Some(TemplateKey { folder: home.join("templates"), parts, name: format!("{provider}-{name}"), spec }))
 }

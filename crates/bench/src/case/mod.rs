@@ -2,6 +2,7 @@
 
 mod create;
 mod docker;
+mod egress;
 mod exec;
 mod gvisor;
 mod idle;
@@ -23,7 +24,7 @@ use self::sandbox::Stage;
 use crate::{Result, peer::docker::Docker, table};
 
 /// The names of the cases, in their order.
-pub const NAMES: [&str; 8] = ["exec", "create", "limits", "stream", "parallel", "idle", "gvisor", "docker"];
+pub const NAMES: [&str; 9] = ["exec", "create", "limits", "stream", "egress", "parallel", "idle", "gvisor", "docker"];
 /// What one case may take. Rows have budgets of their own far below: what takes longer hangs.
 const DEADLINE: Duration = Duration::from_secs(240);
 /// What all of them may take: what is not done by then is told as failed.
@@ -67,6 +68,7 @@ async fn run_one(setting: &Setting, name: &str, deadline: Duration) -> Result {
             "create" => create::run(setting, &stage).await,
             "limits" => limits::run(setting, &stage).await,
             "stream" => stream::run(setting, &stage).await,
+            "egress" => egress::run(setting, &stage).await,
             "parallel" => parallel::run(setting, &stage).await,
             "gvisor" => gvisor::run(setting, &stage).await,
             "docker" => docker::run(setting, &stage).await,

@@ -45,7 +45,8 @@ pub(crate) struct SandboxOptions {
     #[arg(short = 'u', long)]
     user: Option<User>,
     /// What it may reach: none (only itself), open (the internet, and nothing of this machine or of private networks), or rules, such as
-    /// allow=pypi.org:443,*.pythonhosted.org:443 or deny=*:25,open; the first that matches decides
+    /// allow=pypi.org:443,*.pythonhosted.org:443 or deny=*:25,open; the first that matches decides. How much may pass stands among them:
+    /// max-bytes=10G (in all), max-connections=50, max-rate=2M (bytes a second)
     #[arg(long, value_name = "none|open|RULES")]
     net: Option<Network>,
     /// Destroy it this long after its creation: seconds, or 5m, 2h

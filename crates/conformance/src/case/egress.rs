@@ -3,17 +3,19 @@
 use std::time::Instant;
 
 use sandbar_core::{
-    EgressQuestion, EgressStream,
+    CheckpointKind, CheckpointOptions, EgressQuestion, EgressStream, ErrorKind, ExecRequest, ExecStream,
     Feature::{self, NetworkOpen, NetworkRules},
     Network, RemoteHost, SandboxSpec, Wanted,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::memory::{save, with_memory};
 use crate::{
     Context, Failure,
     Reach::{SharedKernel, Shell},
     Sandbox,
     failure::{ensure, ensure_eq},
+    guest,
     sandbox::{SOON, soon},
     suite::cases,
 };
@@ -31,12 +33,19 @@ cases! { "egress";
     the_last_to_come_decides [.needs(NEEDS).reach(&[Shell])],
     nothing_inside_may_change_where_it_goes [.needs(NEEDS).reach(&[Shell, SharedKernel])],
     it_holds_after_a_stop_and_a_start [.needs(&[NetworkOpen, NetworkRules, Feature::StopStart]).reach(&[Shell])],
+    memory_is_saved_without_what_is_open_or_not_at_all [.needs(WITH_MEMORY).reach(&[Shell])],
 }
+
+const WITH_MEMORY: &[Feature] = &[NetworkOpen, NetworkRules, Feature::MemoryCheckpoint, Feature::Fork];
 
 type Asking = Box<dyn EgressStream>;
 
+fn with_network() -> SandboxSpec {
+    SandboxSpec { network: Network::Open, ..SandboxSpec::default() }
+}
+
 async fn open(context: &Context) -> Result<(Sandbox, Asking), Failure> {
-    let sandbox = context.sandbox_with(SandboxSpec { network: Network::Open, ..SandboxSpec::default() }).await?;
+    let sandbox = context.sandbox_with(with_network()).await?;
     sandbox.put_guest().await?;
     let asking = sandbox.egress().await?;
     Ok((sandbox, asking))
@@ -232,13 +241,63 @@ async fn it_holds_after_a_stop_and_a_start(context: &Context) -> Result<(), Fail
     sandbox.stop().await?;
     sandbox.start().await?;
     let mut asking = sandbox.egress().await?;
+    is_asked_and_refused(&sandbox, &mut asking).await
+}
+
+async fn is_asked_and_refused(sandbox: &Sandbox, asking: &mut Asking) -> Result<(), Failure> {
     let refuse = async {
-        let question = asked(&mut asking, &address("93.184.215.14:80")?).await?;
+        let question = asked(asking, &address("93.184.215.14:80")?).await?;
         Ok::<_, Failure>(asking.answer(question.id, false).await?)
     };
     let words = ["talk", "93.184.215.14:80", "hello"];
     let (talked, refused) = tokio::join!(sandbox.guest(&words), refuse);
     refused?;
-    ensure!(!talked?.status.success(), "it was reached");
+    let talked = talked?;
+    ensure!(!talked.status.success() && talked.stderr_text().contains("reset"), "{}", talked.stderr_text());
+    Ok(())
+}
+
+async fn begin(sandbox: &Sandbox, words: &[&str]) -> Result<ExecStream, Failure> {
+    Ok(sandbox.exec_stream(ExecRequest::argv(std::iter::once(guest::COMMAND).chain(words.iter().copied()))).await?)
+}
+
+async fn memory_is_saved_without_what_is_open_or_not_at_all(context: &Context) -> Result<(), Failure> {
+    let (sandbox, mut asking) = open(context).await?;
+    let found = resolve(&sandbox, &mut asking, "udp", "127.0.0.53:53", "a.example.com").await?;
+    // One that was let out, and one that waits for a decision.
+    let talking = begin(&sandbox, &["talk", "93.184.215.14:443", "hello"]).await?;
+    let question = asked(&mut asking, &address("93.184.215.14:443")?).await?;
+    let mut left = sandbox.leave(question.id).await?;
+    let mut said = [0; 5];
+    left.read_exact(&mut said).await?;
+    if let Err(refusal) = sandbox.checkpoint(CheckpointOptions { kind: CheckpointKind::Memory, into: context.host_folder("tried")? }).await
+    {
+        ensure_eq!(refusal.kind(), ErrorKind::Conflict, "the refusal");
+        ensure!(refusal.hint().is_some(), "nothing is said of what to do: {}", refusal.chain());
+        left.write_all(b"still there").await?;
+        left.shutdown().await?;
+        let ended = sandbox.ended(talking.pid).await?;
+        ensure!(ended.status.is_some_and(|status| status.success()), "what was open was broken off: {ended:?}");
+        return is_asked_and_refused(&sandbox, &mut asking).await;
+    }
+    ensure!(sandbox.ended(talking.pid).await?.status.is_some_and(|status| !status.success()), "what was open was not broken off");
+    let mut asking = sandbox.egress().await?;
+    let talking = begin(&sandbox, &["talk", "93.184.215.14:443", "hello"]).await?;
+    let question = asked(&mut asking, &address("93.184.215.14:443")?).await?;
+    let _left = sandbox.leave(question.id).await?;
+    let waiting = begin(&sandbox, &["talk", "93.184.215.14:444", "hello"]).await?;
+    asked(&mut asking, &address("93.184.215.14:444")?).await?;
+    let saved = save(context, &sandbox).await?;
+    for pid in [talking.pid, waiting.pid] {
+        let ended = sandbox.ended(pid).await?;
+        ensure!(ended.status.is_some_and(|status| !status.success()), "what was open was not broken off: {ended:?}");
+    }
+    let mut asking = sandbox.egress().await?;
+    is_asked_and_refused(&sandbox, &mut asking).await?;
+    let fork = context.fork_from(with_memory(&sandbox, &saved), with_network()).await?;
+    let mut asking = fork.egress().await?;
+    is_asked_and_refused(&fork, &mut asking).await?;
+    ensure_eq!(resolve(&fork, &mut asking, "udp", "8.8.8.8:53", "a.example.com").await?, found, "the address of a name that was known");
+    ensure!(resolve(&fork, &mut asking, "udp", "127.0.0.53:53", "b.example.com").await? != found, "two names have one address");
     Ok(())
 }

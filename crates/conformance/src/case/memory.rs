@@ -44,7 +44,7 @@ cases! { "memory";
 const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done";
 
 /// Saves a sandbox with memory into a fresh folder.
-async fn save(context: &Context, of: &Sandbox) -> Result<(PathBuf, SavedCheckpoint), Failure> {
+pub(super) async fn save(context: &Context, of: &Sandbox) -> Result<(PathBuf, SavedCheckpoint), Failure> {
     let into = context.host_folder("memory")?;
     let saved = of.checkpoint(CheckpointOptions { kind: CheckpointKind::Memory, into: into.clone() }).await?;
     ensure_eq!(saved.kind, CheckpointKind::Memory, "its kind");
@@ -53,7 +53,7 @@ async fn save(context: &Context, of: &Sandbox) -> Result<(PathBuf, SavedCheckpoi
     Ok((into, saved))
 }
 
-fn with_memory(of: &Sandbox, (into, saved): &(PathBuf, SavedCheckpoint)) -> RestoreRequest {
+pub(super) fn with_memory(of: &Sandbox, (into, saved): &(PathBuf, SavedCheckpoint)) -> RestoreRequest {
     RestoreRequest { memory: Some((into.clone(), saved.record.clone())), ..Context::restore_request(of, into) }
 }
 

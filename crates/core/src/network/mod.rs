@@ -5,14 +5,17 @@
 //! | `address` | addresses that are not the internet |
 //! | `name` | a domain name, and a pattern of names |
 //! | `rule` | one line of a policy |
+//! | `limits` | how much may pass |
 //! | `policy` | the lines together, and what they decide |
 
 mod address;
+mod limits;
 mod name;
 mod policy;
 mod rule;
 
 pub use address::special_purpose;
+pub use limits::NetworkLimits;
 pub use name::{DomainName, NamePattern};
 pub use policy::{Decision, Destination, Policy};
 pub use rule::{Action, Ports, Protocol, Rule, Target};

@@ -1,11 +1,13 @@
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use super::{Action, DomainName, Protocol, Rule, Target, special_purpose};
+use super::{Action, DomainName, NetworkLimits, Protocol, Rule, Target, special_purpose};
 use crate::{Error, ErrorKind};
 
 /// Rules in order: the first that matches decides, and what none matches is refused, or with `open` at the end allowed.
 ///
 /// Written `allow=pypi.org:443,*.pythonhosted.org:443,deny=*:25,open`: parts between commas, where one without `allow=` or `deny=` does what the one before it does.
+///
+/// [`NetworkLimits`] may stand among them, once each: `open,max-bytes=10G,max-connections=100`.
 ///
 /// A rule about names or about everything never reaches an address that is not the internet's ([`special_purpose`]), whatever a name resolves to: that takes a
 /// rule with the address or its network.
@@ -13,6 +15,7 @@ use crate::{Error, ErrorKind};
 pub struct Policy {
     rules: Vec<Rule>,
     open: bool,
+    limits: NetworkLimits,
 }
 
 /// What somebody wants to reach.
@@ -39,20 +42,27 @@ pub struct Decision {
     pub reason: String,
 }
 
+const NO_LIMITS: NetworkLimits = NetworkLimits { connections: None, bytes: None, rate: None };
+
 impl Policy {
     /// These rules; what none of them matches is refused, or allowed if `open`.
     pub const fn new(rules: Vec<Rule>, open: bool) -> Self {
-        Self { rules, open }
+        Self { rules, open, limits: NO_LIMITS }
     }
 
     /// The internet.
     pub const fn open() -> Self {
-        Self { rules: Vec::new(), open: true }
+        Self { rules: Vec::new(), open: true, limits: NO_LIMITS }
     }
 
     /// The rules, first to last.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
+    }
+
+    /// How much may pass.
+    pub const fn limits(&self) -> NetworkLimits {
+        self.limits
     }
 
     /// Whether something may be reached.
@@ -110,8 +120,9 @@ impl Policy {
 
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts: Vec<String> = self.rules.iter().map(ToString::to_string).chain(self.open.then(|| "open".to_owned())).collect();
-        f.write_str(&parts.join(","))
+        let limits = Some(self.limits.to_string()).filter(|limits| !limits.is_empty());
+        let rules = self.rules.iter().map(ToString::to_string).chain(self.open.then(|| "open".to_owned()));
+        f.write_str(&rules.chain(limits).collect::<Vec<_>>().join(","))
     }
 }
 
@@ -123,13 +134,18 @@ impl FromStr for Policy {
         let mut policy = Self::default();
         let mut action = None;
         for part in text.split(',') {
+            if let Some(read) = part.split_once('=').and_then(|(word, value)| policy.limits.read(word, value)) {
+                read.map_err(refused)?;
+                action = None;
+                continue;
+            }
             if policy.open {
-                return Err(refused("open must be the last"));
+                return Err(refused("open must be the last of the rules"));
             }
             let (own, rest) = match part.split_once('=') {
                 Some(("allow", rest)) => (Some(Action::Allow), rest),
                 Some(("deny", rest)) => (Some(Action::Deny), rest),
-                Some(_) => return Err(refused("expected none, open, allow=… or deny=…")),
+                Some(_) => return Err(refused("expected none, open, allow=…, deny=…, or max-connections=…, max-bytes=…, max-rate=…")),
                 None if part == "open" => {
                     policy.open = true;
                     continue;
@@ -140,6 +156,9 @@ impl FromStr for Policy {
             action = own;
             let Some(own) = own else { return Err(refused("expected none, open, allow=… or deny=…")) };
             policy.rules.push(Rule::parse(own, rest)?);
+        }
+        if policy.rules.is_empty() && !policy.open {
+            return Err(refused("limits alone allow nothing: add open, or rules"));
         }
         Ok(policy)
     }
@@ -171,6 +190,28 @@ mod tests {
         }
         assert_eq!(policy("allow=a.com,b.com:443,deny=c.com").to_string(), "allow=a.com,allow=b.com:443,deny=c.com");
         for text in ["", "a.com", "open,allow=a.com", "allow=a.com,", "allow=a.com,none", "net=a.com", "allow=a.com,open,open"] {
+            assert!(text.parse::<Policy>().is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn limits_stand_among_the_rules() {
+        let read = policy("max-rate=2M,allow=a.com,b.com,max-bytes=1G,max-connections=7,deny=c.com,open");
+        let limits = NetworkLimits { connections: Some(7), bytes: Some(1 << 30), rate: Some(2 << 20) };
+        assert_eq!((read.limits(), read.rules().len()), (limits, 3));
+        let written = "allow=a.com,allow=b.com,deny=c.com,open,max-connections=7,max-bytes=1073741824,max-rate=2097152";
+        assert_eq!((read.to_string().as_str(), policy(written)), (written, read));
+        assert_eq!(policy("open,max-bytes=0").limits().bytes, Some(0));
+        for text in [
+            "max-bytes=1G",
+            "open,max-bytes=",
+            "open,max-bytes=1G,max-bytes=2G",
+            "open,max-rate=1023",
+            "open,max-connections=-1",
+            "open,max-connections=1K",
+            "allow=a.com,max-bytes=1G,b.com",
+            "open,max-speed=1",
+        ] {
             assert!(text.parse::<Policy>().is_err(), "{text:?} was taken");
         }
     }

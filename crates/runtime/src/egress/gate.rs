@@ -1,18 +1,22 @@
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, path::Path, sync::Arc};
 
-use sandbar_core::{ClaimedProcess, Decision, DomainName, Policy, SandboxId};
+use sandbar_core::{ClaimedProcess, Decision, DomainName, NetworkLimits, Policy, SandboxId};
 use tokio::sync::{Notify, watch};
 
-use super::log::{NetworkEvent, NetworkRecord, Writer};
+use super::{
+    log::{NetworkEvent, NetworkRecord, Writer},
+    meter::{Meter, Reached},
+};
 use crate::{clock, runtime::WeakRuntime};
 
-/// What all connections of one sandbox share: its policy as it is now, and its log.
+/// What all connections of one sandbox share: its policy as it is now, how much has passed, and its log.
 pub(super) struct Gate {
     runtime: WeakRuntime,
     id: SandboxId,
     policy: watch::Sender<Arc<Policy>>,
     /// Somebody says that it is worth looking.
     pub(super) woken: Notify,
+    pub(super) meter: Meter,
     log: Writer,
 }
 
@@ -27,8 +31,14 @@ pub(super) struct Wish {
 }
 
 impl Gate {
-    pub(super) fn new(runtime: WeakRuntime, id: SandboxId, log: Writer) -> Self {
-        Self { runtime, id, policy: watch::Sender::default(), woken: Notify::new(), log }
+    pub(super) fn new(runtime: WeakRuntime, id: SandboxId, folder: &Path) -> Self {
+        let (policy, woken) = (watch::Sender::default(), Notify::new());
+        Self { runtime, id, policy, woken, meter: Meter::new(folder), log: Writer::new(folder.to_owned()) }
+    }
+
+    /// How much may pass, by the policy as it was read last.
+    pub(super) fn limits(&self) -> NetworkLimits {
+        self.policy.borrow().limits()
     }
 
     /// The policy as the ledger has it at this moment. Where it cannot be read, nothing is allowed.
@@ -64,6 +74,12 @@ impl Gate {
     pub(super) fn tell_end(&self, wish: &Wish, decision: &Decision, reason: String, sent: u64, received: u64) {
         let record = record(wish, NetworkEvent::Ended, decision.rule.clone(), reason);
         self.log.add(&NetworkRecord { sent: Some(sent), received: Some(received), ..record });
+    }
+}
+
+impl From<Reached> for Decision {
+    fn from(Reached { rule, reason }: Reached) -> Self {
+        Self { allowed: false, rule: Some(rule), reason }
     }
 }
 

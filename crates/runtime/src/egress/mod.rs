@@ -8,16 +8,18 @@
 //! | `service` | [`EgressService`]: the one that answers for a sandbox, in its keeper or in the process that owns it |
 //! | `gate` | the policy now, and the log: what all its connections share |
 //! | `passage` | one connection, from the question to its end |
+//! | `meter` | how much passes, and whether more may |
 //! | `shown` | the name that a client shows in the beginning: TLS's server name, HTTP's host |
 //! | `log` | [`NetworkLog`]: every decision, in the sandbox's folder |
 //! | `verbs` | [`Sandbox::set_network`](crate::Sandbox::set_network), [`Sandbox::network_log`](crate::Sandbox::network_log) |
 
 mod gate;
 mod log;
+mod meter;
 mod passage;
 mod service;
 mod shown;
 mod verbs;
 
 pub use log::{NetworkEvent, NetworkLog, NetworkRecord};
-pub(crate) use service::{EgressService, LocalEgress};
+pub(crate) use service::{EgressService, LocalEgress, raise_open_files};

@@ -9,12 +9,16 @@ use std::{
 };
 
 use sandbar_core::{Connection, Decision, Destination, DomainName, Policy, Protocol, SandboxHandle};
-use tokio::{io::copy_bidirectional_with_sizes, net::TcpStream, time::timeout};
-use tokio_util::io::InspectReader;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 use super::{
     gate::{Gate, Wish},
     log::NetworkEvent,
+    meter::{Meter, Place, Reached},
     shown::{Beginning, Shown},
 };
 
@@ -26,8 +30,6 @@ const CONNECTING: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Most addresses of one name that are tried.
 const MOST_ADDRESSES: usize = 8;
-/// Bytes that one direction of a connection holds.
-const BUFFER: usize = 32 << 10;
 
 /// A connection that waits for a decision.
 pub(super) struct Passage {
@@ -45,6 +47,7 @@ pub(super) struct Admitted {
     port: u16,
     address: IpAddr,
     decision: Decision,
+    _place: Place,
 }
 
 /// A connection that was made.
@@ -57,6 +60,13 @@ pub(super) struct Open {
 impl Passage {
     /// Decides, resolves, connects. `None`: it is refused, and the agent is to be told.
     pub(super) async fn open(mut self) -> Option<Open> {
+        let place = match self.gate.meter.enter(self.gate.policy().limits()) {
+            Ok(place) => place,
+            Err(reached) => {
+                self.gate.tell(&self.wish, NetworkEvent::Refused, &reached.into());
+                return None;
+            }
+        };
         let found = match (self.wish.name.clone(), self.wish.address) {
             (Some(name), _) => self.by_name(&name).await,
             (None, Some(address)) => {
@@ -76,7 +86,7 @@ impl Passage {
         for (address, decision) in addresses {
             self.wish.address = Some(address);
             match timeout(CONNECTING, TcpStream::connect(SocketAddr::new(address, self.port))).await {
-                Ok(Ok(outside)) => return self.connected(outside, address, decision).await,
+                Ok(Ok(outside)) => return self.connected(outside, address, decision, place).await,
                 Ok(Err(error)) => last = Some((decision, format!("cannot connect: {error}"))),
                 Err(_) => last = Some((decision, format!("did not answer within {} s", CONNECTING.as_secs()))),
             }
@@ -87,12 +97,12 @@ impl Passage {
         None
     }
 
-    async fn connected(self, outside: TcpStream, address: IpAddr, decision: Decision) -> Option<Open> {
+    async fn connected(self, outside: TcpStream, address: IpAddr, decision: Decision, place: Place) -> Option<Open> {
         let _ = outside.set_nodelay(true);
         match self.handle.leave(self.question).await {
             Ok(inside) => {
                 self.gate.tell(&self.wish, NetworkEvent::Allowed, &decision);
-                let admitted = Admitted { gate: self.gate, wish: self.wish, port: self.port, address, decision };
+                let admitted = Admitted { gate: self.gate, wish: self.wish, port: self.port, address, decision, _place: place };
                 Some(Open { admitted, inside, outside })
             }
             Err(error) => {
@@ -138,11 +148,12 @@ impl Open {
     /// Passes bytes both ways until both have ended, something breaks, or the policy does not allow it any more. In the latter cases it is to be
     /// reset, which `reset` asks the agent for.
     pub(super) async fn run(self, reset: impl Future<Output = ()>) {
-        let Self { admitted, inside, mut outside } = self;
+        let Self { admitted, inside, outside } = self;
         let mut changes = admitted.gate.changes();
         let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
         let refusal = OnceLock::new();
-        let (from_inside, to_inside) = tokio::io::split(inside);
+        let (from_inside, mut to_inside) = tokio::io::split(inside);
+        let (mut from_outside, mut to_outside) = outside.into_split();
         let judge = |shown: &Shown| match admitted.disagreement(shown) {
             None => true,
             Some(decision) => {
@@ -150,9 +161,16 @@ impl Open {
                 false
             }
         };
-        let from_inside = InspectReader::new(Beginning::new(from_inside, judge), |bytes| count(&sent, bytes));
-        let mut inside = tokio::io::join(from_inside, to_inside);
-        let mut outside = InspectReader::new(&mut outside, |bytes| count(&received, bytes));
+        let mut from_inside = Beginning::new(from_inside, judge);
+        let full = |reached: Reached| {
+            let _ = refusal.set(reached.into());
+            io::Error::from(io::ErrorKind::QuotaExceeded)
+        };
+        let relay = async {
+            let there = pass(&admitted.gate, &mut from_inside, &mut to_outside, &sent, &full);
+            let back = pass(&admitted.gate, &mut from_outside, &mut to_inside, &received, &full);
+            tokio::try_join!(there, back)
+        };
         let revoked = async {
             loop {
                 let policy: Arc<Policy> = Arc::clone(&changes.borrow_and_update());
@@ -166,15 +184,13 @@ impl Open {
             }
         };
         let broken = tokio::select! {
-            relayed = copy_bidirectional_with_sizes(&mut inside, &mut outside, BUFFER, BUFFER) => {
-                relayed.err().map(|error: io::Error| format!("broken off: {error}"))
-            }
+            relayed = relay => relayed.err().map(|error: io::Error| format!("broken off: {error}")),
             now = revoked => Some(format!("cut off: {}", now.reason)),
         };
         if broken.is_some() {
             reset.await;
             // An end that comes before the reset would be taken for an orderly one.
-            let _ = timeout(FAREWELL, tokio::io::copy(&mut inside, &mut tokio::io::sink())).await;
+            let _ = timeout(FAREWELL, tokio::io::copy(&mut from_inside, &mut tokio::io::sink())).await;
         }
         let Admitted { gate, wish, decision, .. } = &admitted;
         let (sent, received) = (sent.load(Ordering::Relaxed), received.load(Ordering::Relaxed));
@@ -212,6 +228,25 @@ fn destination(name: Option<&DomainName>, address: IpAddr, port: u16) -> Destina
     Destination { name, address, port, protocol: Protocol::Tcp }
 }
 
-fn count(counter: &AtomicU64, bytes: &[u8]) {
-    counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+/// Passes bytes on, as many as may pass, until their end, which it passes on too.
+async fn pass(
+    gate: &Gate,
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    counter: &AtomicU64,
+    full: &impl Fn(Reached) -> io::Error,
+) -> io::Result<()> {
+    let mut buffer = Vec::new();
+    loop {
+        let limits = gate.limits();
+        buffer.resize(Meter::piece(limits), 0);
+        let length = from.read(&mut buffer).await?;
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        gate.meter.spend(length, limits).await.map_err(full)?;
+        to.write_all(&buffer[..length]).await?;
+        to.flush().await?;
+        counter.fetch_add(length as u64, Ordering::Relaxed);
+    }
 }

@@ -5,16 +5,17 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Resource, Rlimit};
 use sandbar_core::{EgressQuestion, EgressStream, ErrorKind, RemoteHost, Result, SandboxHandle, SandboxId, State, Wanted};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     task::{JoinHandle, JoinSet},
     time::{MissedTickBehavior, interval, timeout},
 };
 
 use super::{
     gate::{Gate, Wish},
-    log::{NetworkEvent, Writer},
+    log::NetworkEvent,
     passage::Passage,
 };
 use crate::{
@@ -22,8 +23,6 @@ use crate::{
     runtime::{WeakRuntime, gone},
 };
 
-/// Connections of one sandbox at the same time, with those that are being made; what is over is refused. With their buffers they take 128 MiB at most.
-const MOST: usize = 2048;
 /// How often the policy is read for connections that are open, should nobody have told of a change.
 const TICK: Duration = Duration::from_secs(1);
 /// How long a sandbox whose agent has gone is left alone at first, and, while it has none, at most: it is stopped, or being replaced.
@@ -46,15 +45,8 @@ impl EgressService {
     /// Begins. The sandbox's agent may have asked already: its questions wait.
     pub(crate) fn begin(sandbox: &Sandbox) -> Self {
         let (runtime, id) = (sandbox.runtime().downgrade(), sandbox.id().clone());
-        let log = Writer::new(sandbox.runtime().home().sandbox(&id));
-        let gate = Arc::new(Gate::new(runtime.clone(), id.clone(), log));
-        let task = tokio::spawn(serve(Service {
-            runtime,
-            id,
-            gate: Arc::clone(&gate),
-            tasks: JoinSet::new(),
-            room: Arc::new(Semaphore::new(MOST)),
-        }));
+        let gate = Arc::new(Gate::new(runtime.clone(), id.clone(), &sandbox.runtime().home().sandbox(&id)));
+        let task = tokio::spawn(serve(Service { runtime, id, gate: Arc::clone(&gate), tasks: JoinSet::new() }));
         Self { gate, task }
     }
 
@@ -76,7 +68,6 @@ struct Service {
     id: SandboxId,
     gate: Arc<Gate>,
     tasks: JoinSet<()>,
-    room: Arc<Semaphore>,
 }
 
 async fn serve(mut service: Service) {
@@ -127,17 +118,23 @@ impl Service {
     fn consider(&mut self, question: EgressQuestion, handle: &Arc<dyn SandboxHandle>, verdicts: &mpsc::Sender<(u64, bool)>) {
         let EgressQuestion { id, process, wanted } = question;
         let (gate, verdicts) = (Arc::clone(&self.gate), verdicts.clone());
-        let room = Arc::clone(&self.room).try_acquire_owned();
         let handle = Arc::clone(handle);
         self.tasks.spawn(async move {
             // A link that is gone needs no verdict.
             let answer = async |allowed| {
                 let _ = verdicts.send((id, allowed)).await;
             };
-            let (Some(wanted), Ok(_room)) = (wanted, room) else { return answer(false).await };
+            let Some(wanted) = wanted else { return answer(false).await };
             match wanted {
                 Wanted::Name(name) => {
-                    let decision = gate.policy().decide_name(&name);
+                    let policy = gate.policy();
+                    let mut decision = policy.decide_name(&name);
+                    // Names carry something out, too.
+                    if decision.allowed
+                        && let Err(reached) = gate.meter.check(policy.limits())
+                    {
+                        decision = reached.into();
+                    }
                     let event = if decision.allowed { NetworkEvent::Allowed } else { NetworkEvent::Refused };
                     gate.tell(&Wish { name: Some(name), process, ..Wish::default() }, event, &decision);
                     answer(decision.allowed).await;
@@ -158,6 +155,13 @@ impl Service {
     }
 }
 
+/// Each connection holds two descriptors, and the soft limit is for programs that cannot handle many (see systemd's notes on RLIMIT_NOFILE).
+pub(crate) fn raise_open_files() {
+    let most = rustix::process::getrlimit(Resource::Nofile).maximum;
+    // Where that is refused, fewer connections are made.
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
+}
+
 /// Services of this process: for sandboxes that end with it, and for a runtime without a keeper program.
 #[derive(Default)]
 pub(crate) struct LocalEgress(Mutex<HashMap<SandboxId, EgressService>>);
@@ -168,6 +172,7 @@ impl LocalEgress {
     }
 
     pub(crate) fn keep(&self, sandbox: &Sandbox) {
+        raise_open_files();
         self.lock().insert(sandbox.id().clone(), EgressService::begin(sandbox));
     }
 

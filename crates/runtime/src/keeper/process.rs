@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Resource, Rlimit};
 use sandbar_core::{Context, Error, Lifetime, Result, SandboxId, State};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -21,7 +20,7 @@ use tokio::{
 use super::{control, descriptors, remove_files};
 use crate::{
     Runtime, Sandbox, clock,
-    egress::EgressService,
+    egress::{EgressService, raise_open_files},
     fault,
     ledger::{PortRow, SandboxRow},
     lock::SandboxLock,
@@ -62,9 +61,7 @@ impl Runtime {
             say_ready();
             return Ok(());
         };
-        // Each connection holds two descriptors, and the soft limit is for programs that cannot handle many (see systemd's notes on RLIMIT_NOFILE).
-        let most = rustix::process::getrlimit(Resource::Nofile).maximum;
-        let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
+        raise_open_files();
         let keeper = Keeper { runtime: self.clone(), room: Listener::room(), listeners: HashMap::new(), egress: None, id };
         keeper.run(lock).await
     }

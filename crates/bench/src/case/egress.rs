@@ -1,0 +1,120 @@
+use std::{
+    net::{IpAddr, UdpSocket},
+    time::Duration,
+};
+
+use sandbar_core::{ExecRequest, SandboxSpec};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use super::{Setting, sandbox::Stage};
+use crate::{Result, peer, sample::Samples, table};
+
+/// Bytes of the transfer.
+const TOTAL: u64 = 1 << 30;
+/// Bytes of each read and write.
+const CHUNK: usize = 256 << 10;
+
+/// What the same program gets by a connection of its own, and through the host's decisions: 1 GiB, and how long it takes until a connection answers. The
+/// server is at an address of this host's own, so that nothing leaves it.
+pub async fn run(setting: &Setting, stage: &Stage) -> Result {
+    table::heading("What leaves: 1 GiB, and connections");
+    let Some(own) = own_address() else {
+        table::paragraph("This host has no address of its own but loopback's.");
+        return Ok(());
+    };
+    let listener = TcpListener::bind((own, 0)).await?;
+    let port = listener.local_addr()?.port();
+    let server = tokio::spawn(serve(listener));
+    let program = program(own, port, setting.samples);
+    let arguments = ["-c".to_owned(), program.clone()];
+    let mut rows = vec![("directly".to_owned(), Measured::read(&peer::output("python3", &arguments).await?)?)];
+    for provider in ["container", "gvisor"] {
+        let spec = SandboxSpec { network: format!("allow={own}:{port}").parse()?, ..SandboxSpec::default() };
+        let sandbox = match stage.sandbox(provider, None, spec).await {
+            Ok(sandbox) => sandbox,
+            Err(error) => {
+                table::paragraph(&format!("`{provider}` cannot be measured: {error}"));
+                continue;
+            }
+        };
+        let said = sandbox.exec(ExecRequest::argv(["python3", "-c", &program])).await;
+        sandbox.destroy().await?;
+        let said = said?;
+        if !said.status.success() {
+            return Err(format!("{provider}: {}: {}", said.status, said.stderr_text()).into());
+        }
+        rows.push((format!("out of `{provider}`"), Measured::read(&said.stdout_text())?));
+    }
+    server.abort();
+    let base = rows[0].1.rate;
+    let cells = |(name, measured): &(String, Measured)| {
+        let rates = [format!("{:.2}", measured.rate / f64::from(1u32 << 30)), format!("{:.2}", measured.rate / base)];
+        let times = [table::milliseconds(measured.connections.p50()), table::milliseconds(measured.connections.p99())];
+        [name.clone()].into_iter().chain(rates).chain(times).collect()
+    };
+    let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
+    table::rows(&["", "GiB/s", "ratio", "connection p50 ms", "p99 ms"], &rows);
+    Ok(())
+}
+
+/// What the program has measured.
+struct Measured {
+    /// Bytes a second.
+    rate: f64,
+    connections: Samples,
+}
+
+impl Measured {
+    fn read(text: &str) -> Result<Self> {
+        let mut numbers = text.lines().map(|line| line.trim().parse::<f64>());
+        let rate = numbers.next().ok_or("the program said nothing")??;
+        let times = numbers.map(|seconds| Ok(Duration::try_from_secs_f64(seconds?)?)).collect::<Result<Vec<_>>>()?;
+        Ok(Self { rate, connections: Samples::new(times) })
+    }
+}
+
+/// Fetches it all once, then connects again and again.
+fn program(address: IpAddr, port: u16, samples: usize) -> String {
+    format!(
+        "import socket, time\n\
+         def connect(word):\n    s = socket.create_connection(('{address}', {port}))\n    s.sendall(word)\n    return s\n\
+         b = bytearray({CHUNK})\n\
+         s = connect(b'all')\n\
+         t = time.perf_counter()\n\
+         n = 0\n\
+         while k := s.recv_into(b): n += k\n\
+         print(n / (time.perf_counter() - t))\n\
+         assert n == {TOTAL}, n\n\
+         for _ in range({samples}):\n    t = time.perf_counter()\n    s = connect(b'end')\n    assert not s.recv(1)\n    print(time.perf_counter() - t)\n    s.close()\n"
+    )
+}
+
+async fn serve(listener: TcpListener) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(answer(stream));
+    }
+}
+
+/// What breaks off shows at the other end.
+async fn answer(mut stream: TcpStream) {
+    let mut word = [0; 3];
+    if stream.read_exact(&mut word).await.is_err() || &word != b"all" {
+        return;
+    }
+    let chunk = vec![7u8; CHUNK];
+    for _ in 0..TOTAL / CHUNK as u64 {
+        if stream.write_all(&chunk).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// An address of this host other than loopback, if it has one. Nothing is sent.
+fn own_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
