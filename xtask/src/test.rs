@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What this machine must be able to run when continuous integration says so.
-const REQUIRED_IN_CI: &str = "fake,dangerous-host,container-root,container-rootless,container-rootless-ranges,gvisor-root,gvisor-rootless,docker-runc,docker-runsc,qemu-tcg,registry,lab";
+const REQUIRED_IN_CI: &str = "fake,dangerous-host,container-root,container-rootless,container-rootless-ranges,gvisor-root,gvisor-rootless,docker-runc,docker-runsc,qemu-tcg,remote-http,remote-ssh,registry,lab";
 
 /// How long the probe's tests in the lab may take, in seconds: they take half a minute.
 const PROBE_DEADLINE: u64 = 300;
