@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 20] = [
+const PACKAGES: [(&str, &str); 21] = [
     ("curl", "the client inside, in tests of what leaves a sandbox"),
     ("openssl", "the TLS server of those tests"),
     ("iproute2", "the network namespaces of those tests"),
@@ -14,6 +14,7 @@ const PACKAGES: [(&str, &str); 20] = [
     ("e2fsprogs", "mkfs.ext4, for disk limits and the disks of virtual machines"),
     ("python3-minimal", "programs inside the image `host`"),
     ("docker-registry", "a real registry on loopback"),
+    ("openssh-server", "a real login on loopback, which the tests start themselves"),
     ("skopeo", "fills that registry"),
     ("docker.io", "the engine of the provider docker, started by the tests themselves"),
     ("bubblewrap", "peer of the benchmarks"),

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What this machine must be able to run when continuous integration says so.
-const REQUIRED_IN_CI: &str = "fake,dangerous-host,container-root,container-rootless,container-rootless-ranges,gvisor-root,gvisor-rootless,docker-runc,docker-runsc,qemu-tcg,registry,lab";
+const REQUIRED_IN_CI: &str = "fake,dangerous-host,container-root,container-rootless,container-rootless-ranges,gvisor-root,gvisor-rootless,docker-runc,docker-runsc,qemu-tcg,remote-http,remote-ssh,registry,lab";
 
 /// The walls that need KVM.
 const WALLS: &str = "firecracker-jailed,firecracker-plain-user";

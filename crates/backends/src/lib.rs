@@ -9,6 +9,7 @@
 //! | [`gvisor`] | a user-space kernel, by `runsc` |
 //! | [`docker`] | containers of the Docker Engine |
 //! | [`dangerous_host`] | no wall |
+//! | [`remote`] | a provider of another sandbar, on another host |
 //! | `host` | what walls on this host's own kernel share |
 //! | `vmm` | what walls around virtual machines share |
 //! | [`doctor`] | what this host offers to walls |
@@ -26,6 +27,7 @@ pub mod kvm;
 pub mod machine;
 pub mod qemu;
 mod registry;
+pub mod remote;
 mod vmm;
 
 pub use host::owner::{as_layer_owner, layer_ids};

@@ -2,7 +2,10 @@ use std::{path::PathBuf, sync::Arc};
 
 use sandbar_core::{Checked, Claim, Error, ErrorKind, Isolation, Result, SandboxProvider};
 
-use crate::{container, dangerous_host, docker, firecracker, gvisor, qemu};
+use crate::{
+    container, dangerous_host, docker, firecracker, gvisor, qemu,
+    remote::{Address, Remotes},
+};
 
 /// What every provider is made with.
 #[derive(Debug, Clone, Default)]
@@ -82,6 +85,8 @@ pub const PROVIDERS: &[Enrolled] = &[
 pub struct Registry {
     providers: Vec<Provider>,
     claims: Arc<[Claim]>,
+    /// Those on other hosts, which have addresses for names.
+    remotes: Option<Arc<Remotes>>,
 }
 
 /// A provider of a [`Registry`].
@@ -104,7 +109,8 @@ impl Registry {
             isolation: enrolled.isolation,
             provider: (enrolled.make)(options, Arc::clone(&claims)),
         });
-        Self { providers: made.collect(), claims }
+        let remotes = Some(Arc::new(Remotes::of(&options.home)));
+        Self { providers: made.collect(), claims, remotes }
     }
 
     /// The same with one more, or one in the place of its name: for embedders and tests.
@@ -120,16 +126,30 @@ impl Registry {
         self
     }
 
-    /// The provider of this name.
+    /// What a provider's name stands for, in the one form in which it is kept: a context's name is an address.
     ///
     /// # Errors
-    /// `NotFound`, with the names there are.
-    pub fn get(&self, name: &str) -> Result<&Arc<dyn SandboxProvider>> {
-        self.providers.iter().find(|known| known.name == name).map(|known| &known.provider).ok_or_else(|| {
+    /// `InvalidInput` for what looks like an address and is none; those of the contexts' file.
+    pub fn canonical(&self, name: &str) -> Result<String> {
+        match &self.remotes {
+            Some(remotes) if self.providers.iter().all(|known| known.name != name) => remotes.canonical(name),
+            _ => Ok(name.to_owned()),
+        }
+    }
+
+    /// The provider of this name, or at this address.
+    ///
+    /// # Errors
+    /// `NotFound`, with the names there are; `InvalidInput` for what looks like an address and is none.
+    pub fn get(&self, name: &str) -> Result<Arc<dyn SandboxProvider>> {
+        if let Some(remotes) = self.remotes.as_ref().filter(|_| Address::is_one(name)) {
+            return remotes.get(name, &self.claims);
+        }
+        self.providers.iter().find(|known| known.name == name).map(|known| Arc::clone(&known.provider)).ok_or_else(|| {
             let names: Vec<&str> = self.providers.iter().map(|known| known.name).collect();
-            Error::new(ErrorKind::NotFound, "provider", "this build has no such provider")
-                .with("name", format!("{name:?}"))
-                .with_hint(format!("there are {}", names.join(", ")))
+            Error::new(ErrorKind::NotFound, "provider", "this build has no such provider").with("name", format!("{name:?}")).with_hint(
+                format!("there are {}, contexts (sandbar context ls), and https:// or ssh:// for another host", names.join(", ")),
+            )
         })
     }
 

@@ -56,7 +56,7 @@ impl Home {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let registry = Registry::new(&ProviderOptions::new(folder.path()));
-        Self { provider: Arc::clone(registry.get("dangerous-host").unwrap()), folder }
+        Self { provider: registry.get("dangerous-host").unwrap(), folder }
     }
 
     fn request(&self, number: u8) -> (ProvisionRequest, Arc<Book>) {

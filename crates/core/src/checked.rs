@@ -45,7 +45,11 @@ impl<P: SandboxProvider + 'static> Checked<P> {
         match &request.root.kind {
             ImageKind::Host { .. } => require(Feature::HostImage),
             ImageKind::Layers { .. } => require(Feature::LayeredImage),
-            ImageKind::Empty => Ok(()),
+            ImageKind::Elsewhere { .. } if !self.inner.is_elsewhere() => {
+                Err(Error::new(ErrorKind::Unsupported, "check", format!("{} cannot begin from what only another host has", info.name))
+                    .with_hint("make it on that host: --on with its address"))
+            }
+            ImageKind::Empty | ImageKind::Elsewhere { .. } => Ok(()),
         }
     }
 }
@@ -58,6 +62,10 @@ impl<P: SandboxProvider + 'static> SandboxProvider for Checked<P> {
 
     fn isolation(&self, spec: &SandboxSpec) -> Isolation {
         self.inner.isolation(spec)
+    }
+
+    fn is_elsewhere(&self) -> bool {
+        self.inner.is_elsewhere()
     }
 
     async fn probe(&self) -> Probe {
@@ -93,6 +101,10 @@ impl<P: SandboxProvider + 'static> SandboxProvider for Checked<P> {
 
     async fn collect(&self, needs: &(dyn Fn() -> Result<Needs> + Send + Sync)) -> Result<Vec<String>> {
         self.inner.collect(needs).await
+    }
+
+    async fn discard_checkpoint(&self, folder: &Path) -> Result<()> {
+        self.inner.discard_checkpoint(folder).await
     }
 
     async fn fetch_image(&self, reference: &str, into: &Path, said: &(dyn for<'s> Fn(&'s str) + Send + Sync)) -> Result<bool> {

@@ -20,6 +20,11 @@ pub enum ImageKind {
     },
     /// No image: `dangerous-host` begins with an empty workspace.
     Empty,
+    /// An image of another host, which alone has it.
+    Elsewhere {
+        /// Its name there; that host's default when `None`.
+        image: Option<String>,
+    },
 }
 
 /// The parts of the host that the image `host` shows.
@@ -55,14 +60,15 @@ pub struct RootSource {
 impl RootSource {
     /// No image at all.
     pub fn empty() -> Self {
-        Self {
-            kind: ImageKind::Empty,
-            layers: Vec::new(),
-            saved_layers: Vec::new(),
-            host: None,
-            env: BTreeMap::new(),
-            workdir: None,
-            user: None,
-        }
+        Self::bare(ImageKind::Empty)
+    }
+
+    /// An image of the host that a provider reaches.
+    pub fn elsewhere(image: Option<String>) -> Self {
+        Self::bare(ImageKind::Elsewhere { image })
+    }
+
+    fn bare(kind: ImageKind) -> Self {
+        Self { kind, layers: Vec::new(), saved_layers: Vec::new(), host: None, env: BTreeMap::new(), workdir: None, user: None }
     }
 }

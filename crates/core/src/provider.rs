@@ -99,6 +99,12 @@ pub trait SandboxProvider: Send + Sync {
         self.info().isolation
     }
 
+    /// Whether its sandboxes are on another host, which has its own images and decides itself about what leaves them. Then a root is
+    /// [`Elsewhere`](crate::ImageKind::Elsewhere), and [`SandboxHandle::egress`] is not asked for.
+    fn is_elsewhere(&self) -> bool {
+        false
+    }
+
     /// Whether it works here.
     async fn probe(&self) -> Probe;
 
@@ -147,6 +153,16 @@ pub trait SandboxProvider: Send + Sync {
     async fn collect(&self, needs: &(dyn Fn() -> Result<Needs> + Send + Sync)) -> Result<Vec<String>> {
         let _ = needs;
         Ok(Vec::new())
+    }
+
+    /// Removes what a checkpoint holds elsewhere, before its folder is removed; of one that was only begun, too. `folder` is what
+    /// [`SandboxHandle::checkpoint`] was given, wherever it is now, and may be missing.
+    ///
+    /// # Errors
+    /// When it cannot be removed; the folder must stay then, since nothing else knows of it.
+    async fn discard_checkpoint(&self, folder: &Path) -> Result<()> {
+        let _ = folder;
+        Ok(())
     }
 
     /// Looks for an image where this provider itself has images, or gets it from where its engine does, and writes it to `into` as an archive that an image

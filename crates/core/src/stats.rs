@@ -36,8 +36,8 @@ pub struct LimitReport {
 /// What is true of a sandbox right now, from the host's own facts and the agent's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxStatus {
-    /// The state; `Running` only if the agent answered.
+    /// The state; `Running` only if the agent answered. Of a sandbox on another host that cannot be reached: as it was last known, with the reason.
     pub state: State,
-    /// Why it is not what it was, in one sentence.
+    /// Why it is not what it was, or is not known, in one sentence.
     pub reason: Option<String>,
 }

@@ -68,23 +68,44 @@ impl Sandbox {
     /// `AlreadyExists` when the name is taken, `Conflict` in a state that has nothing to save, `Unsupported` for a kind that the provider
     /// does not have.
     pub async fn checkpoint(&self, kind: CheckpointKind, name: Option<String>) -> Result<CheckpointSummary> {
-        self.save(kind, name, false).await.map(CheckpointSummary::from)
+        self.save(None, kind, name, false).await.map(CheckpointSummary::from)
     }
 
-    pub(crate) async fn save(&self, kind: CheckpointKind, name: Option<String>, implicit: bool) -> Result<CheckpointRow> {
+    /// The same with an id of the caller's, who must know it before the checkpoint is there.
+    ///
+    /// # Errors
+    /// As [`checkpoint`](Self::checkpoint); `AlreadyExists` when there is a checkpoint of this id.
+    pub async fn checkpoint_as(&self, id: CheckpointId, kind: CheckpointKind, name: Option<String>) -> Result<CheckpointSummary> {
+        self.save(Some(id), kind, name, false).await.map(CheckpointSummary::from)
+    }
+
+    pub(crate) async fn save(
+        &self,
+        id: Option<CheckpointId>,
+        kind: CheckpointKind,
+        name: Option<String>,
+        implicit: bool,
+    ) -> Result<CheckpointRow> {
         name.as_deref().map_or(Ok(()), check_name)?;
         let sandbox = self.clone();
         to_the_end(async move {
             let turn = sandbox.begin(Operation::Checkpoint).await?;
-            let outcome = sandbox.save_under(&turn, kind, name, implicit).await;
+            let outcome = sandbox.save_under(&turn, id, kind, name, implicit).await;
             turn.end(outcome).await
         })
         .await
     }
 
-    async fn save_under(&self, turn: &Turn, kind: CheckpointKind, name: Option<String>, implicit: bool) -> Result<CheckpointRow> {
+    async fn save_under(
+        &self,
+        turn: &Turn,
+        id: Option<CheckpointId>,
+        kind: CheckpointKind,
+        name: Option<String>,
+        implicit: bool,
+    ) -> Result<CheckpointRow> {
         let runtime = self.runtime();
-        let id = CheckpointId::from_random(random()?);
+        let id = id.map_or_else(|| Ok(CheckpointId::from_random(random()?)), Ok)?;
         let row = CheckpointRow {
             id: id.clone(),
             name,
@@ -194,6 +215,9 @@ impl Runtime {
     /// Removes the folders and the row of a checkpoint that is out of use.
     pub(crate) async fn finish_removal(&self, row: &CheckpointRow) -> Result<()> {
         for folder in [self.home().unfinished_checkpoint(&row.id), self.home().checkpoint(&row.id)] {
+            if let Ok(provider) = self.provider(&row.provider) {
+                provider.discard_checkpoint(&folder).await?;
+            }
             self.remove_folder(&row.provider, &row.sandbox, folder).await?;
         }
         fault::point("checkpoint-rm.folder");

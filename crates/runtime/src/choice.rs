@@ -59,6 +59,15 @@ impl Runtime {
         }
     }
 
+    /// The provider of this name; for `auto` the one that is taken where none is named, and nothing is asked for.
+    ///
+    /// # Errors
+    /// `NotFound` with the names there are; `Unavailable` with what each provider lacks when there is none.
+    pub async fn provider_for(&self, name: &str) -> Result<Arc<dyn SandboxProvider>> {
+        let provider = Some(name).filter(|name| *name != AUTO);
+        self.choose(Wish { provider, ..Wish::default() }).await.map(|choice| choice.provider)
+    }
+
     /// Refuses a provider below the configuration's floor.
     pub(crate) fn require_floor(&self, choice: &Choice, spec: &SandboxSpec) -> Result<()> {
         let floor = self.config().isolation.unwrap_or(Isolation::None);
@@ -66,6 +75,8 @@ impl Runtime {
     }
 
     fn named(&self, name: &str, floor: Isolation, spec: Option<&SandboxSpec>, reason: &str) -> Result<Choice> {
+        let name = self.providers().canonical(name)?;
+        let name = name.as_str();
         let provider = self.provider(name)?;
         let isolation = spec.map_or_else(|| provider.info().isolation, |spec| provider.isolation(spec));
         if isolation < floor {
@@ -76,7 +87,7 @@ impl Runtime {
                 false => error.with_hint(format!("isolation {floor} is available with --on {}", meeting.join(" or --on "))),
             });
         }
-        Ok(Choice { name: name.to_owned(), provider: Arc::clone(provider), reason: reason.to_owned(), automatic: false, notable: false })
+        Ok(Choice { name: name.to_owned(), provider, reason: reason.to_owned(), automatic: false, notable: false })
     }
 
     async fn first_usable(&self, floor: Isolation, wish: &Wish<'_>) -> Result<Choice> {

@@ -20,6 +20,8 @@ use crate::{
 
 /// A sandbox about to be made, from an image or from a checkpoint.
 pub(crate) struct Plan {
+    /// A fresh one when `None`.
+    pub(crate) id: Option<SandboxId>,
     pub(crate) name: Option<String>,
     pub(crate) choice: Choice,
     pub(crate) image: String,
@@ -55,19 +57,21 @@ impl Runtime {
             };
             let choice = runtime.choose(wish).await?;
             let Resolved { image, root, pin } = runtime.resolve_image(image, &choice).await?;
-            let CreateRequest { name, spec, lifetime, .. } = request;
-            runtime.bring_up(Plan { name, choice, image, root, pin: pin.map(Arc::new), spec, lifetime, from: None }).await
+            let CreateRequest { id, name, spec, lifetime, .. } = request;
+            runtime.bring_up(Plan { id, name, choice, image, root, pin: pin.map(Arc::new), spec, lifetime, from: None }).await
         })
         .await
     }
 
     /// Carries out a plan. Undoes what it did when it fails.
     pub(crate) async fn bring_up(&self, mut plan: Plan) -> Result<Sandbox> {
-        let id = SandboxId::from_random(random()?);
+        let id = plan.id.take().map_or_else(|| Ok(SandboxId::from_random(random()?)), Ok)?;
         let lock = SandboxLock::try_take(self.home(), &id, "create")?;
-        let lock = lock.ok_or_else(|| Error::new(ErrorKind::Conflict, "create", "the new id is in use").with("id", &id))?;
+        let lock =
+            lock.ok_or_else(|| Error::new(ErrorKind::Conflict, "create", "somebody works on a sandbox of this id").with("id", &id))?;
         let expires_ms = plan.spec.ttl.map(|ttl| clock::now_ms().saturating_add(clock::millis(ttl)));
-        let gated = plan.spec.network.policy().is_some() && plan.choice.provider.info().features.has(Feature::NetworkRules);
+        let asks = !plan.choice.provider.is_elsewhere() && plan.choice.provider.info().features.has(Feature::NetworkRules);
+        let gated = plan.spec.network.policy().is_some() && asks;
         let new = NewSandbox {
             id: &id,
             name: plan.name.as_deref(),
@@ -86,7 +90,10 @@ impl Runtime {
         let ids = match self.ledger().insert_sandbox(&new) {
             Ok(ids) => ids,
             Err(error) => {
-                lock.remove();
+                // Another sandbox may have this id, if the caller chose it.
+                if self.ledger().sandbox(&id)?.is_none() {
+                    lock.remove();
+                }
                 return Err(error);
             }
         };

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sandbar_core::{CheckpointKind, Error, ErrorKind, Lifetime, Result, check_name};
+use sandbar_core::{CheckpointKind, Error, ErrorKind, Lifetime, Limits, Result, SandboxId, check_name};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
@@ -17,6 +17,12 @@ use crate::{
 /// What forks have that their origin has not.
 #[derive(Debug, Clone, Default)]
 pub struct ForkOptions {
+    /// The id of a single fork; a fresh one when `None`.
+    pub id: Option<SandboxId>,
+    /// The host name inside; the origin's when `None`.
+    pub hostname: Option<String>,
+    /// What it may use at most; as the origin when `None`.
+    pub limits: Option<Limits>,
     /// The name of the fork; with several, its beginning: `NAME-1`, `NAME-2` ….
     pub name: Option<String>,
     /// The provider; that of the checkpoint when `None` or `auto`. Another one must take the checkpoint's image.
@@ -37,6 +43,9 @@ impl Runtime {
     /// `NotFound` for the reference; those of [`create`](Self::create) and [`restore`](Sandbox::restore).
     pub async fn fork(&self, reference: &str, count: u32, options: ForkOptions) -> Result<Vec<Sandbox>> {
         options.name.as_deref().map_or(Ok(()), check_name)?;
+        if options.id.is_some() && count != 1 {
+            return Err(Error::new(ErrorKind::InvalidInput, "fork", "an id is of one fork").with("count", count));
+        }
         if count == 0 || count > 10_000 {
             return Err(Error::new(ErrorKind::InvalidInput, "fork", "the number of forks is 1 to 10000").with("value", count));
         }
@@ -65,16 +74,18 @@ impl Runtime {
             }
             _ => error,
         })?;
-        Sandbox::of(self.clone(), &sandbox).save(CheckpointKind::Disk, None, true).await
+        Sandbox::of(self.clone(), &sandbox).save(None, CheckpointKind::Disk, None, true).await
     }
 
     async fn fork_checkpoint(&self, checkpoint: &CheckpointRow, count: u32, options: ForkOptions) -> Result<Vec<Sandbox>> {
         /// Enough to keep the processors busy; more would only hold more descriptors.
         const AT_ONCE: usize = 16;
         let name = options.provider.as_deref().filter(|name| *name != AUTO).unwrap_or(&checkpoint.provider);
+        let name = self.providers().canonical(name)?;
+        let name = name.as_str();
         let choice = Choice {
             name: name.to_owned(),
-            provider: Arc::clone(self.provider(name)?),
+            provider: self.provider(name)?,
             reason: format!("a fork of {}", checkpoint.id),
             automatic: false,
             notable: false,
@@ -84,10 +95,14 @@ impl Runtime {
         let pin = pin.map(Arc::new);
         let mut spec = checkpoint.spec.clone();
         spec.ttl = options.ttl.or(spec.ttl);
+        spec.limits = options.limits.unwrap_or(spec.limits);
+        spec.limits.check()?;
+        spec.hostname = options.hostname.or(spec.hostname);
         let slots = Arc::new(Semaphore::new(AT_ONCE));
         let mut tasks = JoinSet::new();
         for index in 0..count {
             let plan = Plan {
+                id: options.id.clone(),
                 name: options.name.as_ref().map(|name| if count == 1 { name.clone() } else { format!("{name}-{}", index + 1) }),
                 choice: choice.clone(),
                 image: checkpoint.image.clone(),

@@ -63,7 +63,10 @@ pub use fork::ForkOptions;
 pub use gc::{GcItem, GcReport};
 pub use portable::{ExportOptions, Exported, Imported};
 pub use runtime::{CreateRequest, Runtime};
-pub use sandbar_backends::{ProviderOptions, Registry};
+pub use sandbar_backends::{
+    ProviderOptions, Registry,
+    remote::{Address, Contexts, Place, clean},
+};
 pub use sandbox::Sandbox;
 pub use setup::SetupStep;
 pub use summary::{Inspect, SandboxSummary};

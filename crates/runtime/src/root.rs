@@ -25,6 +25,10 @@ pub(crate) struct Resolved {
 impl Runtime {
     /// The root file system for a new sandbox: of the image that is named, else of the host where the provider can show it.
     pub(crate) async fn resolve_image(&self, image: Option<&str>, choice: &Choice) -> Result<Resolved> {
+        if choice.provider.is_elsewhere() {
+            let root = RootSource::elsewhere(image.map(str::to_owned));
+            return Ok(Resolved { image: image.unwrap_or("default").to_owned(), root, pin: None });
+        }
         let features = choice.provider.info().features;
         if !features.has(Feature::HostImage) && !features.has(Feature::LayeredImage) {
             return match image {
@@ -81,8 +85,10 @@ impl Runtime {
     /// # Errors
     /// `NotFound` when the image is not here, as for a checkpoint on `host` of another machine.
     pub(crate) async fn resolve_again(&self, kind: &ImageKind) -> Result<(RootSource, Option<Pin>)> {
-        if *kind == ImageKind::Empty {
-            return Ok((RootSource::empty(), None));
+        match kind {
+            ImageKind::Empty => return Ok((RootSource::empty(), None)),
+            ImageKind::Elsewhere { image } => return Ok((RootSource::elsewhere(image.clone()), None)),
+            ImageKind::Host { .. } | ImageKind::Layers { .. } => {}
         }
         let pin = Some(self.images().pin().await?);
         Ok((self.images().root_of(kind).await?, pin))

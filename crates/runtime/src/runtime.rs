@@ -52,6 +52,8 @@ impl WeakRuntime {
 /// What a new sandbox shall be.
 #[derive(Debug, Clone, Default)]
 pub struct CreateRequest {
+    /// Its id, of somebody who must know it before the sandbox is there; a fresh one when `None`.
+    pub id: Option<SandboxId>,
     /// A name that no other sandbox has; see [`check_name`](sandbar_core::check_name).
     pub name: Option<String>,
     /// The provider. `None`: the configuration's; else, and for `auto`, the weakest usable one that meets the floor and has what is asked for, which is
@@ -214,7 +216,7 @@ impl Runtime {
     }
 
     /// A provider by its name.
-    pub(crate) fn provider(&self, name: &str) -> Result<&Arc<dyn SandboxProvider>> {
+    pub(crate) fn provider(&self, name: &str) -> Result<Arc<dyn SandboxProvider>> {
         self.providers().get(name)
     }
 

@@ -98,7 +98,7 @@ impl Sandbox {
         let image_id = match &row.root.kind {
             sandbar_core::ImageKind::Host { fingerprint } => Some(fingerprint.clone()),
             sandbar_core::ImageKind::Layers { digest } => Some(digest.clone()),
-            sandbar_core::ImageKind::Empty => None,
+            sandbar_core::ImageKind::Empty | sandbar_core::ImageKind::Elsewhere { .. } => None,
         };
         Ok(Inspect {
             spec: row.spec.clone(),
@@ -149,6 +149,7 @@ impl Sandbox {
         };
         let status = handle.status().await;
         if status.state == row.state {
+            row.reason = status.reason.or(row.reason);
             return Ok(row);
         }
         match SandboxLock::try_take(self.runtime().home(), &row.id, "status")? {

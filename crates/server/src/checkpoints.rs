@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
-use sandbar_core::{CheckpointKind, Lifetime};
+use sandbar_core::{CheckpointId, CheckpointKind, Lifetime, Limits, SandboxId};
 use sandbar_runtime::{CheckpointSummary, ForkOptions, RestoreOptions, SandboxSummary};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
@@ -16,6 +16,8 @@ use crate::{
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Saving {
+    /// Its id, of a client that must know it before the checkpoint is there: `cp-` and twelve characters of `bcdfghjkmnpqrstv`.
+    id: Option<CheckpointId>,
     /// The files alone, or the processes too; the files if it is left out.
     kind: Option<CheckpointKind>,
     /// A name that no other checkpoint has.
@@ -28,7 +30,11 @@ pub(crate) struct Saving {
     responses((status = 201, body = CheckpointSummary), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn create(State(app): State<App>, Path(id): Path<String>, Body(saving): Body<Saving>) -> Answer<impl IntoResponse> {
     let kind = saving.kind.unwrap_or(CheckpointKind::Disk);
-    let checkpoint = app.runtime.sandbox(&id).await?.checkpoint(kind, saving.name).await?;
+    let sandbox = app.runtime.sandbox(&id).await?;
+    let checkpoint = match saving.id {
+        Some(id) => sandbox.checkpoint_as(id, kind, saving.name).await?,
+        None => sandbox.checkpoint(kind, saving.name).await?,
+    };
     Ok((StatusCode::CREATED, Json(checkpoint)))
 }
 
@@ -98,6 +104,12 @@ pub(crate) struct Forking {
     from: String,
     /// How many; one if it is left out.
     count: Option<u32>,
+    /// The id of a single fork, as in the creation of a sandbox.
+    id: Option<SandboxId>,
+    /// The host name inside; the origin's if it is left out.
+    hostname: Option<String>,
+    /// What it may use at most; as the origin if it is left out.
+    limits: Option<Limits>,
     /// The name of the fork; with several, its beginning.
     name: Option<String>,
     /// The provider; that of the checkpoint if it is left out.
@@ -113,7 +125,11 @@ pub(crate) struct Forking {
 #[utoipa::path(post, path = "/v1/forks", tag = "checkpoints", operation_id = "fork", request_body = Forking,
     responses((status = 201, body = [SandboxSummary]), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn fork(State(app): State<App>, Body(forking): Body<Forking>) -> Answer<impl IntoResponse> {
+    crate::host::require_own(forking.provider.as_deref())?;
     let options = ForkOptions {
+        id: forking.id,
+        hostname: forking.hostname,
+        limits: forking.limits,
         name: forking.name,
         provider: forking.provider,
         lifetime: Lifetime::Detached,

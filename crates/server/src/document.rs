@@ -62,6 +62,8 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(images::list))
         .routes(routes!(images::pull))
         .routes(routes!(host::diagnose))
+        .routes(routes!(host::provider))
+        .routes(routes!(life::extend))
         .routes(routes!(life::gc))
 }
 

@@ -25,6 +25,8 @@ use crate::{
 pub(crate) struct Command {
     /// The program and its arguments. Either this or `shell`.
     argv: Option<Vec<String>>,
+    /// The program and its arguments in base64, for arguments that are no text. Instead of `argv`.
+    argv_base64: Option<Vec<String>>,
     /// A line for `/bin/sh -c`.
     shell: Option<String>,
     /// Added to the sandbox's environment; `null` removes a variable.
@@ -54,9 +56,11 @@ impl Command {
     /// `InvalidInput` for what cannot be.
     pub(crate) fn request(self, streamed: bool) -> Result<(ExecRequest, Option<Bytes>)> {
         let bad = |message: &str| Error::new(ErrorKind::InvalidInput, "exec", message);
-        let program = match (self.argv, self.shell) {
-            (Some(argv), None) if !argv.is_empty() => Program::Argv(argv.into_iter().map(String::into_bytes).collect()),
-            (None, Some(line)) => Program::Shell(line),
+        let decode = |argument: &String| STANDARD.decode(argument).map_err(|error| bad("an argument is no base64").with_source(error));
+        let program = match (self.argv, self.argv_base64, self.shell) {
+            (Some(argv), None, None) if !argv.is_empty() => Program::Argv(argv.into_iter().map(String::into_bytes).collect()),
+            (None, Some(argv), None) if !argv.is_empty() => Program::Argv(argv.iter().map(decode).collect::<Result<_>>()?),
+            (None, None, Some(line)) => Program::Shell(line),
             _ => return Err(bad("either argv, which is not empty, or shell says what to execute")),
         };
         if !streamed && (self.stdin || self.pty.is_some()) {

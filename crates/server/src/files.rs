@@ -113,12 +113,16 @@ pub(crate) async fn read(
     let (found, content) = sandbox.get_file(&place.path, first).await?;
     // What it has become since it was looked at: never more is promised than there is.
     let end = if range.is_some() { end.min(found.size.max(first)) } else { found.size };
-    let stream = Stream::from_stream(ReaderStream::with_capacity(content.take(end - first), PIECE));
+    // What a kernel makes up while it is read (`/proc`) says that it has no size, and has no end that could be promised.
+    let length = (range.is_some() || found.size > 0).then_some(end - first);
+    let stream = Stream::from_stream(ReaderStream::with_capacity(content.take(length.unwrap_or(u64::MAX)), PIECE));
     let mut response = stream.into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(end - first));
+    if let Some(length) = length {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
     // What a sandbox wrote is shown by no browser as a page of this server.
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));

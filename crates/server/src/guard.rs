@@ -18,13 +18,14 @@ use crate::{problem::Problem, token::Token};
 /// What requests are held against.
 #[derive(Debug)]
 pub(crate) struct Guard {
-    token: Token,
+    /// Nobody but who may can reach the server where there is none.
+    token: Option<Token>,
     /// Names by which the server may be called, beside addresses and `localhost`.
     names: Vec<String>,
 }
 
 impl Guard {
-    pub(crate) fn new(token: Token, names: Vec<String>) -> Self {
+    pub(crate) fn new(token: Option<Token>, names: Vec<String>) -> Self {
         Self { token, names: names.into_iter().map(|name| name.to_ascii_lowercase()).collect() }
     }
 
@@ -49,9 +50,10 @@ impl Guard {
     }
 
     fn lets_in(&self, headers: &HeaderMap) -> bool {
+        let Some(token) = &self.token else { return true };
         let presented = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let presented = presented.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        presented.is_some_and(|(_, token)| self.token.is(token.trim()))
+        presented.is_some_and(|(_, presented)| token.is(presented.trim()))
     }
 }
 
@@ -83,7 +85,7 @@ mod tests {
     fn guard() -> (tempfile::TempDir, Guard) {
         let home = tempfile::tempdir().unwrap();
         let token = Token::of(home.path()).unwrap();
-        (home, Guard::new(token, vec!["Box.example".to_owned()]))
+        (home, Guard::new(Some(token), vec!["Box.example".to_owned()]))
     }
 
     fn headers(list: &[(header::HeaderName, &str)]) -> HeaderMap {
@@ -116,9 +118,16 @@ mod tests {
     fn only_the_token_opens() {
         let (_home, guard) = guard();
         let with = |value: &str| guard.lets_in(&headers(&[(header::AUTHORIZATION, value)]));
-        assert!(with(&format!("Bearer {}", guard.token.secret())));
-        assert!(with(&format!("bearer {}", guard.token.secret())));
-        for value in ["", "Bearer", "Bearer ", &format!("Basic {}", guard.token.secret()), guard.token.secret(), "Bearer x"] {
+        assert!(with(&format!("Bearer {}", guard.token.as_ref().unwrap().secret())));
+        assert!(with(&format!("bearer {}", guard.token.as_ref().unwrap().secret())));
+        for value in [
+            "",
+            "Bearer",
+            "Bearer ",
+            &format!("Basic {}", guard.token.as_ref().unwrap().secret()),
+            guard.token.as_ref().unwrap().secret(),
+            "Bearer x",
+        ] {
             assert!(!with(value), "{value}");
         }
         assert!(!guard.lets_in(&HeaderMap::new()));

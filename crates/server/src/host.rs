@@ -1,14 +1,104 @@
 use axum::{Json, extract::State};
+use sandbar_core::{Error, ErrorKind, Isolation, Result};
 use sandbar_runtime::Diagnosis;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::{
+    extract::{Path, Query},
     problem::{Answer, Problem},
     service::App,
 };
+
+/// What clients of one number understand of the other side. It grows when an old client would misunderstand a new server.
+const PROTOCOL: u32 = 1;
 
 /// Tell what the server's host can do for sandboxes: everything is tried, which may take a moment
 #[utoipa::path(get, path = "/v1/doctor", tag = "host", operation_id = "doctor",
     responses((status = 200, body = Diagnosis), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn diagnose(State(app): State<App>) -> Answer<Json<Diagnosis>> {
     Ok(Json(app.runtime.diagnose(false).await))
+}
+
+/// What is asked about a provider.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Question {
+    /// Whether it is to be tried, which may take a moment.
+    #[serde(default)]
+    probe: bool,
+}
+
+/// A provider of the server's host.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Offer {
+    /// What clients of this number understand; 1.
+    protocol: u32,
+    /// The version of the server's program.
+    version: &'static str,
+    /// The provider's name.
+    name: String,
+    /// How strong its wall is.
+    isolation: Isolation,
+    /// What it can do on the server's host.
+    features: Vec<String>,
+    /// One sentence about the wall.
+    description: String,
+    /// Versions of the engine, ways of working.
+    notes: Vec<String>,
+    /// What trying it has shown; only where that was asked for.
+    probe: Option<Tried>,
+}
+
+/// What trying has shown.
+#[derive(Debug, Serialize, ToSchema)]
+struct Tried {
+    /// Whether a sandbox can be expected to be made.
+    usable: bool,
+    /// One sentence.
+    verdict: String,
+    /// What the user can do about it.
+    hint: Option<String>,
+}
+
+/// Tell what a provider of the server's host can do; `auto` is the one that is taken where none is named
+#[utoipa::path(get, path = "/v1/providers/{name}", tag = "host", operation_id = "inspect_provider",
+    params(("name" = String, Path), Question),
+    responses((status = 200, body = Offer), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn provider(State(app): State<App>, Path(name): Path<String>, Query(question): Query<Question>) -> Answer<Json<Offer>> {
+    require_own(Some(&name))?;
+    let provider = app.runtime.provider_for(&name).await?;
+    let info = provider.info();
+    let probe = match question.probe {
+        false => None,
+        true => {
+            let sandbar_core::Probe { usable, verdict, hint } = provider.probe().await;
+            Some(Tried { usable, verdict, hint })
+        }
+    };
+    Ok(Json(Offer {
+        protocol: PROTOCOL,
+        version: env!("CARGO_PKG_VERSION"),
+        name: info.name,
+        isolation: info.isolation,
+        features: info.features.iter().map(|feature| feature.name().to_owned()).collect(),
+        description: info.description,
+        notes: info.notes,
+        probe,
+    }))
+}
+
+/// Refuses a provider on yet another host: a server answers for its own.
+///
+/// # Errors
+/// `InvalidInput`.
+pub(crate) fn require_own(provider: Option<&str>) -> Result<()> {
+    match provider.filter(|name| name.contains("://")) {
+        None => Ok(()),
+        Some(name) => {
+            let message = "a server makes sandboxes on its own host";
+            Err(Error::new(ErrorKind::InvalidInput, "provider", message).with("provider", format!("{name:?}")))
+        }
+    }
 }

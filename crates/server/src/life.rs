@@ -1,9 +1,13 @@
-use axum::{Json, extract::State};
+use std::time::Duration;
+
+use axum::{Json, extract::State, http::StatusCode};
 use sandbar_core::Result;
 use sandbar_runtime::{GcReport, Sandbox, SandboxSummary};
+use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::{
-    extract::Path,
+    extract::{Body, Path},
     problem::{Answer, Problem},
     service::App,
 };
@@ -44,6 +48,23 @@ pub(crate) async fn stop(State(app): State<App>, Path(id): Path<String>) -> Answ
     responses((status = 200, body = SandboxSummary), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn start(State(app): State<App>, Path(id): Path<String>) -> Answer<Json<SandboxSummary>> {
     turn(app, id, |sandbox| async move { sandbox.start().await }).await
+}
+
+/// How long a sandbox has.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Respite {
+    /// It is destroyed this many milliseconds from now on, whatever was said before.
+    ttl_ms: u64,
+}
+
+/// Let a sandbox live longer, or less long
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/expiry", tag = "sandboxes", operation_id = "extend_sandbox", params(("id" = String, Path)),
+    request_body = Respite,
+    responses((status = 204, description = "That is how long it has"), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn extend(State(app): State<App>, Path(id): Path<String>, Body(respite): Body<Respite>) -> Answer<StatusCode> {
+    app.runtime.sandbox(&id).await?.expire_in(Duration::from_millis(respite.ttl_ms)).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Finish or undo what dead processes left, and remove what nobody needs

@@ -7,7 +7,7 @@ use axum::{
     response::IntoResponse,
 };
 use sandbar_core::{
-    Error, ErrorKind, Isolation, Lifetime, Limits, Network, Result, SandboxSpec, SandboxStats, State as SandboxState, Volume,
+    Error, ErrorKind, Isolation, Lifetime, Limits, Network, Result, SandboxId, SandboxSpec, SandboxStats, State as SandboxState, Volume,
 };
 use sandbar_runtime::{CreateRequest, Inspect, SandboxSummary};
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,8 @@ use crate::{
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Creation {
+    /// Its id, of a client that must know it before the sandbox is there: `sb-` and twelve characters of `bcdfghjkmnpqrstv`.
+    id: Option<SandboxId>,
     /// A name that no other sandbox has.
     name: Option<String>,
     /// The provider, or `auto`; the server's choice if it is left out.
@@ -87,7 +89,9 @@ impl Creation {
             ttl: self.ttl_ms.map(Duration::from_millis),
             runtime: self.runtime,
         };
+        crate::host::require_own(self.provider.as_deref())?;
         Ok(CreateRequest {
+            id: self.id,
             name: self.name,
             provider: self.provider,
             isolation: self.isolation,

@@ -15,7 +15,11 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use sandbar_runtime::Runtime;
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+};
+use tokio_util::io::InspectReader;
 
 use crate::{
     document::{self, document},
@@ -53,14 +57,36 @@ async fn last_of_its_connection(request: Request, next: Next) -> Response {
 /// A runtime, served to whoever has the token.
 pub struct Service {
     runtime: Runtime,
-    token: Token,
+    token: Option<Token>,
     names: Vec<String>,
 }
 
 impl Service {
     /// Serves this runtime.
     pub fn new(runtime: Runtime, token: Token) -> Self {
-        Self { runtime, token, names: Vec::new() }
+        Self { runtime, token: Some(token), names: Vec::new() }
+    }
+
+    /// Serves one client that has shown already that it may, by the way on which it has come.
+    ///
+    /// Returns when it is gone. What it left running goes on.
+    pub async fn run_for(
+        runtime: Runtime,
+        reader: impl AsyncRead + Send + Unpin + 'static,
+        writer: impl AsyncWrite + Send + Unpin + 'static,
+    ) {
+        // A connection that has become a WebSocket is somebody else's from then on. Whoever has it, drops it in the end.
+        let (held, gone) = tokio::sync::oneshot::channel::<()>();
+        let reader = InspectReader::new(reader, move |_| {
+            let _ = &held;
+        });
+        let stream = tokio::io::join(reader, writer);
+        let service = TowerToHyperService::new(Self { runtime, token: None, names: Vec::new() }.router());
+        let connection = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+        if let Err(error) = connection.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+            tracing::debug!(error = &*error, "a connection broke");
+        }
+        let _ = gone.await;
     }
 
     /// Answers by this host name too. Addresses and `localhost` are its names anyway.

@@ -129,7 +129,12 @@ impl<B: Backend> SandboxHandle for MachineHandle<B> {
     }
 
     async fn expose_port(&self, port: u16, listen: SocketAddr) -> Result<ExposedPort> {
-        self.ports.open(&self.shared, port, listen).await
+        let shared = Arc::clone(&self.shared);
+        let dial = move || {
+            let call = Call::begin(&shared, "connect port");
+            async move { call?.connect_port(port).await }
+        };
+        self.ports.open(port, listen, dial).await
     }
 
     async fn unexpose_port(&self, port: u16) -> Result<()> {

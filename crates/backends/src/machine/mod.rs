@@ -57,6 +57,7 @@ mod watch;
 
 pub use backend::{Backend, Boot, Facts, Memory};
 pub use handle::MachineHandle;
+pub(crate) use ports::ExposedPorts;
 pub use provider::Machine;
 pub use steps::{MEMORY_STEPS, STEPS, TEMPLATE_STEPS};
 pub use template::TemplateKey;

@@ -22,7 +22,6 @@ use super::{
     Backend,
     client::{Call, Link, Patience},
     framed::Framed,
-    live::Shared,
 };
 
 /// Connections at the same time over one exposed port. Each holds two descriptors here and two inside.
@@ -102,7 +101,7 @@ impl AsyncWrite for ReadAhead {
 
 /// The ports that one handle exposes. Dropping it closes their listeners and connections.
 #[derive(Default)]
-pub(super) struct ExposedPorts(Mutex<BTreeMap<u16, Listening>>);
+pub(crate) struct ExposedPorts(Mutex<BTreeMap<u16, Listening>>);
 
 struct Listening(JoinHandle<()>);
 
@@ -125,7 +124,11 @@ impl ExposedPorts {
     ///
     /// # Errors
     /// `AlreadyExists` when the port is exposed already or the address is taken.
-    pub(super) async fn open<B: Backend>(&self, shared: &Arc<Shared<B>>, port: u16, listen: SocketAddr) -> Result<ExposedPort> {
+    pub(crate) async fn open<D, Dialled>(&self, port: u16, listen: SocketAddr, dial: D) -> Result<ExposedPort>
+    where
+        D: Fn() -> Dialled + Send + Sync + 'static,
+        Dialled: Future<Output = Result<Connection>> + Send + 'static,
+    {
         let taken = |what: &str| Error::new(ErrorKind::AlreadyExists, "expose port", what).with("port", port);
         if self.lock().contains_key(&port) {
             return Err(taken("the port is exposed already"));
@@ -144,7 +147,7 @@ impl ExposedPorts {
         if ports.contains_key(&port) {
             return Err(taken("the port is exposed already"));
         }
-        let serving = tokio::spawn(serve(listener, Arc::clone(shared), port));
+        let serving = tokio::spawn(serve(listener, Arc::new(dial), port));
         ports.insert(port, Listening(serving));
         Ok(ExposedPort { port, listen })
     }
@@ -153,7 +156,7 @@ impl ExposedPorts {
     ///
     /// # Errors
     /// `NotFound` when the port is not exposed.
-    pub(super) async fn close(&self, port: u16) -> Result<()> {
+    pub(crate) async fn close(&self, port: u16) -> Result<()> {
         let listening = self.lock().remove(&port);
         match listening {
             Some(listening) => {
@@ -165,7 +168,7 @@ impl ExposedPorts {
     }
 
     /// Closes all, and returns when they are closed.
-    pub(super) async fn close_all(&self) {
+    pub(crate) async fn close_all(&self) {
         let all = std::mem::take(&mut *self.lock());
         for listening in all.into_values() {
             listening.end().await;
@@ -178,7 +181,11 @@ impl ExposedPorts {
 }
 
 /// Accepts until it is aborted; its connections end with it, being in its set.
-async fn serve<B: Backend>(listener: TcpListener, shared: Arc<Shared<B>>, port: u16) {
+async fn serve<D, Dialled>(listener: TcpListener, dial: Arc<D>, port: u16)
+where
+    D: Fn() -> Dialled + Send + Sync + 'static,
+    Dialled: Future<Output = Result<Connection>> + Send + 'static,
+{
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -187,9 +194,9 @@ async fn serve<B: Backend>(listener: TcpListener, shared: Arc<Shared<B>>, port: 
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((client, _)) => {
-                let shared = Arc::clone(&shared);
+                let dial = Arc::clone(&dial);
                 connections.spawn(async move {
-                    pass(client, &shared, port).await;
+                    pass(client, dial(), port).await;
                     drop(place);
                 });
             }
@@ -204,12 +211,8 @@ async fn serve<B: Backend>(listener: TcpListener, shared: Arc<Shared<B>>, port: 
 }
 
 /// Copies both ways; each end-of-file is passed on while the other direction goes on.
-async fn pass<B: Backend>(mut client: TcpStream, shared: &Arc<Shared<B>>, port: u16) {
-    let connected = match Call::begin(shared, "connect port") {
-        Ok(call) => call.connect_port(port).await,
-        Err(error) => Err(error),
-    };
-    match connected {
+async fn pass(mut client: TcpStream, dialled: impl Future<Output = Result<Connection>>, port: u16) {
+    match dialled.await {
         Ok(mut inside) => {
             let _ = client.set_nodelay(true);
             if let Err(error) = copy_bidirectional_with_sizes(&mut client, &mut inside, BUFFER, BUFFER).await {

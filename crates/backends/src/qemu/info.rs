@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use sandbar_core::{Claim, Error, ErrorKind, Isolation, ProviderInfo};
+use sandbar_core::{Claim, Error, ErrorKind, Feature, FeatureSet, Isolation, ProviderInfo};
 
 use crate::vmm::{self, find_program};
 
@@ -23,7 +23,7 @@ pub(super) fn info() -> ProviderInfo {
     ProviderInfo {
         name: NAME.to_owned(),
         isolation: Isolation::Vm,
-        features: vmm::FEATURES.into_iter().collect(),
+        features: features(),
         description: "a virtual machine with a kernel of its own, under QEMU: with KVM where it is usable, else emulated".to_owned(),
         notes: vec!["without a network device; host folders are not shared".to_owned(), vmm::LIMITS.to_owned()],
     }

@@ -60,7 +60,7 @@ impl Run {
         request.kill_on_disconnect = true;
         exec::prepare_terminal(&mut request, self.tty);
 
-        let create = self.options.request(Lifetime::Owned)?;
+        let create = self.options.request(runtime, Lifetime::Owned)?;
         let mut signals = Signals::listen()?;
         let sandbox = match make(runtime, create, &mut signals).await? {
             Ok(sandbox) => sandbox,
@@ -119,7 +119,7 @@ pub(crate) struct Create {
 
 impl Create {
     pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
-        let sandbox = runtime.create(self.options.request(Lifetime::Detached)?).await?;
+        let sandbox = runtime.create(self.options.request(runtime, Lifetime::Detached)?).await?;
         tell_choice(&sandbox);
         if self.json { output::json(&sandbox.inspect().await?) } else { output::line(sandbox.id().as_str()) }
     }

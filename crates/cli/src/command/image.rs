@@ -69,7 +69,7 @@ impl Image {
     pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
         match self.action {
             Action::Pull { json, on: Some(provider), reference } => {
-                let from = runtime.providers().get(&provider)?.clone();
+                let from = runtime.providers().get(&provider)?;
                 let image = runtime
                     .fetch_image(from.as_ref(), &reference, &output::note)
                     .await?

@@ -17,9 +17,11 @@
 //! | `doctor`, `setup` | `doctor`, `setup` |
 //! | `kernel`, `template` | `kernel`, `template` |
 //! | `serve` | `serve` |
+//! | `context` | `context add`, `use`, `ls`, `rm` |
 //! | `shell_completions` | `completions` |
 
 mod checkpoint;
+mod context;
 mod copy;
 mod create;
 mod doctor;
@@ -133,6 +135,7 @@ enum Command {
     Image(image::Image),
     Doctor(doctor::Doctor),
     Serve(serve::Serve),
+    Context(context::Context),
     Setup(setup::Setup),
     Kernel(kernel::Kernel),
     Template(template::Template),
@@ -225,6 +228,7 @@ impl Command {
             Self::Net(command) => command.run(runtime).await?,
             Self::Image(command) => command.run(runtime).await?,
             Self::Serve(command) => command.run(runtime).await?,
+            Self::Context(command) => command.run(runtime).await?,
             Self::Setup(command) => command.run(runtime).await?,
             Self::Kernel(command) => command.run(runtime).await?,
             Self::Template(command) => command.run(runtime).await?,

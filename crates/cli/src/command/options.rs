@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use clap::Args;
 use sandbar_core::{Error, ErrorKind, Isolation, Lifetime, Limits, Network, SandboxSpec, User, Volume};
-use sandbar_runtime::{CreateRequest, Sandbox};
+use sandbar_runtime::{Address, Contexts, CreateRequest, Runtime, Sandbox};
 
 use crate::{
     args::{self, Variable},
@@ -17,7 +17,8 @@ pub(super) const NO_WALL: &str = "dangerous-host";
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sandbox")]
 pub(crate) struct SandboxOptions {
-    /// The wall to use: container, dangerous-host …; without it, or as auto, the lightest real one that works here and has what is asked for
+    /// The wall to use: container, dangerous-host …; another host: https://HOST[/PROVIDER], ssh://HOST[/PROVIDER], or a context's name. Without it,
+    /// or as auto, the lightest real one that works here and has what is asked for
     #[arg(long, value_name = "PROVIDER")]
     on: Option<String>,
     /// The weakest wall to accept: none, namespaces, user-kernel or vm
@@ -82,14 +83,28 @@ struct LimitOptions {
 
 impl SandboxOptions {
     /// The request, with what the caller's environment and folders say about it; warns of a wall that is none.
-    pub(crate) fn request(self, lifetime: Lifetime) -> Outcome<CreateRequest> {
+    pub(crate) fn request(self, runtime: &Runtime, lifetime: Lifetime) -> Outcome<CreateRequest> {
+        let provider = match self.on {
+            Some(on) => Some(on),
+            // With a floor, or without: what a context names is named.
+            None => Contexts::of(&runtime.config().home).current()?,
+        };
+        let is_elsewhere =
+            provider.as_deref().map(|name| runtime.providers().canonical(name)).transpose()?.is_some_and(|name| Address::is_one(&name));
+        if let Some(volume) = self.volumes.first().filter(|_| is_elsewhere) {
+            let message = "a folder of this machine cannot be inside a sandbox on another host";
+            return Err(Error::new(ErrorKind::Unsupported, "volume", message)
+                .with("source", volume.source.display())
+                .with_hint("sandbar cp takes it there, and back")
+                .into());
+        }
         for volume in &self.volumes {
             if let Err(error) = std::fs::metadata(&volume.source) {
                 return Err(Error::io("volume", "the source cannot be used", error).with("source", volume.source.display()).into());
             }
         }
         let env = resolve(&self.env)?.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-        if self.on.as_deref() == Some(NO_WALL) {
+        if provider.as_deref() == Some(NO_WALL) {
             warn_of_no_wall();
         }
         let limits = Limits {
@@ -110,7 +125,7 @@ impl SandboxOptions {
             ttl: self.ttl,
             runtime: self.runtime,
         };
-        Ok(CreateRequest { name: self.name, provider: self.on, isolation: self.isolation, image: self.image, spec, lifetime })
+        Ok(CreateRequest { id: None, name: self.name, provider, isolation: self.isolation, image: self.image, spec, lifetime })
     }
 }
 

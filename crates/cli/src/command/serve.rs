@@ -26,10 +26,17 @@ pub(crate) struct Serve {
     /// A host name by which clients call this server, beside its addresses and localhost
     #[arg(long, value_name = "NAME")]
     name: Vec<String>,
+    /// Serve one client, on standard input and output, until it is gone; it needs no token, having come this far
+    #[arg(long, conflicts_with_all = ["listen", "name"])]
+    stdio: bool,
 }
 
 impl Serve {
     pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
+        if self.stdio {
+            Service::run_for(runtime.clone(), tokio::io::stdin(), tokio::io::stdout()).await;
+            return Ok(());
+        }
         let token = Token::of(&runtime.config().home)?;
         let cannot = || format!("cannot listen on {}", self.listen);
         let listener = TcpListener::bind(self.listen).await.context("serve", cannot)?;

@@ -43,7 +43,7 @@ enum Action {
 impl Template {
     pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
         match self.action {
-            Action::Build { options } => Ok(runtime.build_template(options.request(Lifetime::Owned)?).await?),
+            Action::Build { options } => Ok(runtime.build_template(options.request(runtime, Lifetime::Owned)?).await?),
             Action::Ls { json } => {
                 let templates = runtime.templates()?;
                 if json {

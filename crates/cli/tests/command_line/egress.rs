@@ -17,7 +17,9 @@ pub const CASES: &[Case] = &[
     Case::new("egress::every_decision_is_in_the_log", logged).on(WALLS).staged(),
     Case::new("egress::it_holds_after_a_stop_a_restore_and_in_forks", lasting).on(WALLS).staged(),
     Case::new("egress::a_limit_of_bytes_ends_in_refusals_and_lasts", spent).on(&["container-root", "container-rootless"]).staged(),
-    Case::new("egress::connections_over_a_limit_are_refused_and_a_rate_is_kept", limited).on(&["container-root", "container-rootless"]).staged(),
+    Case::new("egress::connections_over_a_limit_are_refused_and_a_rate_is_kept", limited)
+        .on(&["container-root", "container-rootless"])
+        .staged(),
     Case::new("egress::a_keeper_that_was_killed_allows_nothing_and_comes_back", killed).on(WALLS).staged(),
     Case::new("egress::rules_are_refused_where_nobody_could_keep_them", unclaimed).on(&["dangerous-host"]).brief(),
 ];

@@ -45,6 +45,9 @@ fn with_network() -> SandboxSpec {
 }
 
 async fn open(context: &Context) -> Result<(Sandbox, Asking), Failure> {
+    if context.subject().provider.is_elsewhere() {
+        return Err(Failure::Ignored("the other host decides about what leaves".to_owned()));
+    }
     let sandbox = context.sandbox_with(with_network()).await?;
     sandbox.put_guest().await?;
     let asking = sandbox.egress().await?;

@@ -43,7 +43,7 @@ impl Found {
         let folder = |name: &str| world.folder(name).map_err(|error| format!("no folder: {error}"));
         let (folder, home) = (folder(variant)?, folder(&format!("{variant}/state"))?);
         let registry = Registry::new(&options(home.clone()));
-        let provider = registry.get(provider).map_err(|error| error.chain())?.clone();
+        let provider = registry.get(provider).map_err(|error| error.chain())?;
         let probe = provider.probe().await;
         if !probe.usable {
             return Err(format!("{}{}", probe.verdict, probe.hint.map(|hint| format!(" ({hint})")).unwrap_or_default()));

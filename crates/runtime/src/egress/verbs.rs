@@ -1,16 +1,18 @@
 use sandbar_core::{Error, ErrorKind, Lifetime, Network, Result, SandboxId};
 
 use super::NetworkLog;
-use crate::{Runtime, Sandbox};
+use crate::{Runtime, Sandbox, ledger::SandboxRow};
 
 impl Sandbox {
     /// Changes what it may reach, from now on; connections that are not allowed any more are cut. With [`Network::None`] nothing is allowed until the next change.
     ///
     /// # Errors
-    /// `Conflict` when it was made without a network: nothing in it asks.
+    /// `Conflict` when it was made without a network: nothing in it asks; `Unsupported` when it is on another host.
     pub async fn set_network(&self, network: Network) -> Result<()> {
         let runtime = self.runtime();
-        if !runtime.row(self.id())?.gated {
+        let row = runtime.row(self.id())?;
+        self.require_here(&row)?;
+        if !row.gated {
             let error = Error::new(ErrorKind::Conflict, "network", "the sandbox was made without a network that rules could change");
             return Err(error.with("id", self.id()).with_hint("make one with --net, with rules that allow nothing yet such as deny=*"));
         }
@@ -24,12 +26,23 @@ impl Sandbox {
         Ok(())
     }
 
+    fn require_here(&self, row: &SandboxRow) -> Result<()> {
+        if !self.runtime().provider(&row.provider)?.is_elsewhere() {
+            return Ok(());
+        }
+        let message = "the sandbox is on another host, which decides about what leaves it";
+        Err(Error::new(ErrorKind::Unsupported, "network", message)
+            .with("id", self.id())
+            .with_hint(format!("sandbar net there, of {}", self.id())))
+    }
+
     /// What was decided about its names and connections.
     ///
     /// # Errors
-    /// `NotFound` when the sandbox is gone.
+    /// `NotFound` when the sandbox is gone; `Unsupported` when it is on another host.
     pub fn network_log(&self) -> Result<NetworkLog> {
         let row = self.runtime().row(self.id())?;
+        self.require_here(&row)?;
         Ok(NetworkLog::of(self.runtime().home().sandbox(&row.id)))
     }
 }

@@ -146,7 +146,7 @@ impl Used {
             match &root.kind {
                 ImageKind::Layers { digest } => used.images.extend(digest.parse::<Digest>().ok()),
                 ImageKind::Host { fingerprint } => drop(used.fingerprints.insert(fingerprint.clone())),
-                ImageKind::Empty => {}
+                ImageKind::Empty | ImageKind::Elsewhere { .. } => {}
             }
             let folders = root.layers.iter().filter_map(|layer| layer.parent()?.file_name()?.to_str());
             used.layers.extend(folders.filter_map(Digest::from_hex));

@@ -134,6 +134,7 @@ impl ImageStore {
         let kind = kind.clone();
         self.blocking(move |store| match kind {
             ImageKind::Empty => Ok(RootSource::empty()),
+            ImageKind::Elsewhere { image } => Ok(RootSource::elsewhere(image)),
             ImageKind::Host { fingerprint } => host::existing(&store.layers.paths, &fingerprint),
             ImageKind::Layers { digest } => {
                 let id: Digest = digest.parse()?;

@@ -97,6 +97,21 @@ impl Sandbox {
         Ok(ExposedPort { port, listen })
     }
 
+    /// Has it destroyed this long from now on, whatever was said before.
+    ///
+    /// # Errors
+    /// `NotFound` when it is gone.
+    pub async fn expire_in(&self, ttl: Duration) -> Result<()> {
+        let runtime = self.runtime();
+        let row = runtime.row(self.id())?;
+        runtime.ledger().set_expiry(self.id(), clock::now_ms().saturating_add(clock::millis(ttl)))?;
+        match runtime.config().keeper.is_some() && row.lifetime == Lifetime::Detached {
+            true => runtime.nudge_keeper(self.id()).await,
+            false if row.expires_ms.is_none() => runtime.arrange_deadline(self, row.lifetime).await,
+            false => Ok(()),
+        }
+    }
+
     /// Ports that a process kept which is gone.
     pub(crate) fn forget_dead_holders(&self) -> Result<()> {
         let ledger = self.runtime().ledger();
@@ -119,16 +134,17 @@ impl Runtime {
             return Err(error);
         }
         let (runtime, id) = (self.downgrade(), sandbox.id().clone());
-        let Some(expires) = self.row(&id)?.expires_ms else { return Ok(()) };
         tokio::spawn(async move {
-            // In short steps, since the clock may be set and the machine may sleep.
+            // In short steps, since the clock may be set, the machine may sleep, and the time may be changed.
             loop {
+                let Some(runtime) = runtime.upgrade() else { return };
+                let Ok(Some(expires)) = runtime.row(&id).map(|row| row.expires_ms) else { return };
                 let left = expires.saturating_sub(clock::now_ms());
                 if left > 0 {
+                    drop(runtime);
                     sleep(Duration::from_millis(left.min(1000))).await;
                     continue;
                 }
-                let Some(runtime) = runtime.upgrade() else { return };
                 match runtime.recover(&id).await {
                     Ok(crate::recover::Recovered::Removed) => return,
                     Ok(_) => {}

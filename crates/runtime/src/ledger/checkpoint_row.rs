@@ -103,7 +103,7 @@ impl Ledger {
     /// Writes the first row of a checkpoint, in state `Saving`.
     ///
     /// # Errors
-    /// `AlreadyExists` when the name is taken.
+    /// `AlreadyExists` when the name, or the id, is taken.
     pub(crate) fn insert_checkpoint(&self, row: &CheckpointRow) -> Result<()> {
         self.write(|transaction| {
             if let Some(name) = &row.name {
@@ -113,6 +113,10 @@ impl Ledger {
                     let error = Error::new(ErrorKind::AlreadyExists, "checkpoint", "the name is taken");
                     return Err(error.with("name", name).with("by", id).into());
                 }
+            }
+            let sql = "SELECT 1 FROM checkpoints WHERE id = ?1";
+            if transaction.prepare_cached(sql)?.exists([row.id.as_str()])? {
+                return Err(Error::new(ErrorKind::AlreadyExists, "checkpoint", "there is a checkpoint of this id").with("id", &row.id).into());
             }
             let sql = "
                 INSERT INTO checkpoints (id, name, sandbox, provider, kind, image, root, spec, parent, state, implicit, created_ms)

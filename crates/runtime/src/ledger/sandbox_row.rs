@@ -100,11 +100,14 @@ impl Ledger {
     /// Writes the first row of a sandbox, in state `Provisioning`, with the lowest free id range.
     ///
     /// # Errors
-    /// `AlreadyExists` when the name is taken; `NotFound` when the base is not there any more.
+    /// `AlreadyExists` when the name, or the id, is taken; `NotFound` when the base is not there any more.
     pub(crate) fn insert_sandbox(&self, new: &NewSandbox<'_>) -> Result<Option<IdRange>> {
         self.write(|transaction| {
             if let Some(name) = new.name {
                 refuse_taken(transaction, name)?;
+            }
+            if transaction.prepare_cached("SELECT 1 FROM sandboxes WHERE id = ?1")?.exists([new.id.as_str()])? {
+                return Err(Error::new(ErrorKind::AlreadyExists, "create", "there is a sandbox of this id").with("id", new.id).into());
             }
             if let Some(base) = new.base {
                 super::checkpoint_row::require_ready(transaction, base)?;
@@ -227,6 +230,15 @@ impl Ledger {
             let spec = SandboxSpec { network: network.clone(), ..spec };
             transaction.prepare_cached("UPDATE sandboxes SET spec = ?2 WHERE id = ?1")?.execute(params![id.as_str(), to_json(&spec)?])?;
             Ok(())
+        })
+    }
+
+    /// Changes when it is destroyed.
+    pub(crate) fn set_expiry(&self, id: &SandboxId, expires_ms: u64) -> Result<()> {
+        self.write(|transaction| {
+            let sql = "UPDATE sandboxes SET expires_ms = ?2 WHERE id = ?1";
+            let changed = transaction.prepare_cached(sql)?.execute(params![id.as_str(), expires_ms])?;
+            if changed == 0 { Err(crate::runtime::gone(id).into()) } else { Ok(()) }
         })
     }
 

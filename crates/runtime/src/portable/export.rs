@@ -105,6 +105,10 @@ fn check(row: &CheckpointRow, options: ExportOptions) -> Result<()> {
             "the checkpoint lies on the image `host`, which is this machine's own programs",
             "--flatten takes those along, as one layer with the checkpoint: all of /usr that everybody may read",
         ),
+        ImageKind::Elsewhere { .. } => refuse(
+            "the checkpoint is on another host",
+            "that host exports it: sandbar checkpoint export there, or its server's /v1/checkpoints",
+        ),
         ImageKind::Empty => refuse("the sandbox has no image", "only a sandbox with an image can be taken elsewhere"),
         ImageKind::Host { .. } | ImageKind::Layers { .. } => Ok(()),
     }

@@ -141,6 +141,10 @@ impl Runtime {
 
     /// A fork goes behind the wall that its checkpoint names. A file must not name the one that is none.
     fn require_wall(&self, provider: &str) -> Result<()> {
+        if provider.contains("://") {
+            let message = "the file names a provider on another host";
+            return Err(Error::new(ErrorKind::Corrupt, OPERATION, message).with("provider", provider));
+        }
         match self.providers().iter().find(|known| known.name == provider) {
             Some(known) if known.isolation == Isolation::None => {
                 let message = "the file names a provider without a wall";

@@ -1,0 +1,260 @@
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, OnceLock},
+    thread,
+};
+
+use async_trait::async_trait;
+use sandbar_core::{
+    AttachRequest, Error, ErrorKind, Feature, FeatureSet, ImageKind, Isolation, Lifetime, Network, Probe, ProviderInfo, ProvisionRequest,
+    Resource, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    address::Address,
+    client::{Ask, Client},
+    context::Contexts,
+    handle::{Handle, remove, resource, user_text},
+    lease::{LEASE, Lease},
+    marker::Marker,
+    problem::{OPERATION, strange},
+    record::{Record, Seen},
+    ssh::Login,
+};
+
+/// What both sides must understand.
+const PROTOCOL: u32 = 1;
+
+/// What no sandbox on another host has: images and folders of this one.
+const NEVER: [Feature; 4] = [Feature::HostImage, Feature::LayeredImage, Feature::VolumeReadOnly, Feature::VolumeReadWrite];
+
+/// A provider of another sandbar.
+pub struct Remote {
+    client: Arc<Client>,
+    offer: OnceLock<Offer>,
+}
+
+/// What a provider says of itself there.
+#[derive(Debug, Clone, Deserialize)]
+struct Offer {
+    protocol: u32,
+    version: String,
+    name: String,
+    isolation: Isolation,
+    features: Vec<String>,
+    description: String,
+    notes: Vec<String>,
+    probe: Option<Probe>,
+}
+
+impl Remote {
+    /// The provider at an address. Speaks to nobody yet.
+    pub(super) fn at(address: Address, contexts: Contexts, login: Login) -> Self {
+        Self { client: Arc::new(Client::new(address, contexts, login)), offer: OnceLock::new() }
+    }
+
+    async fn ask(&self, probe: bool) -> Result<Offer> {
+        let name = self.client.address.provider.as_deref().unwrap_or("auto");
+        let ask = Ask::get(format!("/v1/providers/{name}")).with("probe", if probe { "true" } else { "false" });
+        let value: Value = self.client.ask(if probe { ask.slow() } else { ask }).await?;
+        let other =
+            |version: &str| strange("the server is of another version, which this one does not understand").with("its version", version);
+        let version = value.get("version").and_then(Value::as_str).unwrap_or("?").to_owned();
+        let offer = Offer::deserialize(value).map_err(|error| other(&version).with_source(error))?;
+        if offer.protocol == PROTOCOL { Ok(offer) } else { Err(other(&version)) }
+    }
+
+    async fn offer(&self) -> Result<&Offer> {
+        if let Some(offer) = self.offer.get() {
+            return Ok(offer);
+        }
+        let offer = self.ask(false).await?;
+        Ok(self.offer.get_or_init(|| offer))
+    }
+
+    /// The same from where nobody can wait.
+    fn offer_now(&self) -> Result<&Offer> {
+        if let Some(offer) = self.offer.get() {
+            return Ok(offer);
+        }
+        let failed = || Error::new(ErrorKind::Internal, OPERATION, "no thread can be had to ask");
+        thread::scope(|scope| {
+            let asking = thread::Builder::new().spawn_scoped(scope, || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                runtime.map_err(|error| failed().with_source(error))?.block_on(self.offer())
+            });
+            asking.map_err(|error| failed().with_source(error))?.join().unwrap_or_else(|_| Err(failed()))
+        })
+    }
+
+    /// Has it made there, and tells the ledger. What was made is removed again if something fails.
+    async fn make(&self, request: ProvisionRequest, ask: Ask) -> Result<Box<dyn SandboxHandle>> {
+        request.journal.intend(&resource(&self.client, &request.id))?;
+        request.journal.step("remote.intended");
+        match self.made(&request, ask).await {
+            Ok(handle) => Ok(Box::new(handle)),
+            Err(error) => {
+                if error.kind() == ErrorKind::AlreadyExists {
+                    // Somebody else's, or ours of a ledger that has forgotten it: not ours to remove.
+                    request.journal.forget(&resource(&self.client, &request.id))?;
+                    return Err(error);
+                }
+                match remove(&self.client, &request.id).await {
+                    Ok(()) => request.journal.forget(&resource(&self.client, &request.id))?,
+                    Err(undoing) => tracing::warn!(error = undoing.chain(), "what was begun on another host could not be undone yet"),
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn made(&self, request: &ProvisionRequest, ask: Ask) -> Result<Handle> {
+        self.client.tell(ask.slow()).await?;
+        request.journal.step("remote.made");
+        let sandbox = format!("/v1/sandboxes/{}", request.id);
+        let lease = (request.lifetime == Lifetime::Owned).then(|| Lease::begin(Arc::clone(&self.client), sandbox.clone()));
+        let record = Record::new(self.client.ask::<Seen>(Ask::get(sandbox)).await?);
+        request.journal.commit(&record.to_value(), record.state)?;
+        Ok(self.handle(request, record, lease))
+    }
+
+    fn handle(&self, request: &ProvisionRequest, record: Record, lease: Option<Arc<Lease>>) -> Handle {
+        Handle {
+            id: request.id.clone(),
+            client: Arc::clone(&self.client),
+            journal: Arc::clone(&request.journal),
+            record: Mutex::new(record),
+            ports: crate::machine::ExposedPorts::default(),
+            lease: Mutex::new(lease),
+        }
+    }
+}
+
+/// How long it lives without a word from here, milliseconds.
+fn ttl_ms(request: &ProvisionRequest) -> Option<u64> {
+    let lease = (request.lifetime == Lifetime::Owned).then_some(LEASE);
+    request.spec.ttl.into_iter().chain(lease).min().map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn hostname(request: &ProvisionRequest) -> &str {
+    request.spec.hostname.as_deref().unwrap_or(request.id.as_str())
+}
+
+#[async_trait]
+impl SandboxProvider for Remote {
+    /// Asks the other host, once. Where it cannot be asked everything is claimed, so that what is tried says why it cannot be.
+    fn info(&self) -> ProviderInfo {
+        let name = self.client.address.to_string();
+        match self.offer_now() {
+            Ok(offer) => {
+                let known = |name: &String| Feature::ALL.iter().copied().find(|feature| feature.name() == name);
+                ProviderInfo {
+                    name,
+                    isolation: offer.isolation,
+                    features: offer.features.iter().filter_map(known).filter(|feature| !NEVER.contains(feature)).collect(),
+                    description: format!("another host: {}", offer.description),
+                    notes: [format!("{} of sandbar {}", offer.name, offer.version)]
+                        .into_iter()
+                        .chain(offer.notes.iter().cloned())
+                        .collect(),
+                }
+            }
+            Err(error) => ProviderInfo {
+                name,
+                isolation: Isolation::None,
+                features: Feature::ALL.iter().copied().filter(|feature| !NEVER.contains(feature)).collect::<FeatureSet>(),
+                description: "another host".to_owned(),
+                notes: vec![format!("not known: {}", error.chain())],
+            },
+        }
+    }
+
+    fn is_elsewhere(&self) -> bool {
+        true
+    }
+
+    async fn probe(&self) -> Probe {
+        match self.ask(true).await {
+            Ok(Offer { probe: Some(probe), .. }) => probe,
+            Ok(_) => Probe { usable: false, verdict: "the other host does not say whether it is usable".to_owned(), hint: None },
+            Err(error) => Probe { usable: false, verdict: error.chain(), hint: error.hint().map(str::to_owned) },
+        }
+    }
+
+    async fn provision(&self, request: ProvisionRequest) -> Result<Box<dyn SandboxHandle>> {
+        let ImageKind::Elsewhere { image } = &request.root.kind else { return Err(of_this_host()) };
+        let spec = &request.spec;
+        let network = (spec.network != Network::Default).then_some(&spec.network);
+        let mut env = request.root.env.clone();
+        env.extend(spec.env.clone());
+        let body = json!({
+            "id": request.id,
+            "provider": self.offer().await?.name,
+            "image": image,
+            "hostname": hostname(&request),
+            "limits": spec.limits,
+            "network": network,
+            "env": env,
+            "workdir": spec.workdir.as_ref().or(request.root.workdir.as_ref()),
+            "user": spec.user.as_ref().or(request.root.user.as_ref()).map(user_text),
+            "ttl_ms": ttl_ms(&request),
+            "runtime": spec.runtime,
+        });
+        self.make(request, Ask::post("/v1/sandboxes", &body)).await
+    }
+
+    async fn attach(&self, request: AttachRequest) -> Result<Box<dyn SandboxHandle>> {
+        let record = Record::read(&request.record)?;
+        Ok(Box::new(self.handle(&request.provision, record, None)))
+    }
+
+    async fn restore(&self, request: ProvisionRequest, from: RestoreRequest) -> Result<Box<dyn SandboxHandle>> {
+        let ImageKind::Elsewhere { .. } = &from.root.kind else { return Err(of_this_host()) };
+        let marker = Marker::of_root(&from.root, &self.client.address)?;
+        let body = json!({
+            "from": marker.checkpoint,
+            "id": request.id,
+            "hostname": hostname(&request),
+            "limits": request.spec.limits,
+            "provider": self.offer().await?.name,
+            "ttl_ms": ttl_ms(&request),
+            "without_memory": from.memory.is_none(),
+        });
+        self.make(request, Ask::post("/v1/forks", &body)).await
+    }
+
+    async fn reclaim(&self, id: &SandboxId, resources: &[Resource]) -> Result<()> {
+        let mut outcome = Ok(());
+        for held in resources {
+            let reclaimed = match held {
+                Resource::Engine { .. } if *held == resource(&self.client, id) => remove(&self.client, id).await,
+                Resource::Folder { path } => match tokio::fs::remove_dir_all(path).await {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        Err(Error::io(OPERATION, "cannot remove a folder", error).with("path", path.display()))
+                    }
+                    _ => Ok(()),
+                },
+                other => {
+                    Err(Error::new(ErrorKind::Internal, OPERATION, "not a resource of another host").with("resource", format!("{other:?}")))
+                }
+            };
+            outcome = outcome.and(reclaimed);
+        }
+        outcome
+    }
+
+    async fn discard_checkpoint(&self, folder: &Path) -> Result<()> {
+        let Some(marker) = Marker::read(folder)?.filter(|marker| marker.is_of(&self.client.address)) else { return Ok(()) };
+        let ask = Ask::new(http::Method::DELETE, format!("/v1/checkpoints/{}", marker.checkpoint)).slow();
+        match self.client.tell(ask).await {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn of_this_host() -> Error {
+    Error::new(ErrorKind::Unsupported, OPERATION, "what only this host has cannot be begun from on another one")
+}

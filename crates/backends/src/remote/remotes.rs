@@ -1,0 +1,59 @@
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use sandbar_core::{Checked, Claim, Result, SandboxProvider};
+
+use super::{address::Address, context::Contexts, provider::Remote, ssh::Login};
+
+/// Providers on other hosts, made when they are asked for by address, and kept: what a host has said need not be asked again.
+pub struct Remotes {
+    contexts: Contexts,
+    login: Login,
+    known: Mutex<HashMap<Address, Arc<dyn SandboxProvider>>>,
+}
+
+impl Remotes {
+    /// Those of a state folder.
+    pub fn of(home: &Path) -> Self {
+        Self { contexts: Contexts::of(home), login: Login::default(), known: Mutex::default() }
+    }
+
+    /// What a provider's name stands for: the address of a context, an address in its one form, or itself.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what looks like an address and is none; those of the contexts' file.
+    pub fn canonical(&self, name: &str) -> Result<String> {
+        if Address::is_one(name) {
+            return Ok(name.parse::<Address>()?.to_string());
+        }
+        // A context's name, with a provider of that host behind it.
+        let (context, provider) = name.split_once('/').map_or((name, None), |(context, provider)| (context, Some(provider)));
+        match self.contexts.find(context)? {
+            None => Ok(name.to_owned()),
+            Some(url) => match provider {
+                None => Ok(url),
+                Some(provider) => {
+                    let address: Address = url.parse()?;
+                    Ok(format!("{}/{provider}", address.origin()).parse::<Address>()?.to_string())
+                }
+            },
+        }
+    }
+
+    /// The provider at an address.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what is none.
+    pub fn get(&self, address: &str, claims: &Arc<[Claim]>) -> Result<Arc<dyn SandboxProvider>> {
+        let address: Address = address.parse()?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let provider = known.entry(address).or_insert_with_key(|address| {
+            let remote = Remote::at(address.clone(), self.contexts.clone(), self.login.clone());
+            Arc::new(Checked::new(remote, Arc::clone(claims)))
+        });
+        Ok(Arc::clone(provider))
+    }
+}

@@ -1,0 +1,35 @@
+use crate::world::{Home, Login};
+
+#[test]
+fn nothing_is_installed_there_and_it_works() {
+    let Some(login) = Login::new() else { return };
+    let here = Home::new();
+    let on = format!("{}/container", login.url);
+    assert_eq!(login.says(&here, &["run", "--on", &on, "--", "echo", "hello"]), "hello");
+    let id = login.says(&here, &["create", "--on", &on]);
+    assert_eq!(login.there.ids(), [id.as_str()]);
+    std::fs::write(here.path().join("file"), vec![7; 3 << 20]).unwrap();
+    login.says(&here, &["cp", here.path().join("file").to_str().unwrap(), &format!("{id}:/tmp/file")]);
+    assert_eq!(login.says(&here, &["exec", &id, "--", "stat", "-c", "%s", "/tmp/file"]), (3 << 20).to_string());
+    login.says(&here, &["rm", "-f", &id]);
+    assert!(login.there.ids().is_empty());
+    let cache = login.folder.path().join("cache/sandbar");
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 1, "the program, once");
+    login.says(&here, &["context", "clean", &login.url]);
+    assert!(!cache.exists());
+}
+
+#[test]
+fn a_login_that_fails_and_a_program_that_does_not_run_are_told() {
+    let Some(login) = Login::new() else { return };
+    let here = Home::new();
+    let complains = |url: &str, program: &str| {
+        let mut command = login.command(&here, &["create", "--on", url]);
+        let output = command.env("SANDBAR_SSH_PROGRAM", program).output().unwrap();
+        assert_eq!(output.status.code(), Some(125), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(complains("ssh://nobody-here@127.0.0.1:1", "/bin/true").contains("ssh says"));
+    let said = complains(&login.url, "/bin/true");
+    assert!(said.contains("does not run there") && said.contains("SANDBAR_SSH_PROGRAM"), "{said}");
+}

@@ -1,0 +1,190 @@
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// Long enough for a loaded machine; nothing waits for it that works.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A state folder, and the real command on it.
+pub struct Home(pub TempDir);
+
+impl Home {
+    pub fn new() -> Self {
+        let parent = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
+        Self(tempfile::Builder::new().prefix("sandbar-remote-").tempdir_in(parent).unwrap())
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sandbar"));
+        command.env("SANDBAR_HOME", self.path()).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// What it prints, where it succeeds.
+    pub fn says(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+
+    /// What it complains of, where it fails.
+    pub fn complains(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.status.code(), Some(125), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    pub fn ids(&self) -> Vec<String> {
+        self.says(&["ls", "-q"]).lines().map(str::to_owned).collect()
+    }
+}
+
+/// Removes what is left in a state folder.
+fn clear(home: &Home) {
+    let ids = String::from_utf8(home.run(&["ls", "-q"]).stdout).unwrap_or_default();
+    for id in ids.lines() {
+        home.run(&["rm", "-f", id]);
+    }
+}
+
+/// The other host, by a server on loopback.
+pub struct There {
+    pub home: Home,
+    pub url: String,
+    process: Child,
+}
+
+impl There {
+    pub fn new() -> Self {
+        let home = Home::new();
+        let (process, url) = Self::start(&home, "127.0.0.1:0");
+        Self { home, url, process }
+    }
+
+    fn start(home: &Home, listen: &str) -> (Child, String) {
+        let mut process = home.command(&["serve", "--listen", listen]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        (process, line.trim().to_owned())
+    }
+
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Another one at the same address.
+    pub fn again(&mut self) {
+        let address = self.url.strip_prefix("http://").unwrap().to_owned();
+        (self.process, _) = Self::start(&self.home, &address);
+    }
+
+    /// A state folder here, with a context `there`.
+    pub fn here(&self) -> Home {
+        let here = Home::new();
+        let key = self.home.path().join("server-token");
+        here.says(&["context", "add", "there", &format!("{}/container", self.url), "--key-file", key.to_str().unwrap()]);
+        here
+    }
+}
+
+impl Drop for There {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        clear(&self.home);
+    }
+}
+
+/// A login on loopback: a real `sshd` with its own configuration, keys and port, and the client's configuration for it.
+pub struct Login {
+    pub folder: TempDir,
+    pub there: Home,
+    pub url: String,
+    daemon: Child,
+}
+
+impl Login {
+    /// `None` where there is no `sshd`, with the reason on the terminal.
+    pub fn new() -> Option<Self> {
+        let is_root = rustix::process::geteuid().is_root();
+        if !is_root || !Path::new("/usr/sbin/sshd").exists() {
+            let required = std::env::var("SANDBAR_REQUIRE").is_ok_and(|names| names.split(',').any(|name| name == "remote-ssh"));
+            assert!(!required, "SANDBAR_REQUIRE asks for remote-ssh: it needs root, and the package openssh-server");
+            return None;
+        }
+        let folder = tempfile::Builder::new().prefix("sandbar-sshd-").tempdir_in("/var/tmp").unwrap();
+        let there = Home::new();
+        let place = |name: &str| folder.path().join(name).display().to_string();
+        for key in ["host", "client"] {
+            let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &place(key)]).status().unwrap();
+            assert!(made.success());
+        }
+        fs::copy(place("client.pub"), place("authorized")).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let configuration = format!(
+            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
+             PermitRootLogin yes\nSetEnv SANDBAR_HOME={} XDG_CACHE_HOME={}\n",
+            place("host"),
+            place("authorized"),
+            there.path().display(),
+            place("cache"),
+        );
+        fs::write(place("sshd_config"), configuration).unwrap();
+        fs::create_dir_all("/run/sshd").unwrap();
+        let daemon = Command::new("/usr/sbin/sshd").args(["-D", "-e", "-f", &place("sshd_config")]).stderr(Stdio::null()).spawn().unwrap();
+        let until = Instant::now() + PATIENCE;
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < until, "sshd does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // The user's own ssh, as it would be by the user's own configuration.
+        let ssh = format!(
+            "#!/bin/sh\nexec /usr/bin/ssh -F none -i {} -o IdentitiesOnly=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile={} -o LogLevel=ERROR \"$@\"\n",
+            place("client"),
+            place("known"),
+        );
+        fs::create_dir(place("bin")).unwrap();
+        fs::write(place("bin/ssh"), ssh).unwrap();
+        fs::set_permissions(place("bin/ssh"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let url = format!("ssh://root@127.0.0.1:{port}");
+        Some(Self { folder, there, url, daemon })
+    }
+
+    /// The command, with that `ssh` on its `PATH`.
+    pub fn command(&self, here: &Home, arguments: &[&str]) -> Command {
+        let mut command = here.command(arguments);
+        command.env("PATH", format!("{}:{}", self.folder.path().join("bin").display(), std::env::var("PATH").unwrap()));
+        command
+    }
+
+    pub fn says(&self, here: &Home, arguments: &[&str]) -> String {
+        let output = self.command(here, arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+}
+
+impl Drop for Login {
+    fn drop(&mut self) {
+        let _ = self.command(&self.there, &["context", "clean", &self.url]).output();
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+        clear(&self.there);
+    }
+}

@@ -1,0 +1,6 @@
+//! Walls of another host, reached over the network: the other host is this one, by another process with a state folder of its own.
+
+pub mod http;
+mod server;
+
+pub use server::serve;
