@@ -65,6 +65,6 @@ pub use portable::{ExportOptions, Exported, Imported};
 pub use runtime::{CreateRequest, Runtime};
 pub use sandbar_backends::{ProviderOptions, Registry};
 pub use sandbox::Sandbox;
-pub use setup::SetupStep;
+pub use setup::{PackageSource, SetupStep};
 pub use summary::{Inspect, SandboxSummary};
 pub use template::TemplateSummary;
