@@ -78,8 +78,8 @@ fn hung_sentry(home: &Home) {
     let told = home.json(&["inspect", &id]);
     assert!(told["state"] == "crashed" && told.to_string().contains("the sentry hangs"), "{told}");
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    // It is the user's to end: what is left of it goes with the next start, or with the sandbox.
     assert_eq!(home.sandbar(&["gc"]).code, 0);
-    support::eventually("its processes are gone", || support::processes_with(&id).is_empty());
     // What it wrote is in the layer, and goes on from there.
     home.ok(&["start", &id]);
     assert_eq!(home.shell(&id, "cat /root/file"), "kept");
