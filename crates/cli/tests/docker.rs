@@ -3,19 +3,43 @@
 
 use std::{
     fs,
+    net::TcpStream,
     os::unix::{
         fs::PermissionsExt,
         net::UnixStream,
         process::{CommandExt, ExitStatusExt},
     },
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Command, ExitCode, Output, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
 
+use libtest_mimic::{Arguments, Trial};
+
 #[path = "../../conformance/tests/engines/engine.rs"]
 mod engine;
+#[path = "../../conformance/tests/engines/trial.rs"]
+mod trial;
+
+/// A fact, and the runtime of the engine that it is shown on.
+type Case = (&'static str, &'static str, fn(&World));
+
+const CASES: &[Case] = &[
+    ("setup_makes_the_image_base_and_a_sandbox_begins_from_it", "runc", setup_makes_the_image_base_and_a_sandbox_begins_from_it),
+    ("a_socket_without_permission_is_told_with_who_may", "runc", a_socket_without_permission_is_told_with_who_may),
+    ("a_kill_at_any_step_leaks_nothing_in_the_engine", "runc", a_kill_at_any_step_leaks_nothing_in_the_engine),
+    ("a_kill_while_memory_is_saved_leaves_a_sandbox_that_answers", "runsc", a_kill_while_memory_is_saved_leaves_a_sandbox_that_answers),
+];
+
+fn main() -> ExitCode {
+    let trial = |(name, runtime, body): &Case| -> Trial {
+        let (runtime, body) = (*runtime, *body);
+        let required = if runtime == "runsc" { "docker-runsc" } else { "docker-runc" };
+        trial::trial(name, required, move || world(runtime), move |world| body(&world))
+    };
+    libtest_mimic::run(&Arguments::from_args(), CASES.iter().map(trial).collect()).exit_code()
+}
 
 /// A state folder on an engine of this test's own.
 struct World {
@@ -52,6 +76,11 @@ impl World {
         fs::read_dir(self.socket.with_file_name("root/containers")).map_or(0, Iterator::count)
     }
 
+    fn state(&self, id: &str) -> String {
+        let told: serde_json::Value = serde_json::from_str(&self.ok(&["inspect", id])).unwrap();
+        told["state"].as_str().unwrap().to_owned()
+    }
+
     /// After `gc` the engine has one container for each sandbox, and those that are there answer.
     fn is_settled(&self, step: &str) -> Vec<String> {
         self.ok(&["gc"]);
@@ -61,28 +90,31 @@ impl World {
     }
 }
 
-fn make_tree(tree: &Path, program: &Path) {
+/// The words that make a sandbox.
+const CREATE: [&str; 5] = ["create", "--on", "docker", "--image", "busybox"];
+
+fn import_busybox(world: &World) {
+    let program = ["/bin/busybox", "/usr/bin/busybox"].iter().map(Path::new).find(|path| path.exists()).unwrap();
+    let tree = world.home.path().join("tree");
     fs::create_dir_all(tree.join("bin")).unwrap();
     fs::copy(program, tree.join("bin/busybox")).unwrap();
-    for name in ["sh", "cat", "true", "sleep"] {
+    for name in ["sh", "cat", "true", "sleep", "httpd"] {
         std::os::unix::fs::symlink("busybox", tree.join("bin").join(name)).unwrap();
     }
+    world.ok(&["image", "import", &tree.display().to_string(), "busybox"]);
 }
 
-/// What stands in the way of a fact is a failure where the engine is required.
-fn world(note: &Path) -> Option<World> {
-    let required = std::env::var("SANDBAR_REQUIRE").is_ok_and(|names| names.split(',').any(|name| name == "docker-runc"));
+/// A state folder on an engine with this runtime, which is started.
+fn world(runtime: &str) -> Result<World, String> {
     if !rustix::process::geteuid().is_root() {
-        assert!(!required, "an engine of its own needs root");
-        return None;
+        return Err("an engine of its own needs root".to_owned());
     }
-    match engine::of_run(note, "cli", &engine::Engine::of("runc")) {
-        Ok((socket, _)) => Some(World { home: tempfile::tempdir().unwrap(), socket }),
-        Err(reason) => {
-            assert!(!required, "{reason}");
-            None
-        }
-    }
+    // Where it is, is noted there for other processes, of which there are none.
+    let note = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let (socket, _) = engine::of_run(note.path(), "cli", &engine::Engine::of(runtime))?;
+    let world = World { home: tempfile::tempdir().map_err(|error| error.to_string())?, socket };
+    wait_for_engine(&world);
+    Ok(world)
 }
 
 /// The engine makes its socket when it is ready.
@@ -94,11 +126,7 @@ fn wait_for_engine(world: &World) {
     }
 }
 
-#[test]
-fn setup_makes_the_image_base_and_a_sandbox_begins_from_it() {
-    let note = tempfile::tempdir().unwrap();
-    let Some(world) = world(note.path()) else { return };
-    wait_for_engine(&world);
+fn setup_makes_the_image_base_and_a_sandbox_begins_from_it(world: &World) {
     let lacking = world.run(&["run", "--on", "docker", "--", "true"]);
     let said = String::from_utf8_lossy(&lacking.stderr).into_owned();
     assert!(lacking.status.code() == Some(125) && said.contains("sandbar setup docker"), "{said}");
@@ -115,11 +143,7 @@ fn setup_makes_the_image_base_and_a_sandbox_begins_from_it() {
     assert!(again.status.success() && said.contains("lacks nothing"), "{said}");
 }
 
-#[test]
-fn a_socket_without_permission_is_told_with_who_may() {
-    let note = tempfile::tempdir().unwrap();
-    let Some(world) = world(note.path()) else { return };
-    wait_for_engine(&world);
+fn a_socket_without_permission_is_told_with_who_may(world: &World) {
     fs::set_permissions(&world.socket, fs::Permissions::from_mode(0o660)).unwrap();
     fs::set_permissions(world.socket.parent().unwrap(), fs::Permissions::from_mode(0o711)).unwrap();
     // A user who can execute it and has a state folder, but may not talk to the engine.
@@ -146,16 +170,9 @@ fn a_socket_without_permission_is_told_with_who_may() {
     assert_eq!(world.containers(), 0);
 }
 
-#[test]
-fn a_kill_at_any_step_leaks_nothing_in_the_engine() {
-    let note = tempfile::tempdir().unwrap();
-    let Some(world) = world(note.path()) else { return };
-    let program = ["/bin/busybox", "/usr/bin/busybox"].iter().map(Path::new).find(|path| path.exists()).unwrap();
-    let tree = world.home.path().join("tree");
-    make_tree(&tree, program);
-    world.ok(&["image", "import", &tree.display().to_string(), "busybox"]);
-    wait_for_engine(&world);
-    let create = ["create", "--on", "docker", "--image", "busybox"];
+fn a_kill_at_any_step_leaks_nothing_in_the_engine(world: &World) {
+    import_busybox(world);
+    let create = CREATE;
     let id = world.ok(&create);
     world.ok(&["exec", &id, "--", "sh", "-c", "echo kept > /file"]);
 
@@ -186,6 +203,39 @@ fn a_kill_at_any_step_leaks_nothing_in_the_engine() {
         world.is_settled(step);
         assert_eq!(world.ok(&["exec", &id, "--", "cat", "/file"]), "kept", "{step}");
     }
+    for (step, verb) in [("pause.row", "pause"), ("resume.row", "resume")] {
+        world.killed_at(step, &[verb, &id]);
+        assert_eq!(world.is_settled(step), [id.as_str()], "{step}");
+        // Either it was done or it was not; what is told is true, and the other way is open.
+        if world.state(&id) == "running" {
+            assert_eq!(world.ok(&["exec", &id, "--", "cat", "/file"]), "kept", "{step}");
+            world.ok(&["pause", &id]);
+        }
+        assert_eq!(world.state(&id), "paused", "{step}");
+    }
+    world.ok(&["resume", &id]);
+    for step in ["fork.saved", "docker.created", "provision.answered"] {
+        world.killed_at(step, &["fork", &id]);
+        for other in world.is_settled(step).iter().filter(|other| **other != id) {
+            assert_eq!(world.ok(&["exec", other, "--", "cat", "/file"]), "kept", "{step}");
+            world.ok(&["rm", "-f", other]);
+        }
+    }
+    for step in ["expose.row", "expose.listening"] {
+        world.killed_at(step, &["expose", &id, "80"]);
+        assert_eq!(world.is_settled(step), [id.as_str()], "{step}");
+        let _ = world.run(&["unexpose", &id, "80"]);
+    }
+    // The keeper's, whose client only hears that it is gone, or of the next one.
+    for step in ["keeper.row", "keeper.listening"] {
+        let _ = world.command(&["expose", &id, "80"]).env("SANDBAR_FAULT", step).output().unwrap();
+        assert_eq!(world.is_settled(step), [id.as_str()], "{step}");
+        let _ = world.run(&["unexpose", &id, "80"]);
+    }
+    let address = world.ok(&["expose", &id, "80"]);
+    assert!(TcpStream::connect(&address).is_ok());
+    world.ok(&["unexpose", &id, "80"]);
+    assert!(TcpStream::connect(&address).is_err());
     for step in ["destroy.begun", "destroy.halted", "destroy.removed"] {
         let other = world.ok(&create);
         world.killed_at(step, &["rm", "-f", &other]);
@@ -193,5 +243,23 @@ fn a_kill_at_any_step_leaks_nothing_in_the_engine() {
     }
     world.ok(&["rm", "-f", &id]);
     world.ok(&["gc"]);
+    assert_eq!(world.containers(), 0);
+}
+
+fn a_kill_while_memory_is_saved_leaves_a_sandbox_that_answers(world: &World) {
+    import_busybox(world);
+    let id = world.ok(&CREATE);
+    world.ok(&["exec", &id, "--", "sh", "-c", "echo kept > /file"]);
+    for step in ["checkpoint.begun", "checkpoint.quiet", "checkpoint.memory-saved", "checkpoint.awake"] {
+        world.killed_at(step, &["checkpoint", "--with-memory", &id]);
+        let begun = Instant::now();
+        assert_eq!(world.is_settled(step), [id.as_str()], "{step}");
+        assert_eq!(world.state(&id), "running", "{step}");
+        assert_eq!(world.ok(&["exec", &id, "--", "cat", "/file"]), "kept", "{step}");
+        // By itself the agent would listen again within a minute.
+        assert!(begun.elapsed() < Duration::from_secs(20), "{step}: {:?}", begun.elapsed());
+    }
+    assert_eq!(world.ok(&["checkpoints", "--json"]), "[]");
+    world.ok(&["rm", "-f", &id]);
     assert_eq!(world.containers(), 0);
 }

@@ -68,6 +68,6 @@ pub use sandbar_backends::{
     remote::{Address, Contexts, Place, clean},
 };
 pub use sandbox::Sandbox;
-pub use setup::SetupStep;
+pub use setup::{PackageSource, SetupStep};
 pub use summary::{Inspect, SandboxSummary};
 pub use template::TemplateSummary;

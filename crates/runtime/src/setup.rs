@@ -8,9 +8,15 @@ use std::{
 };
 
 use rustix::process::geteuid;
+use sandbar_backends::gvisor;
 use sandbar_core::{Context, Error, ErrorKind, Feature, Isolation, Result};
 
 use crate::{Runtime, released, root::BASE};
+
+mod runsc;
+mod source;
+
+pub use source::PackageSource;
 
 const OPERATION: &str = "setup";
 /// What the image `base` has beyond the distribution's smallest system.
@@ -27,6 +33,8 @@ const ENGINES: [(&str, &str, &str); 6] = [
     ("qemu", "squashfs-tools", "sqfstar"),
     ("qemu", "e2fsprogs", "mkfs.ext4"),
 ];
+/// The provider whose engine has to be of some newness.
+const GVISOR: &str = "gvisor";
 /// Shows that Python's installer of packages is there.
 const PIP: &str = "/usr/lib/python3/dist-packages/pip";
 /// What depends on the newest kernel for virtual machines, and on the newest for any: the first that the distribution has is taken.
@@ -37,6 +45,15 @@ const KERNELS: [&str; 2] = ["linux-image-cloud-amd64", "linux-image-amd64"];
 pub enum SetupStep {
     /// Installs packages of the distribution.
     Packages(Vec<&'static str>),
+    /// Installs packages of a suite that is no source of this machine, whose sources stay as they are.
+    Backports {
+        /// Their names.
+        packages: Vec<&'static str>,
+        /// The suite.
+        suite: String,
+        /// Where it comes from.
+        source: PackageSource,
+    },
     /// Gets Firecracker's released programs.
     Firecracker,
     /// Makes the image `base` of the distribution's packages, from the machine's own package sources.
@@ -55,6 +72,7 @@ impl SetupStep {
     pub fn describe(&self) -> String {
         match self {
             Self::Packages(names) => format!("apt-get install --yes --no-install-recommends {}", names.join(" ")),
+            Self::Backports { packages, suite, source } => runsc::describe(packages, suite, source),
             Self::Firecracker => released::describe(),
             Self::BaseImage { suite, sources } => {
                 let sources: Vec<String> = sources.iter().map(|path| path.display().to_string()).collect();
@@ -88,6 +106,7 @@ impl Runtime {
         if firecracker.is_some() && !Path::new(PIP).exists() {
             packages.push("python3-pip");
         }
+        let runsc = if provider == GVISOR && self.lacks_runsc().await? { Some(runsc::step()?) } else { None };
         let needs_base = features.has(Feature::LayeredImage) && !features.has(Feature::HostImage);
         let base = if needs_base && self.images().resolve(Some(BASE)).await.is_err() {
             if find_program(BUILDER).is_none() {
@@ -102,12 +121,19 @@ impl Runtime {
             Isolation::Vm if self.kernels().newest().is_err() => Some(SetupStep::Kernel(kernel_package().await?)),
             _ => None,
         };
-        if !packages.is_empty() && find_program("apt-get").is_none() {
+        if (runsc.is_some() || !packages.is_empty()) && find_program("apt-get").is_none() {
             return Err(Error::new(ErrorKind::Unsupported, OPERATION, "this distribution's packages are not known to sandbar")
                 .with_hint(format!("install what corresponds to Debian's {}", packages.join(" "))));
         }
         let packages = (!packages.is_empty()).then_some(SetupStep::Packages(packages));
-        Ok(packages.into_iter().chain(firecracker).chain(kernel).chain(base).collect())
+        Ok(packages.into_iter().chain(runsc).chain(firecracker).chain(kernel).chain(base).collect())
+    }
+
+    /// Whether there is no `runsc`, or one that is too old, and none was named. The provider is not asked: it would remember what it found.
+    async fn lacks_runsc(&self) -> Result<bool> {
+        let options = self.config().gvisor.clone();
+        let lacks = tokio::task::spawn_blocking(move || gvisor::lacks_runsc(&options)).await;
+        lacks.map_err(|error| Error::new(ErrorKind::Internal, OPERATION, "looking for runsc panicked").with_source(error))
     }
 
     /// Does one step of a plan. What the programs say goes to standard error.
@@ -116,11 +142,15 @@ impl Runtime {
     /// `PermissionDenied` without root where packages are to be installed; `Unavailable` when a program fails.
     pub async fn set_up(&self, step: &SetupStep) -> Result<()> {
         match step {
+            SetupStep::Packages(_) | SetupStep::Backports { .. } if !geteuid().is_root() => {
+                Err(Error::new(ErrorKind::PermissionDenied, OPERATION, "only root may install packages")
+                    .with_hint(format!("as root: {}", step.describe())))
+            }
+            SetupStep::Backports { packages, suite, source } => {
+                let folder = self.images().temporary().await?;
+                runsc::install(folder.path(), packages, suite, source).await
+            }
             SetupStep::Packages(names) => {
-                if !geteuid().is_root() {
-                    return Err(Error::new(ErrorKind::PermissionDenied, OPERATION, "only root may install packages")
-                        .with_hint(format!("sudo {}", step.describe())));
-                }
                 // An index that is old names versions that are gone.
                 let mut update = Command::new("apt-get");
                 update.args(["update", "--quiet"]);

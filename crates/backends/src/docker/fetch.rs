@@ -54,6 +54,10 @@ async fn pull(engine: &Engine, reference: &str, said: &(dyn for<'s> Fn(&'s str) 
             Some(words) = told.recv() => said(&words),
         }
     };
+    // What it said last, at the same moment.
+    while let Ok(words) = told.try_recv() {
+        said(&words);
+    }
     pulled.map_err(|error| {
         let error = explain(engine.endpoint(), "pull the image", error).with("image", reference);
         error.with_hint("sandbar image ls shows the images that are here; docker images those of the engine")

@@ -29,6 +29,7 @@ use super::{
     layer, object,
     place::Place,
 };
+use crate::{host::unsaved, machine::saving::SaveNote};
 
 /// The name of a checkpoint in the engine, and of its folder in a checkpoint of ours.
 const NAME: &str = "memory";
@@ -138,7 +139,10 @@ async fn saved_while_frozen(engine: &Engine, place: &Place, options: &Checkpoint
             })
             .await
         }
-        Err(error) => Err(error.with_hint("open connections of processes inside cannot be saved: close them, or save the disk alone")),
+        Err(error) => Err(match unsaved::named(&error.chain()) {
+            Some(named) => named.with_source(error),
+            None => error.with_hint("a process inside may hold what cannot be saved: end it, or save the disk alone"),
+        }),
     };
     delete(engine, &place.name).await;
     let (memory, bound) = taken?;
@@ -237,6 +241,15 @@ async fn quiet(run: &Path) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     Ok(())
+}
+
+/// Lets a sandbox go on that somebody has made quiet to save it, and who was killed before it went on. (What he has frozen, the runtime thaws.)
+///
+/// # Errors
+/// Of waking.
+pub(super) fn settle(note: &SaveNote, place: &Place) -> Result<()> {
+    let run = place.folder.join(RUN);
+    note.settle(fs::symlink_metadata(run.join(AGENT_SOCKET)).is_ok(), || wake(&run))
 }
 
 /// Ends the agent's quiet. The folder is hostile: nothing there is followed or written into.

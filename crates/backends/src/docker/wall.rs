@@ -7,8 +7,8 @@ use std::{
 
 use async_trait::async_trait;
 use sandbar_core::{
-    CheckpointKind, CheckpointOptions, Connection, Error, ErrorKind, Isolation, Journal, LimitReport, Needs, Probe, ProviderInfo, Resource,
-    Result, SandboxId, SandboxSpec, SandboxStats, SavedCheckpoint,
+    CheckpointKind, CheckpointOptions, Connection, Context, Error, ErrorKind, Isolation, Journal, LimitReport, Needs, Probe, ProviderInfo,
+    Resource, Result, SandboxId, SandboxSpec, SandboxStats, SavedCheckpoint,
 };
 use serde_json::Value;
 
@@ -25,7 +25,7 @@ use super::{
     place::Place,
     usage,
 };
-use crate::machine::{Backend, Boot, Facts, Machine, Memory, agent::AgentFile, process::HostProcess};
+use crate::machine::{Backend, Boot, Facts, Machine, Memory, agent::AgentFile, process::HostProcess, saving::SaveNote};
 
 /// How long the agent may take to answer once its container runs: some runtimes start a kernel first.
 const AGENT_PATIENCE: Duration = Duration::from_secs(20);
@@ -89,6 +89,7 @@ impl Host {
 
     /// Ends the first process of a container, and with it every other, and waits until the engine knows.
     async fn halt(&self, place: &Place, journal: &Arc<dyn Journal>) -> Result<()> {
+        SaveNote::of(&place.folder).remove();
         let engine = self.engine_at(&place.engine)?;
         let frozen = self.facts(place) == Facts::Frozen;
         if let Some(process) = place.process {
@@ -181,7 +182,22 @@ impl Backend for Docker {
     }
 
     async fn dial(&self, place: &Place) -> Result<Connection> {
-        object::dial(&place.folder).await
+        let note = SaveNote::of(&place.folder);
+        let was_left = note.is_orphan();
+        if was_left {
+            memory::settle(&note, place)?;
+        }
+        let is_alive = || !matches!(place.seen(), Some(Facts::Gone(_)));
+        note.reach(was_left, is_alive, || object::dial(&place.folder)).await
+    }
+
+    async fn note_quiet(&self, place: &Place, is_quiet: bool) -> Result<()> {
+        let note = SaveNote::of(&place.folder);
+        if is_quiet {
+            return note.write().context("checkpoint", || "cannot note the checkpoint".to_owned());
+        }
+        note.remove();
+        Ok(())
     }
 
     fn facts(&self, place: &Place) -> Facts {

@@ -99,7 +99,11 @@ impl OwnedBoot {
                     // What is left is in the ledger.
                     tracing::warn!(error = %left.chain(), "cannot release everything of a sandbox that did not start");
                 });
-                Err(error)
+                // Asked only now: the answer costs a good part of what a start does.
+                match self.engine.version().map(|version| version.require()) {
+                    Ok(Err(too_old)) => Err(too_old.with_source(error)),
+                    _ => Err(error),
+                }
             }
         }
     }

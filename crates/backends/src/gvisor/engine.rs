@@ -20,7 +20,10 @@ use rustix::{
 };
 use sandbar_core::{Context, Error, ErrorKind, Result};
 
-use super::config::{GvisorOptions, Platform};
+use super::{
+    config::{GvisorOptions, Platform},
+    version::Version,
+};
 use crate::{host::syscall, machine::process::wait_for_exit};
 
 const OPERATION: &str = "runsc";
@@ -51,8 +54,7 @@ impl Engine {
     /// # Errors
     /// `Unavailable` when there is none.
     pub(super) fn find(options: &GvisorOptions) -> Result<Self> {
-        let named = options.runsc.clone().or_else(|| env::var_os(VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from));
-        if let Some(path) = named {
+        if let Some(path) = named(options) {
             return if is_program(&path) {
                 Ok(Self { path, platform: options.platform })
             } else {
@@ -65,16 +67,15 @@ impl Engine {
         found.map(|path| Self { path, platform: options.platform }).ok_or_else(|| missing("there is no runsc on PATH"))
     }
 
-    /// Its version, as it says it: `0.0~20240729.0`, `release-20250407.0`.
+    /// Its version, as it says it. Blocks for some milliseconds.
     ///
     /// # Errors
     /// `Unavailable` when it does not say one.
-    pub(super) fn version(&self) -> Result<String> {
+    pub(super) fn version(&self) -> Result<Version> {
         let mut command = Command::new(&self.path);
         command.arg("--version");
         let said = run(command, QUICK)?;
-        let version = said.text.lines().find_map(|line| line.strip_prefix("runsc version ")).map(|version| version.trim().to_owned());
-        version.filter(|version| !version.is_empty() && version.len() <= 100).ok_or_else(|| {
+        Version::parse(&said.text).ok_or_else(|| {
             Error::new(ErrorKind::Unavailable, OPERATION, "runsc does not say its version")
                 .with("path", self.path.display())
                 .with_source(io::Error::other(said.text))
@@ -216,13 +217,22 @@ fn wait(child: &mut Child, patience: Duration) -> Result<ExitStatus> {
     }
 }
 
+/// Whether there is no `runsc` that is new enough where one is looked for; where one was named, that one counts. Blocks for some milliseconds.
+pub fn lacks_runsc(options: &GvisorOptions) -> bool {
+    named(options).is_none() && Engine::find(options).and_then(|engine| engine.version()?.require()).is_err()
+}
+
+fn named(options: &GvisorOptions) -> Option<PathBuf> {
+    options.runsc.clone().or_else(|| env::var_os(VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from))
+}
+
 fn is_program(path: &Path) -> bool {
     path.is_file() && accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS).is_ok()
 }
 
 fn missing(message: &str) -> Error {
     Error::new(ErrorKind::Unavailable, OPERATION, message)
-        .with_hint("install runsc (Debian: the package runsc of the suite bookworm-backports or later), or name it: RUNSC_PATH")
+        .with_hint("sandbar setup gvisor gets it (Debian 12: from bookworm-backports), or name it: RUNSC_PATH")
 }
 
 /// What a file holds of text, from its beginning.

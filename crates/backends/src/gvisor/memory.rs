@@ -22,7 +22,7 @@ use super::{
     wall::hold,
     wire,
 };
-use crate::host::{folder, ids::is_root};
+use crate::host::{folder, ids::is_root, unsaved};
 
 const OPERATION: &str = "checkpoint";
 /// The folder of a checkpoint with what the sentry wrote.
@@ -67,7 +67,7 @@ impl Bound {
             value.unwrap_or_default()
         };
         Ok(Self {
-            runsc: engine.version()?,
+            runsc: engine.version()?.to_string(),
             platform: engine.platform.name().to_owned(),
             cpu: field(&["model name", "CPU part"]),
             cpu_flags: field(&["flags", "Features"]),
@@ -198,22 +198,11 @@ fn told(said: Said) -> Result<()> {
     if said.status.success() {
         return Ok(());
     }
-    let refused = |message: &str| Error::new(ErrorKind::Conflict, OPERATION, message.to_owned());
-    let text = &said.text;
-    Err(if text.contains("bound host socket") {
-        let error = refused("a unix socket that is bound in the file system cannot be saved with memory");
-        // The sentry prints the object that it stumbled over.
-        let path = text.split_once(", path:\"").and_then(|(_, rest)| rest.split_once('"'));
-        let error = match path {
-            Some((path, _)) => error.with("socket", path.escape_debug()),
-            None => error,
-        };
-        error.with_hint("end the process that listens there, or bind it below /dev/shm or as an abstract socket; or save without memory")
-    } else {
-        refused("the sandbox holds something that cannot be saved with memory")
-            .with_source(std::io::Error::other(first_line(text)))
-            .with_hint("save without memory, or end what holds it (a socket that is connected to the outside, a deleted file …)")
-    })
+    Err(unsaved::named(&said.text).unwrap_or_else(|| {
+        Error::new(ErrorKind::Conflict, OPERATION, "the sandbox holds something that cannot be saved with memory")
+            .with_source(std::io::Error::other(first_line(&said.text)))
+            .with_hint("save without memory, or end what holds it")
+    }))
 }
 
 /// Looks at what was written, makes it everybody's to read (below a folder that is not) and nobody's to change; gives its bytes.

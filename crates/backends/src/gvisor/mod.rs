@@ -8,7 +8,7 @@
 //! | `bundle` | what `runsc` is told: the OCI specification |
 //! | `place` | one sandbox as the host sees it: its processes, whether they live, their end |
 //! | `wire` | the folder where the agent's socket is |
-//! | `engine` | `runsc`: found, its version, commands to a sandbox that runs |
+//! | `engine`, `version` | `runsc`: found, commands to a sandbox that runs; which one it is, and the oldest that is taken |
 //! | `memory` | checkpoints with memory |
 //! | `limits` | what it may use |
 //! | `config`, `info`, `probe` | what was asked for, what this host can do |
@@ -27,11 +27,13 @@ mod memory;
 mod place;
 mod plan;
 mod probe;
+mod version;
 mod wall;
 mod wire;
 
 pub use boot::STEPS;
 pub use config::{GvisorOptions, Platform};
+pub use engine::lacks_runsc;
 pub use info::claim;
 pub use place::Place;
 pub use wall::{Gvisor, GvisorProvider};

@@ -22,6 +22,7 @@ use crate::{
     machine::{
         Facts,
         process::{HostProcess, ProcessStat, wait_for_exit},
+        saving::SaveNote,
     },
 };
 
@@ -31,9 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MOMENT: Duration = Duration::from_millis(200);
 /// In the generation's folder: the sandbox was paused by `runsc`, where no control group can freeze it.
 const PAUSED: &str = "paused";
-
-/// In the generation's folder: who saves it with memory.
-const SAVING: &str = "saving";
 
 /// Where one sandbox runs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -60,7 +58,14 @@ impl Place {
             // It has lost its kernel; the first process ends because of it, and may say how.
             return Facts::Gone(self.why(offspring::wait(&self.process, MOMENT)));
         }
-        if cgroup::is_frozen(&self.groups) || self.is_paused() { Facts::Frozen } else { Facts::Alive }
+        if cgroup::is_frozen(&self.groups) || self.is_paused() {
+            return Facts::Frozen;
+        }
+        // Nobody of us stops one of these two (a freezer and a pause look otherwise): nothing inside runs, and nothing answers.
+        if self.engine.iter().any(HostProcess::is_stopped) {
+            return Facts::Gone("the sentry hangs: a signal has stopped it".to_owned());
+        }
+        Facts::Alive
     }
 
     fn why(&self, ended: Option<Ended>) -> String {
@@ -92,41 +97,9 @@ impl Place {
         let _ = fs::remove_file(self.folder.join(PAUSED));
     }
 
-    /// Says that this process is about to save it with memory, for which its agent is quiet and it is paused.
-    ///
-    /// # Errors
-    /// Of the file system.
-    pub(super) fn note_saving(&self) -> Result<()> {
-        let own = HostProcess::of(std::process::id()).map(|own| format!("{} {}", own.pid, own.start_time));
-        // As a whole or not at all: others look at it at any time.
-        let (written, name) = (self.folder.join(format!("{SAVING}-new")), self.folder.join(SAVING));
-        let noted = own.and_then(|own| fs::write(&written, own)).and_then(|()| fs::rename(&written, name));
-        noted.context("checkpoint", || "cannot note the checkpoint".to_owned())
-    }
-
-    /// Says that it goes on.
-    pub(super) fn forget_saving(&self) {
-        let _ = fs::remove_file(self.folder.join(SAVING));
-    }
-
-    /// Whether it is being saved with memory.
-    pub(super) fn is_saving(&self) -> bool {
-        self.folder.join(SAVING).exists()
-    }
-
-    /// For how long it has been noted.
-    pub(super) fn saving_since(&self) -> Duration {
-        let noted = fs::metadata(self.folder.join(SAVING)).and_then(|noted| noted.modified());
-        noted.ok().and_then(|noted| noted.elapsed().ok()).unwrap_or(Duration::MAX)
-    }
-
-    /// Whether a process that is gone has begun to save it, and so may have left it paused.
-    pub(super) fn was_left_saving(&self) -> bool {
-        let Ok(text) = fs::read_to_string(self.folder.join(SAVING)) else { return false };
-        let saver = text
-            .split_once(' ')
-            .and_then(|(pid, start_time)| Some(HostProcess { pid: pid.parse().ok()?, start_time: start_time.parse().ok()? }));
-        saver.is_none_or(|saver| !saver.is_alive())
+    /// Who saves it with memory.
+    pub(super) fn note(&self) -> SaveNote {
+        SaveNote::of(&self.folder)
     }
 
     pub(super) fn halt(&self, journal: &Arc<dyn Journal>) -> Result<()> {
@@ -139,7 +112,7 @@ impl Place {
             let _ = cgroup::thaw(&self.groups);
         }
         self.forget_pause();
-        self.forget_saving();
+        self.note().remove();
         end_process(&self.process)?;
         journal.forget(&self.process.resource("agent"))?;
         self.groups.release(journal)?;

@@ -1,7 +1,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -33,12 +33,6 @@ pub type GvisorProvider = Machine<Gvisor>;
 pub(super) const BOOT: Duration = Duration::from_secs(20);
 /// How long pausing or resuming may take.
 const PAUSE: Duration = Duration::from_secs(10);
-/// How long an agent that was told to be quiet may take to hear it: it listens to nobody for longer who does not say what he wants.
-const TOLD: Duration = Duration::from_secs(15);
-/// How long somebody who comes while it is saved waits.
-const RETURN: Duration = Duration::from_millis(1500);
-/// Between attempts.
-const RETRY: Duration = Duration::from_millis(2);
 /// How long a process that is ending may take to have ended.
 const MOMENT: Duration = Duration::from_millis(200);
 
@@ -105,14 +99,8 @@ impl Gvisor {
         worker::run(move || {
             // Refused when it was not paused yet, or not any more.
             let _ = wall.tell(&place, "resume");
-            if !wire::is_there(&place.process) {
-                wire::wake(&place.process).context("gvisor", || "cannot wake the agent".to_owned())?;
-                place.forget_saving();
-            } else if place.saving_since() > TOLD {
-                // It was never made quiet. Until then it may have been told, and not have come to it.
-                place.forget_saving();
-            }
-            Ok(())
+            let wake = || wire::wake(&place.process).context("gvisor", || "cannot wake the agent".to_owned());
+            place.note().settle(wire::is_there(&place.process), wake)
         })
         .await?
     }
@@ -164,25 +152,20 @@ impl Backend for Gvisor {
     }
 
     async fn dial(&self, place: &Place) -> Result<Connection> {
-        let begun = Instant::now();
-        let was_left = place.was_left_saving();
+        let note = place.note();
+        let was_left = note.is_orphan();
         if was_left {
             self.recover(place).await?;
         }
-        loop {
-            let error = match wire::connect(&place.process).await {
-                Ok(stream) => return Ok(Box::new(stream)),
-                Err(error) => error,
-            };
-            // An agent that was woken, or that is quiet to be saved, listens again soon.
-            if !(was_left || place.is_saving()) || begun.elapsed() > RETURN || !place.process.is_alive() {
+        match note.reach(was_left, || place.process.is_alive(), || wire::connect(&place.process)).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => {
                 // The listener was there before anybody could ask: it is gone because the agent is ending, which takes another moment.
                 let process = place.process;
                 let wait = move || process.open().map(|held| held.map(|held| wait_for_exit(&held, MOMENT)));
                 let _ = worker::run(wait).await;
-                return Err(Error::new(ErrorKind::Unavailable, "dial", "the agent does not listen").with_source(error));
+                Err(Error::new(ErrorKind::Unavailable, "dial", "the agent does not listen").with_source(error))
             }
-            tokio::time::sleep(RETRY).await;
         }
     }
 
@@ -219,9 +202,9 @@ impl Backend for Gvisor {
 
     async fn note_quiet(&self, place: &Place, is_quiet: bool) -> Result<()> {
         if is_quiet {
-            return place.note_saving();
+            return place.note().write().context("checkpoint", || "cannot note the checkpoint".to_owned());
         }
-        place.forget_saving();
+        place.note().remove();
         Ok(())
     }
 

@@ -15,6 +15,7 @@
 //! | `lingering` | the end of an overlay, where nobody waits for it |
 //! | `offspring` | first processes that this process has to reap |
 //! | `worker` | threads that live as long as the process |
+//! | `unsaved` | what a kernel in user space cannot save with memory, by name |
 //! | `kernel` | what this kernel can do |
 
 pub(crate) mod capabilities;
@@ -35,5 +36,6 @@ pub(crate) mod reclaim;
 pub(crate) mod seccomp;
 pub(crate) mod step;
 pub(crate) mod syscall;
+pub(crate) mod unsaved;
 mod wording;
 pub(crate) mod worker;

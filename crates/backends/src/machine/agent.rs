@@ -84,7 +84,7 @@ fn write_program(path: &Path) -> io::Result<()> {
 
 /// Returns when no process has the file open for writing. A child that another thread cloned meanwhile holds a copy of our descriptor until it has
 /// closed it, and a program that is open for writing cannot be executed (`ETXTBSY`). The kernel gives a read lease only when there is no writer.
-fn until_nobody_writes(path: &Path) -> io::Result<()> {
+pub(crate) fn until_nobody_writes(path: &Path) -> io::Result<()> {
     const PATIENCE: Duration = Duration::from_secs(2);
     let file = fs::File::open(path)?;
     let begun = Instant::now();

@@ -36,6 +36,9 @@ const QUICK: Duration = Duration::from_secs(30);
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// And again after each of these.
 const NEXT_LOOK: Duration = Duration::from_secs(5);
+/// An agent that is alive, does not do what it was asked and gives no sign of life for this long hangs: a status says so much earlier, but it
+/// ends nobody's work.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 
 /// One operation on the generation that was in force when it began.
 pub(super) struct Call<B: Backend> {
@@ -108,12 +111,10 @@ impl<B: Backend> Call<B> {
         let mut work = pin!(work);
         let begun = Instant::now();
         let mut look = FIRST_LOOK;
+        let mut is_first = true;
         loop {
             if let Ok(done) = timeout(look, &mut work).await {
-                return match done {
-                    Ok(value) => Ok(value),
-                    Err(error) => Err(self.explain(error).await),
-                };
+                return self.finish(done).await;
             }
             look = NEXT_LOOK;
             let late = begun.elapsed() >= QUICK;
@@ -122,6 +123,18 @@ impl<B: Backend> Call<B> {
                 // A checkpoint freezes for a moment; whoever asks meanwhile waits. A pause may last for ever.
                 Facts::Frozen if late || self.running.current().is_paused() => return Err(self.frozen()),
                 Facts::Frozen => {}
+                Facts::Alive if is_first => {
+                    is_first = false;
+                    tokio::select! {
+                        biased;
+                        done = &mut work => return self.finish(done).await,
+                        alive = self.ping(SIGN_OF_LIFE) => match alive {
+                            Err(error) if error.kind() == ErrorKind::TimedOut => return Err(error),
+                            // Whatever is in the way of another connection, this one has its own end.
+                            _ => {}
+                        },
+                    }
+                }
                 Facts::Alive if !late => {}
                 Facts::Alive if patience == Patience::Long => self.ping(NEXT_LOOK).await?,
                 Facts::Alive => {
@@ -129,6 +142,13 @@ impl<B: Backend> Call<B> {
                     return Err(Error::new(ErrorKind::TimedOut, self.verb, message));
                 }
             }
+        }
+    }
+
+    async fn finish<T>(&self, done: Result<T, FrameError>) -> Result<T> {
+        match done {
+            Ok(value) => Ok(value),
+            Err(error) => Err(self.explain(error).await),
         }
     }
 

@@ -13,7 +13,7 @@
 //! | `exec`, `input`, `files`, `bulk`, `watch`, `ports`, `egress`, `status` | groups of operations |
 //! | `framed` | a stream to a port on a wire that cannot end one direction alone |
 //! | `provision`, `lifecycle`, `checkpoint` | bringing up, stopping and starting, saving and restoring |
-//! | `quiet`, `rejoin`, `renewal` | the wire before a save of memory; clients that it cut off; what differs after memory was loaded |
+//! | `quiet`, `saving`, `rejoin`, `renewal` | the wire before a save of memory; who saves; clients that it cut off; what differs after memory was loaded |
 //! | `record` | what the ledger keeps; what a generation holds |
 //! | `output` | what a stop keeps of the processes |
 //! | `template` | places from which later ones begin |
@@ -47,6 +47,7 @@ mod quiet;
 mod record;
 mod rejoin;
 mod renewal;
+pub(crate) mod saving;
 pub mod socket;
 mod status;
 mod steps;

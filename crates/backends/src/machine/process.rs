@@ -69,6 +69,11 @@ impl HostProcess {
         self.open().is_ok_and(|held| held.is_some())
     }
 
+    /// Whether a signal has stopped it, and none has let it go on.
+    pub fn is_stopped(&self) -> bool {
+        ProcessStat::read(self.pid).is_ok_and(|stat| stat.start_time == self.start_time && stat.state == 'T')
+    }
+
     /// Sends a signal; a process that is gone is no error.
     ///
     /// # Errors
@@ -176,6 +181,22 @@ mod tests {
         let me = HostProcess::of(std::process::id()).unwrap();
         assert!(me.is_alive());
         assert!(!HostProcess { start_time: me.start_time + 1, ..me }.is_alive());
+    }
+
+    #[test]
+    fn a_stopped_process_lives_and_is_seen_to_be_stopped() {
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let process = HostProcess::of(child.id()).unwrap();
+        assert!(!process.is_stopped());
+        process.signal(Signal::STOP).unwrap();
+        let wait = |options| rustix::process::waitpid(Pid::from_raw(child.id().cast_signed()), options).unwrap().unwrap().1;
+        assert!(wait(rustix::process::WaitOptions::UNTRACED).stopped());
+        assert!(process.is_alive() && process.is_stopped());
+        process.signal(Signal::CONT).unwrap();
+        assert!(wait(rustix::process::WaitOptions::CONTINUED).continued());
+        assert!(!process.is_stopped());
+        process.kill(Duration::from_secs(10)).unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

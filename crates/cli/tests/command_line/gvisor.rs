@@ -12,8 +12,11 @@ const PYTHON: &[&str] = &["/usr/bin/python3"];
 pub const CASES: &[Case] = &[
     Case::new("gvisor::a_killed_sentry_is_told_and_cleared", killed_sentry).on(WALLS).brief(),
     Case::new("gvisor::a_killed_first_process_is_told_and_cleared", killed_first).on(WALLS).brief(),
+    Case::new("gvisor::a_sentry_that_hangs_is_told_and_cleared", hung_sentry).on(WALLS).brief(),
+    Case::new("gvisor::a_sentry_killed_at_work_is_told", killed_at_work).on(WALLS).brief(),
+    Case::new("gvisor::a_runsc_that_is_too_old_is_told_and_setup_shows_how_to_get_another", too_old).on(WALLS).brief(),
     Case::new("gvisor::python_counts_on_in_forks_and_after_a_restore", counting).on(WALLS).needs(PYTHON),
-    Case::new("gvisor::what_cannot_be_saved_is_named", bound_socket).on(WALLS).needs(PYTHON),
+    Case::new("gvisor::what_cannot_be_saved_is_named", unsaved).on(WALLS).needs(PYTHON).brief(),
     Case::new("gvisor::faults_of_a_checkpoint_with_memory", faults).on(WALLS).brief(),
     Case::new("gvisor::faults_of_a_start", start).on(WALLS).brief(),
 ];
@@ -28,12 +31,17 @@ fn processes(first: &str, last: &str) -> Vec<u32> {
     support::processes_with(last).into_iter().filter(both).collect()
 }
 
+/// Sends a signal to the only process of this name that a sandbox has.
+fn send(signal: Signal, program: &str, id: &str) {
+    let pids = processes(program, id);
+    assert_eq!(pids.len(), 1, "{program}: {pids:?}");
+    kill_process(Pid::from_raw(i32::try_from(pids[0]).unwrap()).unwrap(), signal).unwrap();
+}
+
 fn kill(home: &Home, program: &str) {
     let bystander = home.create(&[]);
     let id = home.create(&[]);
-    let pids = processes(program, &id);
-    assert_eq!(pids.len(), 1, "{program}: {pids:?}");
-    kill_process(Pid::from_raw(i32::try_from(pids[0]).unwrap()).unwrap(), Signal::KILL).unwrap();
+    send(Signal::KILL, program, &id);
     support::eventually("the state is told", || home.json(&["inspect", &id])["state"] != "running");
     let begun = Instant::now();
     let exec = home.sandbar(&["exec", &id, "--", "true"]);
@@ -53,6 +61,92 @@ fn killed_sentry(home: &Home) {
 
 fn killed_first(home: &Home) {
     kill(home, "runsc");
+}
+
+/// Nothing was asked of the sandbox since: what the ledger has is what was true before.
+fn hung_sentry(home: &Home) {
+    let id = home.create(&[]);
+    home.shell(&id, "echo kept > /root/file");
+    let hang = || send(Signal::STOP, "runsc-sandbox", &id);
+    hang();
+    let begun = Instant::now();
+    let exec = home.sandbar(&["exec", &id, "--", "true"]);
+    assert_eq!(exec.code, 125, "{exec}");
+    assert!(exec.stderr.contains("the sentry hangs"), "{exec}");
+    let listed = home.json(&["ls", "--json"]);
+    assert_eq!(listed[0]["state"], "crashed", "{listed}");
+    let told = home.json(&["inspect", &id]);
+    assert!(told["state"] == "crashed" && told.to_string().contains("the sentry hangs"), "{told}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    // It is the user's to end: what is left of it goes with the next start, or with the sandbox.
+    assert_eq!(home.sandbar(&["gc"]).code, 0);
+    // What it wrote is in the layer, and goes on from there.
+    home.ok(&["start", &id]);
+    assert_eq!(home.shell(&id, "cat /root/file"), "kept");
+    hang();
+    home.ok(&["rm", "-f", &id]);
+    assert!(support::processes_with(&id).is_empty());
+    assert_nothing_left(home);
+}
+
+/// While a command runs, while memory is saved, while it is paused: whoever is at it is told, and what was written goes on.
+fn killed_at_work(home: &Home) {
+    let id = home.create(&[]);
+    home.shell(&id, "echo kept > /root/file");
+    let again = |what: &str| {
+        assert_eq!(home.json(&["inspect", &id])["state"], "crashed", "{what}");
+        assert_eq!(home.sandbar(&["gc"]).code, 0, "{what}");
+        home.ok(&["start", &id]);
+        assert_eq!(home.shell(&id, "cat /root/file"), "kept", "{what}");
+    };
+
+    let mut client = home.start(&["exec", &id, "--", "sh", "-c", "echo runs; sleep 1000"]);
+    client.wait_for_line("runs");
+    send(Signal::KILL, "runsc-sandbox", &id);
+    let told = client.finish_within(Duration::from_secs(10));
+    assert!(told.code == 125 && told.stderr.contains("sentry"), "{told}");
+    again("a command");
+
+    let note = home.state().join("sandboxes").join(&id).join("g1/saving");
+    let client = home.start(&["checkpoint", "--with-memory", &id]);
+    support::eventually("it is being saved", || note.exists());
+    send(Signal::KILL, "runsc-sandbox", &id);
+    let told = client.finish_within(Duration::from_secs(20));
+    assert_eq!(told.code, 125, "{told}");
+    assert_eq!(home.json(&["checkpoints", "--json"]).as_array().unwrap().len(), 0);
+    again("a save");
+
+    home.ok(&["pause", &id]);
+    send(Signal::KILL, "runsc-sandbox", &id);
+    support::eventually("the state is told", || home.json(&["inspect", &id])["state"] != "paused");
+    again("a pause");
+    home.ok(&["rm", "-f", &id]);
+    assert_nothing_left(home);
+}
+
+fn too_old(home: &Home) {
+    let program = home.work().join("runsc");
+    std::fs::write(&program, "#!/bin/sh\necho runsc version 0.0~20221219.0\n").unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let told = |words: &[&str]| {
+        let mut command = home.command(words);
+        command.env("PATH", format!("{}:/usr/bin:/bin", home.work().display()));
+        Client::start(command, words).finish()
+    };
+    let made = told(&["create", "--on", "gvisor"]);
+    assert!(made.code == 125 && made.stderr.contains("20221219.0 is too old: 20240729 is needed"), "{made}");
+    assert!(made.stderr.contains("setup gvisor") && home.ids().is_empty(), "{made}");
+    assert_nothing_left(home);
+    let shown = told(&["setup", "gvisor"]);
+    if std::fs::read_to_string("/etc/os-release").unwrap_or_default().lines().any(|line| line == "ID=debian") {
+        assert!(shown.code == 0 && shown.stderr.contains("nothing was done"), "{shown}");
+        assert!(
+            shown.stderr.lines().any(|line| line.contains("to do: ") && line.contains("apt-get install") && line.contains(" runsc")),
+            "{shown}"
+        );
+    } else {
+        assert!(shown.code == 125 && shown.stderr.contains("RUNSC_PATH"), "{shown}");
+    }
 }
 
 const COUNTER: &str = "import time\nn = 0\nwhile True:\n    n += 1\n    open('/root/n', 'w').write(str(n))\n    time.sleep(0.01)\n";
@@ -101,17 +195,27 @@ fn counting(home: &Home) {
     assert_nothing_left(home);
 }
 
-fn bound_socket(home: &Home) {
+/// What a process holds that no memory can hold: the lines that make it so, and what the refusal names. A connection to outside is not among them,
+/// as there is none from this wall; one within goes on.
+const UNSAVED: [(&str, &str); 2] = [
+    ("s = socket.socket(socket.AF_UNIX); s.bind('/root/a.sock'); s.listen()", "/root/a.sock"),
+    ("f = open('/root/scratch', 'w'); os.unlink('/root/scratch')", "scratch"),
+];
+
+fn unsaved(home: &Home) {
     let id = home.create(&[]);
-    let program = "import socket, time\ns = socket.socket(socket.AF_UNIX)\ns.bind('/root/a.sock')\ns.listen()\ntime.sleep(1000)";
-    let process = home.ok(&["exec", "-d", &id, "--", "python3", "-c", program]);
-    support::eventually("it is bound", || home.shell(&id, "ls /root").contains("a.sock"));
-    let refused = home.sandbar(&["checkpoint", "--with-memory", &id]);
-    assert_eq!(refused.code, 125, "{refused}");
-    assert!(refused.to_string().contains("/root/a.sock"), "{refused}");
-    assert_eq!(home.shell(&id, "echo alive"), "alive");
-    assert_eq!(home.json(&["checkpoints", "--json"]).as_array().unwrap().len(), 0);
-    home.ok(&["kill", &id, process.trim(), "-s", "KILL"]);
+    for (hold, named) in UNSAVED {
+        let program = format!("import os, socket, time\n{hold}\nopen('/root/holds', 'w')\ntime.sleep(1000)");
+        let process = home.ok(&["exec", "-d", &id, "--", "python3", "-c", &program]);
+        support::eventually("it holds it", || home.shell(&id, "ls /root").contains("holds"));
+        let refused = home.sandbar(&["checkpoint", "--with-memory", &id]);
+        assert_eq!(refused.code, 125, "{refused}");
+        assert!(refused.stderr.contains(named) && refused.stderr.contains("hint: "), "{refused}");
+        assert_eq!(home.shell(&id, "rm /root/holds; echo alive"), "alive");
+        assert_eq!(home.json(&["checkpoints", "--json"]).as_array().unwrap().len(), 0);
+        home.ok(&["kill", &id, process.trim(), "-s", "KILL"]);
+        support::eventually("it has ended", || home.shell(&id, "pgrep -c python3 || true").trim() == "0");
+    }
     home.ok(&["checkpoint", "--with-memory", &id]);
     assert_nothing_left(home);
 }

@@ -1,8 +1,11 @@
 //! Images of this machine's own files.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path};
 
-use crate::support::{Case, Home, Registry, Terminal};
+use crate::{
+    hard_image::add_program,
+    support::{Case, Home, Registry, Terminal},
+};
 
 const WALLS: &[&str] = &["container-root", "container-rootless", "gvisor-root", "gvisor-rootless"];
 
@@ -18,18 +21,6 @@ pub const CASES: &[Case] = &[
 pub fn root_with_a_shell(root: &Path) {
     add_program(root, "/bin/sh");
     fs::write(root.join("mark"), "from the image").unwrap();
-}
-
-/// Copies a program of this host with its libraries.
-pub fn add_program(root: &Path, program: &str) {
-    let listed = Command::new("/usr/bin/ldd").arg(program).output().unwrap();
-    let text = String::from_utf8(listed.stdout).unwrap();
-    let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
-    for file in libraries.chain([program]) {
-        let target = root.join(file.trim_start_matches('/'));
-        fs::create_dir_all(target.parent().unwrap()).unwrap();
-        fs::copy(file, target).unwrap();
-    }
 }
 
 fn folder(home: &Home) {

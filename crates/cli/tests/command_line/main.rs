@@ -9,6 +9,7 @@ mod exits;
 mod faults;
 mod file_of_checkpoint;
 mod gvisor;
+mod hard_image;
 mod images;
 mod life;
 mod limits;

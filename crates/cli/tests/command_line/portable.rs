@@ -1,15 +1,16 @@
 //! Checkpoints that leave: as a file, to other state folders, to other users and to other walls.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 use rustix::process::Signal;
 
 use crate::{
-    images::{add_program, root_with_a_shell},
+    hard_image::{self, assert_same},
+    images::root_with_a_shell,
     support::{Case, Client, Home, Wall, assert_nothing_left},
 };
 
-const PYTHON: &[&str] = &["/usr/bin/python3.11", "/usr/bin/ldd"];
+const PYTHON: &[&str] = hard_image::NEEDS;
 const SHELL: &[&str] = &["/bin/sh", "/usr/bin/ldd"];
 
 pub const CASES: &[Case] = &[
@@ -24,46 +25,15 @@ pub const CASES: &[Case] = &[
     Case::new("portable::a_killed_import_leaves_nothing", killed).of_layers().needs(SHELL),
 ];
 
-const TREE: &str = include_str!("../../../conformance/src/hard_tree.py");
-
-/// What Python reads at its start from its library, without `site`.
-const LIBRARY: [&str; 11] = [
-    "codecs.py",
-    "abc.py",
-    "io.py",
-    "stat.py",
-    "_collections_abc.py",
-    "genericpath.py",
-    "posixpath.py",
-    "os.py",
-    "encodings/__init__.py",
-    "encodings/aliases.py",
-    "encodings/utf_8.py",
-];
-
 /// An image with Python and with the lower half of the tree.
 fn hard_image(home: &Home) -> String {
     let root = home.work().join("root");
-    add_program(&root, PYTHON[0]);
-    fs::create_dir_all(root.join("usr/lib/python3.11/encodings")).unwrap();
-    for name in LIBRARY {
-        let name = format!("usr/lib/python3.11/{name}");
-        fs::copy(Path::new("/").join(&name), root.join(&name)).unwrap();
-    }
-    fs::create_dir_all(root.join("srv/tree")).unwrap();
-    fs::write(root.join("hard_tree.py"), TREE).unwrap();
-    let made = Command::new(PYTHON[0])
-        .args(["-I", "-S"])
-        .arg(root.join("hard_tree.py"))
-        .args(["below".as_ref(), root.join("srv/tree").as_os_str()])
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    hard_image::make(&root);
     home.ok(&["image", "import", root.to_str().unwrap(), "hard"])
 }
 
 fn python(home: &Home, id: &str, verb: &str) -> String {
-    home.ok(&["exec", id, "--", PYTHON[0], "-I", "-S", "/hard_tree.py", verb, "/srv/tree"])
+    home.ok(&[&["exec", id, "--"], &hard_image::words(verb)[..]].concat())
 }
 
 /// A checkpoint of the tree, and what it looks like.
@@ -80,13 +50,6 @@ fn hard_checkpoint(home: &Home) -> (String, String) {
     let told = python(home, &id, "look");
     assert!(!told.contains("gone") && told.contains("replaced/new") && told.contains("third name"), "{told}");
     (checkpoint, as_shown_by(&home.wall, &told))
-}
-
-#[track_caller]
-fn assert_same(before: &str, after: &str, where_: &str) {
-    let missing: Vec<&str> = before.lines().filter(|line| !after.contains(line)).collect();
-    let new: Vec<&str> = after.lines().filter(|line| !before.contains(line)).collect();
-    assert!(missing.is_empty() && new.is_empty(), "{where_}:\nbefore: {missing:#?}\nafter: {new:#?}");
 }
 
 fn export(home: &Home, options: &[&str], checkpoint: &str) -> String {
@@ -183,13 +146,9 @@ fn has_ids(home: &Home, id: &str) -> bool {
     home.ok(&["exec", id, "--", PYTHON[0], "-I", "-S", "-c", count]) == "True"
 }
 
-/// What of it a wall's kernel can show: gVisor's has no extended attributes and no time before 1970, whatever the file has.
+/// What of it a wall's kernel can show.
 fn as_shown_by(wall: &Wall, told: &str) -> String {
-    if wall.provider != "gvisor" {
-        return told.to_owned();
-    }
-    let shown = told.lines().filter(|line| !line.contains("'./new/empty' "));
-    shown.map(|line| format!("{}\n", line.rfind(" [").map_or(line, |at| &line[..at]))).collect()
+    if wall.provider == "gvisor" { hard_image::as_gvisor_shows(told) } else { told.to_owned() }
 }
 
 /// Where there is one id, everything is root's.

@@ -6,23 +6,30 @@ use sandbar_core::{CheckpointKind, ErrorKind, State};
 use sandbar_runtime::CreateRequest;
 
 use crate::{
+    case::{Case, case},
     engine::{Engine, RUNSC},
     world::{World, left, request, say, state},
 };
+
+pub const CASES: &[Case] = &[case!(Engine::of("runsc"), a_runtime_that_cannot_save_is_told_and_its_sandbox_goes_on)];
 
 /// Lines before the runtime's own, which answer in its place when it is asked to save.
 fn instead(lines: &str) -> String {
     RUNSC.replace("exec runsc", &format!("case \" $* \" in *\" checkpoint \"*) {lines} ;; esac\nexec runsc"))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_runtime_that_cannot_save_is_told_and_its_sandbox_goes_on() {
-    let engine = tempfile::tempdir().unwrap();
-    let Some(world) = World::with(&engine, Engine::of("runsc")) else { return };
+async fn a_runtime_that_cannot_save_is_told_and_its_sandbox_goes_on(world: World) {
     let program = world.socket.with_file_name("runsc");
     let runtime = world.runtime().await;
     let sandbox = runtime.create(request()).await.unwrap();
     say(&sandbox, "echo kept > /file").await.unwrap();
+
+    // The runtime's own words come through the engine.
+    say(&sandbox, "(exec 3>/scratch; rm /scratch; exec setsid sleep 1000) </dev/null >/dev/null 2>&1 &").await.unwrap();
+    let error = sandbox.checkpoint(CheckpointKind::Memory, None).await.err().unwrap();
+    assert!(error.to_string().contains("deleted file") && error.to_string().contains("scratch"), "{}", error.chain());
+    assert!(error.hint().is_some(), "{}", error.chain());
+    assert_eq!(say(&sandbox, "killall sleep; cat /file").await.unwrap(), "kept");
 
     fs::write(&program, instead("echo 'nothing can be saved today' >&2; exit 1")).unwrap();
     let error = sandbox.checkpoint(CheckpointKind::Memory, None).await.err().unwrap();

@@ -1,18 +1,31 @@
 use std::{
+    path::Path,
     process::{Command, Stdio},
     sync::{Arc, Mutex},
 };
 
 use sandbar_backends::docker;
-use sandbar_core::{ErrorKind, Journal, Lifetime, ProvisionRequest, Resource, Result, SandboxId, SandboxSpec, State};
+use sandbar_core::{
+    AttachRequest, CheckpointKind, CheckpointOptions, ErrorKind, ExecRequest, Journal, Lifetime, ProvisionRequest, Resource,
+    RestoreRequest, Result, SandboxId, SandboxSpec, State,
+};
 use serde_json::Value;
 
-use crate::world::{World, left, request, say, state};
+use crate::{
+    case::{Case, case},
+    engine::Engine,
+    world::{World, left, request, say, state},
+};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_engine_takes_nothing_with_it() {
-    let engine = tempfile::tempdir().unwrap();
-    let Some(world) = World::new(&engine) else { return };
+pub const CASES: &[Case] = &[
+    case!(Engine::of("runc"), a_killed_engine_takes_nothing_with_it),
+    case!(Engine::of("runc"), what_a_dead_engine_keeps_is_removed_when_it_is_back),
+    case!(Engine::of("runc"), an_engine_killed_at_each_step_of_a_boot_leaves_nothing),
+    case!(Engine::of("runc"), an_engine_killed_in_a_checkpoint_or_a_restore_loses_nothing),
+    case!(Engine::of("runc"), a_container_that_somebody_removed_is_told),
+];
+
+async fn a_killed_engine_takes_nothing_with_it(world: World) {
     let runtime = world.runtime().await;
     let sandbox = runtime.create(request()).await.unwrap();
     say(&sandbox, "echo kept > /file").await.unwrap();
@@ -36,10 +49,7 @@ async fn a_killed_engine_takes_nothing_with_it() {
     assert_eq!(left(&world), Vec::<String>::new());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_dead_engine_keeps_is_removed_when_it_is_back() {
-    let engine = tempfile::tempdir().unwrap();
-    let Some(world) = World::new(&engine) else { return };
+async fn what_a_dead_engine_keeps_is_removed_when_it_is_back(world: World) {
     let runtime = world.runtime().await;
     let stopped = runtime.create(request()).await.unwrap();
     say(&stopped, "echo kept > /file").await.unwrap();
@@ -66,53 +76,81 @@ async fn what_a_dead_engine_keeps_is_removed_when_it_is_back() {
     assert_eq!(left(&world), Vec::<String>::new());
 }
 
-/// Kills the engine at a step of a boot.
+/// Kills the engine at a step, once; remembers what a ledger would.
 struct KillAt {
-    step: &'static str,
     world: Arc<World>,
+    step: Mutex<&'static str>,
     line: Mutex<Vec<String>>,
+    resources: Mutex<Vec<Resource>>,
+    /// What was committed last, and whether that was since a step was named.
+    record: Mutex<(Value, bool)>,
+}
+
+impl KillAt {
+    fn new(world: &Arc<World>, step: &'static str) -> Arc<Self> {
+        let (line, resources, record) = Default::default();
+        Arc::new(Self { world: Arc::clone(world), step: Mutex::new(step), line, resources, record })
+    }
+
+    /// Kills it at another step.
+    fn arm(&self, step: &'static str) {
+        *self.step.lock().unwrap() = step;
+        self.record.lock().unwrap().1 = false;
+    }
+
+    /// The command line of the engine that was killed.
+    fn line(&self) -> Vec<String> {
+        std::mem::take(&mut *self.line.lock().unwrap())
+    }
 }
 
 impl Journal for KillAt {
-    fn intend(&self, _: &Resource) -> Result<()> {
+    fn intend(&self, resource: &Resource) -> Result<()> {
+        self.resources.lock().unwrap().push(resource.clone());
         Ok(())
     }
 
-    fn forget(&self, _: &Resource) -> Result<()> {
+    fn forget(&self, resource: &Resource) -> Result<()> {
+        self.resources.lock().unwrap().retain(|known| known != resource);
         Ok(())
     }
 
-    fn commit(&self, _: &Value, _: State) -> Result<()> {
+    fn commit(&self, record: &Value, _: State) -> Result<()> {
+        *self.record.lock().unwrap() = (record.clone(), true);
         Ok(())
     }
 
     fn step(&self, name: &'static str) {
-        let mut line = self.line.lock().unwrap();
-        if name == self.step && line.is_empty() {
-            *line = self.world.kill();
+        let mut step = self.step.lock().unwrap();
+        if name == *step {
+            *step = "";
+            *self.line.lock().unwrap() = self.world.kill();
         }
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_engine_killed_at_each_step_of_a_boot_leaves_nothing() {
-    let engine = tempfile::tempdir().unwrap();
-    let Some(world) = World::new(&engine).map(Arc::new) else { return };
+/// A sandbox for a provider alone.
+async fn alone(world: &World, number: u8, folder: &Path, journal: &Arc<KillAt>) -> ProvisionRequest {
+    ProvisionRequest {
+        id: SandboxId::from_random([number; 8]),
+        spec: SandboxSpec::default(),
+        root: world.runtime().await.images().resolve(Some("busybox")).await.unwrap(),
+        folder: folder.to_owned(),
+        ids: None,
+        lifetime: Lifetime::Detached,
+        journal: Arc::clone(journal) as Arc<dyn Journal>,
+    }
+}
+
+async fn an_engine_killed_at_each_step_of_a_boot_leaves_nothing(world: World) {
+    let world = Arc::new(world);
     for (number, step) in docker::STEPS.into_iter().enumerate() {
-        let runtime = world.runtime().await;
         let folder = tempfile::tempdir().unwrap();
-        let journal = Arc::new(KillAt { step, world: Arc::clone(&world), line: Mutex::default() });
-        let request = ProvisionRequest {
-            id: SandboxId::from_random([u8::try_from(number).unwrap(); 8]),
-            spec: SandboxSpec::default(),
-            root: runtime.images().resolve(Some("busybox")).await.unwrap(),
-            folder: folder.path().to_owned(),
-            ids: None,
-            lifetime: Lifetime::Detached,
-            journal: Arc::clone(&journal) as Arc<dyn Journal>,
-        };
+        let journal = KillAt::new(&world, step);
+        let request = alone(&world, u8::try_from(number).unwrap(), folder.path(), &journal).await;
+        let runtime = world.runtime().await;
         let error = runtime.providers().get("docker").unwrap().provision(request).await.err();
-        let line = journal.line.lock().unwrap().clone();
+        let line = journal.line();
         assert!(!line.is_empty(), "{step} was not reached");
         let error = error.unwrap_or_else(|| panic!("a sandbox was made, though its engine was gone at {step}"));
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{step}: {}", error.chain());
@@ -124,10 +162,61 @@ async fn an_engine_killed_at_each_step_of_a_boot_leaves_nothing() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_container_that_somebody_removed_is_told() {
-    let engine = tempfile::tempdir().unwrap();
-    let Some(world) = World::new(&engine) else { return };
+async fn an_engine_killed_in_a_checkpoint_or_a_restore_loses_nothing(world: World) {
+    let world = Arc::new(world);
+    let [folder, saved] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let journal = KillAt::new(&world, "");
+    let request = alone(&world, 1, folder.path(), &journal).await;
+    let provider = async || world.runtime().await.providers().get("docker").unwrap().clone();
+    let save = |into: &Path| CheckpointOptions { kind: CheckpointKind::Disk, into: into.to_owned() };
+    let mut handle = provider().await.provision(request.clone()).await.unwrap();
+    handle.exec(ExecRequest::shell("echo saved > /file")).await.unwrap();
+    handle.checkpoint(save(saved.path())).await.unwrap();
+    let mut root = request.root.clone();
+    root.saved_layers.push(saved.path().join("layer"));
+
+    for step in ["checkpoint.frozen", "docker.created", "restore.answered"] {
+        handle.exec(ExecRequest::shell("echo later > /file")).await.unwrap();
+        let before = journal.resources.lock().unwrap().clone();
+        journal.arm(step);
+        let into = tempfile::tempdir().unwrap();
+        let done = match step {
+            "checkpoint.frozen" => handle.checkpoint(save(into.path())).await.map(drop),
+            _ => handle.restore(RestoreRequest { root: root.clone(), memory: None }).await,
+        };
+        let line = journal.line();
+        assert!(!line.is_empty(), "{step} was not reached");
+        if let Err(error) = &done {
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{step}: {}", error.chain());
+        }
+        world.start_again(&line).await;
+        let (record, is_committed) = journal.record.lock().unwrap().clone();
+        // As the runtime does: what a restore has made is given back, or, if it has taken effect, what was there before it.
+        let left = journal.resources.lock().unwrap().clone();
+        let left: Vec<Resource> = left.into_iter().filter(|resource| before.contains(resource) == is_committed).collect();
+        if step != "checkpoint.frozen" {
+            provider().await.reclaim(&request.id, &left).await.unwrap();
+            journal.resources.lock().unwrap().retain(|resource| !left.contains(resource));
+        }
+        handle = provider().await.attach(AttachRequest { provision: request.clone(), record }).await.unwrap();
+        // What was frozen when the engine was killed, what it ends when it begins: either is told as what it is.
+        let state = handle.status().await.state;
+        match state {
+            State::Running => {}
+            State::Paused => handle.resume().await.unwrap(),
+            State::Crashed => handle.start().await.unwrap(),
+            other => panic!("{step}: {other:?}"),
+        }
+        let file = handle.exec(ExecRequest::shell("cat /file")).await.unwrap().stdout_text();
+        assert_eq!(file.trim(), if is_committed { "saved" } else { "later" }, "{step}, {state:?}");
+    }
+    handle.destroy().await.unwrap();
+    let report = world.runtime().await.gc().await.unwrap();
+    assert!(report.failed.is_empty(), "{report:?}");
+    assert_eq!(left(&world), Vec::<String>::new());
+}
+
+async fn a_container_that_somebody_removed_is_told(world: World) {
     let runtime = world.runtime().await;
     let sandbox = runtime.create(request()).await.unwrap();
     let host = format!("unix://{}", world.socket.display());

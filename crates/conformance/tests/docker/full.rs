@@ -1,17 +1,17 @@
 use sandbar_core::{CheckpointKind, ErrorKind};
 
 use crate::{
+    case::{Case, case},
     engine::Engine,
     world::{World, left, request, say, state},
 };
 
+pub const CASES: &[Case] = &[case!(Engine { disk: Some("40m"), ..Engine::of("runc") }, a_full_disk_is_told_and_nothing_is_lost)];
+
 /// Fills the disk with one file; what that says is not of interest.
 const FILL: &str = "dd if=/dev/zero of=/fill bs=64k 2>/dev/null; :";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_is_told_and_nothing_is_lost() {
-    let engine = tempfile::tempdir().unwrap();
-    let Some(world) = World::with(&engine, Engine { disk: Some("40m"), ..Engine::of("runc") }) else { return };
+async fn a_full_disk_is_told_and_nothing_is_lost(world: World) {
     let runtime = world.runtime().await;
     let sandbox = runtime.create(request()).await.unwrap();
     say(&sandbox, "echo kept > /file").await.unwrap();

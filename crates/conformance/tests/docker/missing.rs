@@ -5,8 +5,8 @@ use sandbar_runtime::{CreateRequest, Runtime, RuntimeConfig};
 
 use crate::world::request;
 
-#[tokio::test]
-async fn what_is_missing_is_told() {
+/// Where there is no engine, on purpose.
+pub async fn what_is_missing_is_told() {
     let home = tempfile::tempdir().unwrap();
     let mut config = RuntimeConfig::new(home.path());
     config.docker_host = Some(format!("unix://{}/nobody.sock", home.path().display()));

@@ -2,12 +2,15 @@ use std::sync::Arc;
 
 use sandbar_core::{Lifetime, NoJournal, ProvisionRequest, SandboxId, SandboxSpec};
 
-use crate::world::{World, left, request, say};
+use crate::{
+    case::{Case, case},
+    engine::Engine,
+    world::{World, left, request, say},
+};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn gc_finds_what_the_ledger_lost_and_leaves_what_is_not_ours() {
-    let engine = tempfile::tempdir().unwrap();
-    let Some(world) = World::new(&engine) else { return };
+pub const CASES: &[Case] = &[case!(Engine::of("runc"), gc_finds_what_the_ledger_lost_and_leaves_what_is_not_ours)];
+
+async fn gc_finds_what_the_ledger_lost_and_leaves_what_is_not_ours(world: World) {
     let runtime = world.runtime().await;
     let other = World { home: tempfile::tempdir().unwrap(), socket: world.socket.clone() };
     let others = other.runtime().await;

@@ -21,26 +21,18 @@ pub struct World {
 }
 
 impl World {
-    /// `None`, said, where there is no engine to start; a failure where that is required.
-    pub fn new(engine: &TempDir) -> Option<Self> {
-        Self::with(engine, Engine::of("runc"))
-    }
-
-    /// The same on an engine of another kind.
-    pub fn with(engine: &TempDir, kind: Engine<'_>) -> Option<Self> {
-        let variant = format!("docker-{}", kind.runtime);
-        let required = std::env::var("SANDBAR_REQUIRE").is_ok_and(|names| names.split(',').any(|name| name == variant));
+    /// On an engine of this kind, which is started.
+    ///
+    /// # Errors
+    /// What is missing for that.
+    pub fn with(kind: &Engine<'_>) -> Result<Self, String> {
         if !rustix::process::geteuid().is_root() {
-            assert!(!required, "an engine of its own needs root");
-            return None;
+            return Err("an engine of its own needs root".to_owned());
         }
-        match engine::of_run(engine.path(), "faults", &kind) {
-            Ok((socket, _)) => Some(Self { home: tempfile::tempdir().unwrap(), socket }),
-            Err(reason) => {
-                assert!(!required, "{reason}");
-                None
-            }
-        }
+        // Where it is, is noted there for other processes, of which there are none.
+        let note = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let (socket, _) = engine::of_run(note.path(), "faults", kind)?;
+        Ok(Self { home: tempfile::tempdir().map_err(|error| error.to_string())?, socket })
     }
 
     pub async fn runtime(&self) -> Runtime {

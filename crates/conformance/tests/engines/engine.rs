@@ -41,6 +41,7 @@ static KEEPERS: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 pub const RUNSC: &str = "#!/bin/sh\nexec runsc --network=none --host-uds=all --overlay2=none \"$@\"\n";
 
 /// What kind of engine is wanted.
+#[derive(Clone, Copy)]
 pub struct Engine<'a> {
     /// The default runtime: `runc`, or `runsc`.
     pub runtime: &'a str,

@@ -11,6 +11,7 @@ mod local;
 mod proxy;
 mod pulls;
 mod registry;
+mod served;
 mod store;
 
 use std::process::ExitCode;
