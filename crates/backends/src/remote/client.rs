@@ -134,7 +134,10 @@ impl Client {
                 let read = content.read_buf(&mut piece).await;
                 match read.map_err(|error| Error::io(OPERATION, "what was to be sent cannot be read", error))? {
                     // Nobody takes it any more: then the answer says why.
-                    0 => return Ok(drop(pieces.send(Piece::End).await)),
+                    0 => {
+                        let _ = pieces.send(Piece::End).await;
+                        return Ok(());
+                    }
                     _ if pieces.send(Piece::Data(piece.split().freeze())).await.is_err() => return Ok(()),
                     _ => piece.reserve(PIECE),
                 }

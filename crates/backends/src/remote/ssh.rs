@@ -70,14 +70,14 @@ impl Login {
     pub(super) async fn dial(&self, address: &Address) -> Result<Connection> {
         let program = self.program().await?;
         match channel(address, &program.digest).await? {
-            Channel::Ready(stream) => return Ok(Box::new(stream)),
+            Channel::Ready(stream) => return Ok(stream),
             Channel::Missing(system) => {
                 let _turn = self.0.uploading.lock().await;
                 upload(address, &program, &system).await?;
             }
         }
         match channel(address, &program.digest).await? {
-            Channel::Ready(stream) => Ok(Box::new(stream)),
+            Channel::Ready(stream) => Ok(stream),
             Channel::Missing(_) => Err(unavailable("the program that was put there is gone again", address)),
         }
     }
@@ -155,7 +155,7 @@ fn for_sh(script: &str) -> String {
 }
 
 enum Channel {
-    Ready(Stream),
+    Ready(Box<Stream>),
     /// What the system there is: `Linux x86_64`.
     Missing(String),
 }
@@ -166,7 +166,7 @@ async fn channel(address: &Address, digest: &str) -> Result<Channel> {
     );
     let mut stream = Stream::start(address, &script)?;
     match timeout(LOGIN, stream.greeting()).await {
-        Ok(Ok(line)) if line == READY => Ok(Channel::Ready(stream)),
+        Ok(Ok(line)) if line == READY => Ok(Channel::Ready(Box::new(stream))),
         Ok(Ok(line)) => Ok(Channel::Missing(line.strip_prefix(MISSING).unwrap_or(&line).trim().to_owned())),
         Ok(Err(error)) => Err(stream.complaint(address, Some(error)).await),
         Err(_) => Err(stream.complaint(address, None).await),

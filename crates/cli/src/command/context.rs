@@ -30,7 +30,7 @@ enum Action {
     Add {
         /// The name
         name: String,
-        /// https://HOST[:PORT][/PROVIDER], or ssh://[USER@]HOST[:PORT][/PROVIDER]
+        /// `https://HOST[:PORT][/PROVIDER]`, or `ssh://[USER@]HOST[:PORT][/PROVIDER]`
         url: String,
         /// The file with the server's key, or - for standard input; a key on a command line could be seen by others
         #[arg(long, value_name = "FILE")]
