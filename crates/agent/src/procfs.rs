@@ -4,6 +4,8 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 /// Most processes that are looked at.
 const LIMIT: usize = 1 << 16;
+/// `PF_KTHREAD`, among the flags of `proc_pid_stat(5)`: a thread of the kernel.
+const KERNEL_THREAD: u32 = 0x0020_0000;
 
 /// A line of `/proc/PID/stat`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +13,8 @@ pub(crate) struct Row {
     pub(crate) pid: i32,
     parent: i32,
     pub(crate) is_zombie: bool,
+    /// Whether it is a thread of the kernel, which a machine shows among its processes.
+    pub(crate) is_of_the_kernel: bool,
     /// Clock ticks, with those of children that it reaped.
     pub(crate) ticks: u64,
     /// Clock ticks between boot and its start.
@@ -26,8 +30,10 @@ impl Row {
         let mut fields = text.rsplit_once(") ")?.1.split(' ');
         let is_zombie = matches!(fields.next()?, "Z" | "X");
         let parent = fields.next()?.parse().ok()?;
-        // From field 14 on: utime stime cutime cstime.
-        let mut fields = fields.skip(9);
+        // Field 9, and from field 14 on: utime stime cutime cstime.
+        let mut fields = fields.skip(4);
+        let is_of_the_kernel = fields.next()?.parse::<u32>().is_ok_and(|flags| flags & KERNEL_THREAD != 0);
+        let mut fields = fields.skip(4);
         let mut ticks = 0_u64;
         for _ in 0..4 {
             ticks = ticks.saturating_add(fields.next()?.parse().ok()?);
@@ -35,7 +41,7 @@ impl Row {
         let mut fields = fields.skip(4);
         let start = fields.next()?.parse().ok()?;
         let pages = fields.nth(1)?.parse().unwrap_or(0);
-        Some(Self { pid, parent, is_zombie, ticks, start, pages })
+        Some(Self { pid, parent, is_zombie, is_of_the_kernel, ticks, start, pages })
     }
 
     /// Its parent's number.
@@ -91,7 +97,9 @@ mod tests {
     fn a_name_with_parentheses_and_spaces_is_no_trap() {
         let text = "42 (a) R 1 (b) S 7 42 42 0 -1 4194304 1 2 3 4 10 20 30 40 20 0 1 0 555 1000 77 18446744073709551615 1\n";
         let row = Row::parse(text).unwrap();
-        assert_eq!(row, Row { pid: 42, parent: 7, is_zombie: false, ticks: 100, start: 555, pages: 77 });
+        assert_eq!(row, Row { pid: 42, parent: 7, is_zombie: false, is_of_the_kernel: false, ticks: 100, start: 555, pages: 77 });
+        let worker = "2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 1 0 0 20 0 1 0 3 0 0 18446744073709551615 0\n";
+        assert!(Row::parse(worker).unwrap().is_of_the_kernel);
         for broken in ["", "42", "42 (x", "42 (x) R", "x (x) R 1 1 1 1"] {
             assert_eq!(Row::parse(broken), None);
         }

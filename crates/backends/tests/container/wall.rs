@@ -27,6 +27,25 @@ async fn programs_of_the_host_run_and_nothing_is_left() {
     sandbox.destroy().await;
 }
 
+/// Other walls refuse a device node as well, but say `EPERM`: Landlock is asked before the right to make one is, and says `EACCES`.
+#[tokio::test]
+async fn landlock_is_a_wall_of_its_own_where_the_kernel_has_it() {
+    let world = World::new();
+    let notes = world.provider.info().notes.join(", ");
+    let sandbox = world.sandbox(SandboxSpec::default()).await;
+    let python = "import os, stat
+try: os.mknod('/tmp/null', stat.S_IFCHR | 0o666, os.makedev(1, 3))
+except OSError as error: print(error.errno)";
+    let refusal = sandbox.shell(&format!("python3 -c \"{python}\"")).await;
+    if notes.contains("no Landlock") || notes.contains("not used") {
+        assert_eq!(refusal, "1", "{notes}");
+    } else {
+        assert!(notes.contains("Landlock"), "{notes}");
+        assert_eq!(refusal, "13", "{notes}");
+    }
+    sandbox.destroy().await;
+}
+
 #[tokio::test]
 async fn it_sees_its_own_processes_network_and_files_only() {
     let world = World::new();

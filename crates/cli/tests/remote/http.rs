@@ -2,7 +2,17 @@ use std::{io::Read, process::Stdio};
 
 use crate::world::{Home, There};
 
-#[test]
+pub const CASES: &[(&str, fn())] = &[
+    ("a_sandbox_there_is_one_of_here", a_sandbox_there_is_one_of_here),
+    ("a_run_leaves_nothing_and_has_its_commands_status", a_run_leaves_nothing_and_has_its_commands_status),
+    ("a_client_that_was_killed_leaves_no_sandbox_that_it_owned", a_client_that_was_killed_leaves_no_sandbox_that_it_owned),
+    (
+        "output_goes_on_when_the_server_was_killed_and_another_one_takes_its_place",
+        output_goes_on_when_the_server_was_killed_and_another_one_takes_its_place,
+    ),
+    ("what_cannot_be_reached_or_will_not_have_us_says_so", what_cannot_be_reached_or_will_not_have_us_says_so),
+];
+
 fn a_sandbox_there_is_one_of_here() {
     let there = There::new();
     let here = there.here();
@@ -22,7 +32,6 @@ fn a_sandbox_there_is_one_of_here() {
     assert_eq!(there.home.says(&["checkpoints", "--json"]), "[]", "a checkpoint that was removed here is there");
 }
 
-#[test]
 fn a_run_leaves_nothing_and_has_its_commands_status() {
     let there = There::new();
     let here = there.here();
@@ -32,7 +41,6 @@ fn a_run_leaves_nothing_and_has_its_commands_status() {
     assert_eq!((here.ids().len(), there.home.ids().len()), (0, 0));
 }
 
-#[test]
 fn a_client_that_was_killed_leaves_no_sandbox_that_it_owned() {
     let there = There::new();
     let here = there.here();
@@ -47,7 +55,6 @@ fn a_client_that_was_killed_leaves_no_sandbox_that_it_owned() {
     assert_eq!((here.ids().len(), there.home.ids().len()), (0, 0));
 }
 
-#[test]
 fn output_goes_on_when_the_server_was_killed_and_another_one_takes_its_place() {
     let mut there = There::new();
     let here = there.here();
@@ -67,7 +74,6 @@ fn output_goes_on_when_the_server_was_killed_and_another_one_takes_its_place() {
     here.says(&["rm", "-f", &id]);
 }
 
-#[test]
 fn what_cannot_be_reached_or_will_not_have_us_says_so() {
     let mut there = There::new();
     let here = there.here();

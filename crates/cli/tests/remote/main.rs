@@ -8,6 +8,25 @@
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot do, it has to fail of")]
 
+#[path = "../../../conformance/tests/engines/trial.rs"]
+mod trial;
+
 mod http;
 mod ssh;
 mod world;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> ExitCode {
+    let over_http = http::CASES.iter().map(|(name, body)| {
+        Trial::test(format!("http::{name}"), || {
+            body();
+            Ok(())
+        })
+    });
+    let over_ssh =
+        ssh::CASES.iter().map(|(name, body)| trial::trial(&format!("ssh::{name}"), "remote-ssh", world::Login::new, |login| body(&login)));
+    libtest_mimic::run(&Arguments::from_args(), over_http.chain(over_ssh).collect()).exit_code()
+}

@@ -1,8 +1,31 @@
+use std::{io::Read, process::Stdio};
+
 use crate::world::{Home, Login};
 
-#[test]
-fn nothing_is_installed_there_and_it_works() {
-    let Some(login) = Login::new() else { return };
+pub const CASES: &[(&str, fn(&Login))] = &[
+    ("nothing_is_installed_there_and_it_works", nothing_is_installed_there_and_it_works),
+    ("output_goes_on_when_the_connection_was_cut", output_goes_on_when_the_connection_was_cut),
+    ("a_login_that_fails_and_a_program_that_does_not_run_are_told", a_login_that_fails_and_a_program_that_does_not_run_are_told),
+];
+
+fn output_goes_on_when_the_connection_was_cut(login: &Login) {
+    let here = Home::new();
+    let id = login.says(&here, &["create", "--on", &format!("{}/container", login.url)]);
+    login.says(&here, &["exec", &id, "--", "mkfifo", "/tmp/go"]);
+    let line = "echo one; read x < /tmp/go; echo two";
+    let mut client = login.command(&here, &["exec", &id, "--", "sh", "-c", line]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = client.stdout.take().unwrap();
+    let mut first = [0; 4];
+    output.read_exact(&mut first).unwrap();
+    login.cut();
+    login.says(&here, &["exec", &id, "--", "sh", "-c", "echo > /tmp/go"]);
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).unwrap();
+    assert_eq!((&first, rest.as_str(), client.wait().unwrap().code()), (b"one\n", "two\n", Some(0)));
+    login.says(&here, &["rm", "-f", &id]);
+}
+
+fn nothing_is_installed_there_and_it_works(login: &Login) {
     let here = Home::new();
     let on = format!("{}/container", login.url);
     assert_eq!(login.says(&here, &["run", "--on", &on, "--", "echo", "hello"]), "hello");
@@ -19,9 +42,7 @@ fn nothing_is_installed_there_and_it_works() {
     assert!(!cache.exists());
 }
 
-#[test]
-fn a_login_that_fails_and_a_program_that_does_not_run_are_told() {
-    let Some(login) = Login::new() else { return };
+fn a_login_that_fails_and_a_program_that_does_not_run_are_told(login: &Login) {
     let here = Home::new();
     let complains = |url: &str, program: &str| {
         let mut command = login.command(&here, &["create", "--on", url]);

@@ -120,13 +120,10 @@ pub struct Login {
 }
 
 impl Login {
-    /// `None` where there is no `sshd`, with the reason on the terminal.
-    pub fn new() -> Option<Self> {
-        let is_root = rustix::process::geteuid().is_root();
-        if !is_root || !Path::new("/usr/sbin/sshd").exists() {
-            let required = std::env::var("SANDBAR_REQUIRE").is_ok_and(|names| names.split(',').any(|name| name == "remote-ssh"));
-            assert!(!required, "SANDBAR_REQUIRE asks for remote-ssh: it needs root, and the package openssh-server");
-            return None;
+    /// One, or why there can be none here.
+    pub fn new() -> Result<Self, String> {
+        if !rustix::process::geteuid().is_root() || !Path::new("/usr/sbin/sshd").exists() {
+            return Err("it needs root, and the package openssh-server".to_owned());
         }
         let folder = tempfile::Builder::new().prefix("sandbar-sshd-").tempdir_in("/var/tmp").unwrap();
         let there = Home::new();
@@ -163,7 +160,7 @@ impl Login {
         fs::write(place("bin/ssh"), ssh).unwrap();
         fs::set_permissions(place("bin/ssh"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let url = format!("ssh://root@127.0.0.1:{port}");
-        Some(Self { folder, there, url, daemon })
+        Ok(Self { folder, there, url, daemon })
     }
 
     /// The command, with that `ssh` on its `PATH`.
@@ -171,6 +168,20 @@ impl Login {
         let mut command = here.command(arguments);
         command.env("PATH", format!("{}:{}", self.folder.path().join("bin").display(), std::env::var("PATH").unwrap()));
         command
+    }
+
+    /// Cuts every connection that is open, without a word to either side.
+    pub fn cut(&self) {
+        let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let parent = |pid: i32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse::<u32>().ok()
+        };
+        let serving: Vec<_> = pids.filter(|pid| parent(*pid) == Some(self.daemon.id())).collect();
+        assert!(!serving.is_empty(), "nothing was connected");
+        for pid in serving {
+            let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL);
+        }
     }
 
     pub fn says(&self, here: &Home, arguments: &[&str]) -> String {
