@@ -122,6 +122,7 @@ impl Sandbox {
             state: CheckpointState::Saving,
             implicit,
             created_ms: 0,
+            key: turn.row.key,
         };
         runtime.ledger().insert_checkpoint(&row)?;
         fault::point("checkpoint.inserted");
@@ -145,7 +146,7 @@ impl Sandbox {
     /// another provider.
     pub async fn restore(&self, checkpoint: &str, options: RestoreOptions) -> Result<()> {
         let runtime = self.runtime();
-        let checkpoint = runtime.ledger().find_checkpoint(checkpoint)?;
+        let checkpoint = runtime.ledger().find_checkpoint(checkpoint, runtime.own())?;
         let row = runtime.row(self.id())?;
         if checkpoint.root.kind != row.root.kind {
             return Err(Error::new(ErrorKind::Conflict, "restore", "the checkpoint lies on another image than the sandbox")
@@ -179,12 +180,12 @@ impl Runtime {
     pub async fn checkpoints(&self, of: Option<&str>) -> Result<Vec<CheckpointSummary>> {
         let of = match of {
             None => None,
-            Some(reference) => match self.ledger().find_sandbox(reference) {
+            Some(reference) => match self.ledger().find_sandbox(reference, self.own()) {
                 Ok(row) => Some(row.id),
                 Err(error) => Some(reference.parse().map_err(|_| error)?),
             },
         };
-        Ok(self.ledger().checkpoints(of.as_ref())?.into_iter().map(CheckpointSummary::from).collect())
+        Ok(self.ledger().checkpoints(of.as_ref(), self.own())?.into_iter().map(CheckpointSummary::from).collect())
     }
 
     /// The checkpoint that is meant: an id, a name, or a prefix of an id (with or without `cp-`) that no other id has.
@@ -192,7 +193,7 @@ impl Runtime {
     /// # Errors
     /// `NotFound`; `InvalidInput` with the matches when there are several.
     pub async fn checkpoint(&self, reference: &str) -> Result<CheckpointSummary> {
-        self.ledger().find_checkpoint(reference).map(CheckpointSummary::from)
+        self.ledger().find_checkpoint(reference, self.own()).map(CheckpointSummary::from)
     }
 
     /// Removes a checkpoint.
@@ -200,7 +201,7 @@ impl Runtime {
     /// # Errors
     /// `NotFound`; `Conflict`, naming them, when sandboxes or other checkpoints build on it.
     pub async fn remove_checkpoint(&self, reference: &str) -> Result<()> {
-        let row = self.ledger().find_checkpoint(reference)?;
+        let row = self.ledger().find_checkpoint(reference, self.own())?;
         let runtime = self.clone();
         to_the_end(async move {
             if runtime.ledger().begin_checkpoint_removal(&row.id, false)? {

@@ -65,6 +65,8 @@ impl Runtime {
 
     /// Carries out a plan. Undoes what it did when it fails.
     pub(crate) async fn bring_up(&self, mut plan: Plan) -> Result<Sandbox> {
+        let provider = &plan.choice.provider;
+        self.holder().map_or(Ok(()), |holder| holder.allow(&plan.spec, provider.info().isolation, provider.is_elsewhere()))?;
         let id = plan.id.take().map_or_else(|| Ok(SandboxId::from_random(random()?)), Ok)?;
         let lock = SandboxLock::try_take(self.home(), &id, "create")?;
         let lock =
@@ -84,6 +86,7 @@ impl Runtime {
             base: plan.from.as_ref().map(|(base, _)| base),
             spec: &plan.spec,
             root: &plan.root,
+            key: self.holder().map(|holder| holder.key),
             first_id: rustix::process::geteuid().is_root().then_some(self.config().first_id),
             operator: self.me(),
         };
@@ -209,9 +212,9 @@ pub(crate) fn with_hostname(spec: &SandboxSpec, name: Option<&str>) -> SandboxSp
     SandboxSpec { hostname, ..spec.clone() }
 }
 
-/// Random bytes for an id.
-pub(crate) fn random() -> Result<[u8; 8]> {
-    let mut bytes = [0; 8];
+/// Random bytes, for an id or a secret.
+pub(crate) fn random<const LENGTH: usize>() -> Result<[u8; LENGTH]> {
+    let mut bytes = [0; LENGTH];
     let got = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(std::io::Error::from);
     got.context("create", || "cannot get random bytes".to_owned())?;
     Ok(bytes)

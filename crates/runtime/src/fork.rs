@@ -64,11 +64,11 @@ impl Runtime {
     }
 
     async fn origin(&self, reference: &str) -> Result<CheckpointRow> {
-        match self.ledger().find_checkpoint(reference) {
+        match self.ledger().find_checkpoint(reference, self.own()) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             found => return found,
         }
-        let sandbox = self.ledger().find_sandbox(reference).map_err(|error| match error.kind() {
+        let sandbox = self.ledger().find_sandbox(reference, self.own()).map_err(|error| match error.kind() {
             ErrorKind::NotFound => {
                 Error::new(ErrorKind::NotFound, "fork", "there is no such checkpoint or sandbox").with("reference", reference)
             }

@@ -102,7 +102,7 @@ impl Runtime {
             images.extend(self.images().root_of(&ImageKind::Layers { digest: image.id.to_string() }).await);
         }
         let needs = move || {
-            let sandboxes = runtime.ledger().sandboxes()?.into_iter().map(|row| row.id).collect();
+            let sandboxes = runtime.ledger().sandboxes(None)?.into_iter().map(|row| row.id).collect();
             Ok(Needs { sandboxes, roots: runtime.ledger().roots()?.into_iter().chain(images.iter().cloned()).collect() })
         };
         for known in self.providers().iter() {

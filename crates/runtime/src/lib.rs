@@ -13,6 +13,7 @@
 //! | `sandbox`, `turn`, `verbs` | [`Sandbox`]: one life-cycle verb from lock to outcome, and the verbs that are only passed on |
 //! | `summary` | [`SandboxSummary`], [`Inspect`]: what is told |
 //! | `ledger` | what is known, in SQLite |
+//! | `key` | [`Holder`], [`Scope`]: who else may use it, and how far |
 //! | `lock`, `process_identity`, `clock` | who may, who is alive, when |
 //! | `recover`, `gc` | what the dead left |
 //! | `doctor` | what this machine can do |
@@ -38,6 +39,7 @@ mod home;
 pub mod image;
 mod keeper;
 mod kernel;
+mod key;
 mod ledger;
 mod lock;
 mod portable;
@@ -61,6 +63,7 @@ pub use egress::{NetworkEvent, NetworkLog, NetworkRecord};
 pub use fault::STEPS;
 pub use fork::ForkOptions;
 pub use gc::{GcItem, GcReport};
+pub use key::{Holder, KeySummary, NewKey, Scope};
 pub use portable::{ExportOptions, Exported, Imported};
 pub use runtime::{CreateRequest, Runtime};
 pub use sandbar_backends::{

@@ -12,6 +12,7 @@ use crate::{
     home::Home,
     image::ImageStore,
     keeper,
+    key::Holder,
     ledger::{Ledger, SandboxRow},
     ports::LocalPorts,
     process_identity::ProcessIdentity,
@@ -25,10 +26,12 @@ use crate::{
 ///   the next process when this one is killed.
 #[derive(Clone)]
 pub struct Runtime {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
+    /// On whose behalf; `None`: of the state folder's owner.
+    pub(crate) holder: Option<Arc<Holder>>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     config: RuntimeConfig,
     home: Home,
     ledger: Arc<Ledger>,
@@ -45,7 +48,7 @@ pub(crate) struct WeakRuntime(Weak<Inner>);
 
 impl WeakRuntime {
     pub(crate) fn upgrade(&self) -> Option<Runtime> {
-        self.0.upgrade().map(|inner| Runtime { inner })
+        self.0.upgrade().map(|inner| Runtime { inner, holder: None })
     }
 }
 
@@ -117,6 +120,7 @@ impl Runtime {
                 ports: LocalPorts::default(),
                 egress: LocalEgress::default(),
             }),
+            holder: None,
         })
     }
 
@@ -125,7 +129,7 @@ impl Runtime {
     /// # Errors
     /// `NotFound`; `InvalidInput` with the matches when there are several.
     pub async fn sandbox(&self, reference: &str) -> Result<Sandbox> {
-        Ok(Sandbox::of(self.clone(), &self.ledger().find_sandbox(reference)?))
+        Ok(Sandbox::of(self.clone(), &self.ledger().find_sandbox(reference, self.own())?))
     }
 
     /// All sandboxes, the oldest first. States are what is true now: each running one was asked, all at the same time.
@@ -133,7 +137,7 @@ impl Runtime {
     /// # Errors
     /// When the ledger cannot be read. A sandbox that does not answer is no error, but told in its summary.
     pub async fn list(&self) -> Result<Vec<SandboxSummary>> {
-        self.summarize(self.ledger().sandboxes()?).await
+        self.summarize(self.ledger().sandboxes(self.own())?).await
     }
 
     /// A page of that list: at most `limit` after the one that was made at this moment (Unix milliseconds) and has this id. With it comes the place where the
@@ -142,7 +146,7 @@ impl Runtime {
     /// # Errors
     /// As [`list`](Self::list).
     pub async fn list_after(&self, after: Option<(u64, &str)>, limit: usize) -> Result<(Vec<SandboxSummary>, Option<(u64, SandboxId)>)> {
-        let mut rows = self.ledger().sandboxes_after(after, limit.saturating_add(1))?;
+        let mut rows = self.ledger().sandboxes_after(after, limit.saturating_add(1), self.own())?;
         let is_last = rows.len() <= limit;
         rows.truncate(limit);
         let next = rows.last().filter(|_| !is_last).map(|row| (row.created_ms, row.id.clone()));
@@ -188,6 +192,16 @@ impl Runtime {
     /// The configuration it was opened with.
     pub fn config(&self) -> &RuntimeConfig {
         &self.inner.config
+    }
+
+    /// On whose behalf this is used; `None`: of the state folder's owner.
+    pub fn holder(&self) -> Option<&Holder> {
+        self.holder.as_deref()
+    }
+
+    /// Whose sandboxes and checkpoints alone are seen.
+    pub(crate) fn own(&self) -> Option<i64> {
+        self.holder().and_then(Holder::own)
     }
 
     /// A reference that does not keep the runtime: for tasks that the runtime itself keeps.

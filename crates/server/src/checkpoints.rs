@@ -1,15 +1,15 @@
 use std::time::Duration;
 
-use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
+use axum::{Json, http::StatusCode, response::IntoResponse};
 use sandbar_core::{CheckpointId, CheckpointKind, Lifetime, Limits, SandboxId};
 use sandbar_runtime::{CheckpointSummary, ForkOptions, RestoreOptions, SandboxSummary};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
+    caller::{Manage, May, Read},
     extract::{Body, Path, Query},
     problem::{Answer, Problem},
-    service::App,
 };
 
 /// What is saved.
@@ -28,7 +28,7 @@ pub(crate) struct Saving {
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/checkpoints", tag = "checkpoints", operation_id = "create_checkpoint", params(("id" = String, Path)),
     request_body = Saving,
     responses((status = 201, body = CheckpointSummary), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn create(State(app): State<App>, Path(id): Path<String>, Body(saving): Body<Saving>) -> Answer<impl IntoResponse> {
+pub(crate) async fn create(app: May<Manage>, Path(id): Path<String>, Body(saving): Body<Saving>) -> Answer<impl IntoResponse> {
     let kind = saving.kind.unwrap_or(CheckpointKind::Disk);
     let sandbox = app.runtime.sandbox(&id).await?;
     let checkpoint = match saving.id {
@@ -50,7 +50,7 @@ pub(crate) struct Filter {
 /// List the checkpoints
 #[utoipa::path(get, path = "/v1/checkpoints", tag = "checkpoints", operation_id = "list_checkpoints", params(Filter),
     responses((status = 200, body = [CheckpointSummary]), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn list(State(app): State<App>, Query(filter): Query<Filter>) -> Answer<Json<Vec<CheckpointSummary>>> {
+pub(crate) async fn list(app: May<Read>, Query(filter): Query<Filter>) -> Answer<Json<Vec<CheckpointSummary>>> {
     Ok(Json(app.runtime.checkpoints(filter.sandbox.as_deref()).await?))
 }
 
@@ -58,7 +58,7 @@ pub(crate) async fn list(State(app): State<App>, Query(filter): Query<Filter>) -
 #[utoipa::path(get, path = "/v1/checkpoints/{checkpoint}", tag = "checkpoints", operation_id = "inspect_checkpoint",
     params(("checkpoint" = String, Path, description = "An id, a name, or the beginning of an id")),
     responses((status = 200, body = CheckpointSummary), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn inspect(State(app): State<App>, Path(checkpoint): Path<String>) -> Answer<Json<CheckpointSummary>> {
+pub(crate) async fn inspect(app: May<Read>, Path(checkpoint): Path<String>) -> Answer<Json<CheckpointSummary>> {
     Ok(Json(app.runtime.checkpoint(&checkpoint).await?))
 }
 
@@ -66,7 +66,7 @@ pub(crate) async fn inspect(State(app): State<App>, Path(checkpoint): Path<Strin
 #[utoipa::path(delete, path = "/v1/checkpoints/{checkpoint}", tag = "checkpoints", operation_id = "remove_checkpoint",
     params(("checkpoint" = String, Path)),
     responses((status = 204, description = "It is gone"), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn remove(State(app): State<App>, Path(checkpoint): Path<String>) -> Answer<StatusCode> {
+pub(crate) async fn remove(app: May<Manage>, Path(checkpoint): Path<String>) -> Answer<StatusCode> {
     app.runtime.remove_checkpoint(&checkpoint).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -86,11 +86,7 @@ pub(crate) struct Restoring {
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/restore", tag = "checkpoints", operation_id = "restore_sandbox", params(("id" = String, Path)),
     request_body = Restoring,
     responses((status = 200, body = SandboxSummary), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn restore(
-    State(app): State<App>,
-    Path(id): Path<String>,
-    Body(restoring): Body<Restoring>,
-) -> Answer<Json<SandboxSummary>> {
+pub(crate) async fn restore(app: May<Manage>, Path(id): Path<String>, Body(restoring): Body<Restoring>) -> Answer<Json<SandboxSummary>> {
     let sandbox = app.runtime.sandbox(&id).await?;
     sandbox.restore(&restoring.checkpoint, RestoreOptions { without_memory: restoring.without_memory }).await?;
     Ok(Json(sandbox.summary().await?))
@@ -124,7 +120,7 @@ pub(crate) struct Forking {
 /// Make sandboxes from a checkpoint or a sandbox: all, or none
 #[utoipa::path(post, path = "/v1/forks", tag = "checkpoints", operation_id = "fork", request_body = Forking,
     responses((status = 201, body = [SandboxSummary]), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn fork(State(app): State<App>, Body(forking): Body<Forking>) -> Answer<impl IntoResponse> {
+pub(crate) async fn fork(app: May<Manage>, Body(forking): Body<Forking>) -> Answer<impl IntoResponse> {
     crate::host::require_own(forking.provider.as_deref())?;
     let options = ForkOptions {
         id: forking.id,

@@ -2,7 +2,6 @@ use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
     Json,
-    extract::State,
     http::{StatusCode, header},
     response::IntoResponse,
 };
@@ -13,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
+    caller::{May, Use},
     extract::{Body, Path},
     problem::{Answer, Problem},
     processes::Started,
-    service::App,
 };
 
 /// A command.
@@ -110,7 +109,7 @@ pub(crate) struct Finished {
 /// Run a command to its end
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/exec", tag = "commands", operation_id = "exec", params(("id" = String, Path)), request_body = Command,
     responses((status = 200, body = Finished), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn exec(State(app): State<App>, Path(id): Path<String>, Body(command): Body<Command>) -> Answer<Json<Finished>> {
+pub(crate) async fn exec(app: May<Use>, Path(id): Path<String>, Body(command): Body<Command>) -> Answer<Json<Finished>> {
     let (request, input) = command.request(false)?;
     let sandbox = app.runtime.sandbox(&id).await?;
     let ExecStream { pid, input: mut stdin, mut output } = sandbox.exec_stream(request).await?;
@@ -133,7 +132,7 @@ pub(crate) async fn exec(State(app): State<App>, Path(id): Path<String>, Body(co
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/processes", tag = "commands", operation_id = "start_process", params(("id" = String, Path)),
     request_body = Command,
     responses((status = 201, body = Started), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn start(State(app): State<App>, Path(id): Path<String>, Body(command): Body<Command>) -> Answer<impl IntoResponse> {
+pub(crate) async fn start(app: May<Use>, Path(id): Path<String>, Body(command): Body<Command>) -> Answer<impl IntoResponse> {
     let (request, input) = command.request(false)?;
     if input.is_some() || request.kill_on_disconnect {
         return Err(

@@ -1,7 +1,6 @@
 use axum::{
     Json,
     body::Body as Stream,
-    extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -13,9 +12,9 @@ use tokio_util::io::{ReaderStream, StreamReader};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
+    caller::{May, Use},
     extract::{Body, Path, Query},
     problem::{Answer, Problem},
-    service::App,
 };
 
 /// Bytes of a piece of a stream.
@@ -90,12 +89,7 @@ fn mode(text: &String) -> Result<u32> {
     responses((status = 200, description = "The file", content_type = "application/octet-stream"),
         (status = 206, description = "The range", content_type = "application/octet-stream"),
         (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn read(
-    State(app): State<App>,
-    Path(id): Path<String>,
-    Query(place): Query<Place>,
-    headers: HeaderMap,
-) -> Answer<Response> {
+pub(crate) async fn read(app: May<Use>, Path(id): Path<String>, Query(place): Query<Place>, headers: HeaderMap) -> Answer<Response> {
     let sandbox = app.runtime.sandbox(&id).await?;
     let size = sandbox.stat(&place.path, true).await?;
     if size.kind != FileKind::File {
@@ -168,7 +162,7 @@ impl Range {
 #[utoipa::path(put, path = "/v1/sandboxes/{id}/files", tag = "files", operation_id = "write_file", params(("id" = String, Path), Put),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses((status = 204, description = "It is written"), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn write(State(app): State<App>, Path(id): Path<String>, Query(put): Query<Put>, content: Stream) -> Answer<StatusCode> {
+pub(crate) async fn write(app: May<Use>, Path(id): Path<String>, Query(put): Query<Put>, content: Stream) -> Answer<StatusCode> {
     let options = put.options()?;
     let mut content = StreamReader::new(content.into_data_stream().map_err(std::io::Error::other));
     app.runtime.sandbox(&id).await?.put_file(&put.path, options, &mut content).await?;
@@ -193,7 +187,7 @@ pub(crate) struct Removal {
 /// Remove a path
 #[utoipa::path(delete, path = "/v1/sandboxes/{id}/files", tag = "files", operation_id = "remove_path", params(("id" = String, Path), Removal),
     responses((status = 204, description = "It is gone"), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn remove(State(app): State<App>, Path(id): Path<String>, Query(removal): Query<Removal>) -> Answer<StatusCode> {
+pub(crate) async fn remove(app: May<Use>, Path(id): Path<String>, Query(removal): Query<Removal>) -> Answer<StatusCode> {
     let options = RemoveOptions { recursive: removal.recursive, missing_ok: removal.missing_ok };
     app.runtime.sandbox(&id).await?.remove_path(&removal.path, options).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -202,14 +196,14 @@ pub(crate) async fn remove(State(app): State<App>, Path(id): Path<String>, Query
 /// Tell what a path is
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/files/stat", tag = "files", operation_id = "stat_path", params(("id" = String, Path), Look),
     responses((status = 200, body = FileStat), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn stat(State(app): State<App>, Path(id): Path<String>, Query(look): Query<Look>) -> Answer<Json<FileStat>> {
+pub(crate) async fn stat(app: May<Use>, Path(id): Path<String>, Query(look): Query<Look>) -> Answer<Json<FileStat>> {
     Ok(Json(app.runtime.sandbox(&id).await?.stat(&look.path, look.follow).await?))
 }
 
 /// List a folder
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/files/list", tag = "files", operation_id = "list_folder", params(("id" = String, Path), Place),
     responses((status = 200, body = [DirEntry]), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn list(State(app): State<App>, Path(id): Path<String>, Query(place): Query<Place>) -> Answer<Json<Vec<DirEntry>>> {
+pub(crate) async fn list(app: May<Use>, Path(id): Path<String>, Query(place): Query<Place>) -> Answer<Json<Vec<DirEntry>>> {
     Ok(Json(app.runtime.sandbox(&id).await?.read_dir(&place.path).await?))
 }
 
@@ -230,7 +224,7 @@ pub(crate) struct Folder {
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/files/mkdir", tag = "files", operation_id = "make_folder", params(("id" = String, Path)),
     request_body = Folder,
     responses((status = 204, description = "It is there"), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn make_folder(State(app): State<App>, Path(id): Path<String>, Body(folder): Body<Folder>) -> Answer<StatusCode> {
+pub(crate) async fn make_folder(app: May<Use>, Path(id): Path<String>, Body(folder): Body<Folder>) -> Answer<StatusCode> {
     let mode = folder.mode.as_ref().map(mode).transpose()?;
     app.runtime.sandbox(&id).await?.make_dir(&folder.path, folder.parents, mode).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -253,7 +247,7 @@ pub(crate) struct Renaming {
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/files/rename", tag = "files", operation_id = "rename_path", params(("id" = String, Path)),
     request_body = Renaming,
     responses((status = 204, description = "It is renamed"), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn rename(State(app): State<App>, Path(id): Path<String>, Body(renaming): Body<Renaming>) -> Answer<StatusCode> {
+pub(crate) async fn rename(app: May<Use>, Path(id): Path<String>, Body(renaming): Body<Renaming>) -> Answer<StatusCode> {
     app.runtime.sandbox(&id).await?.rename(&renaming.from, &renaming.to, renaming.no_replace).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -272,7 +266,7 @@ pub(crate) struct Link {
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/files/symlink", tag = "files", operation_id = "make_link", params(("id" = String, Path)),
     request_body = Link,
     responses((status = 204, description = "It is there"), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn link(State(app): State<App>, Path(id): Path<String>, Body(link): Body<Link>) -> Answer<StatusCode> {
+pub(crate) async fn link(app: May<Use>, Path(id): Path<String>, Body(link): Body<Link>) -> Answer<StatusCode> {
     app.runtime.sandbox(&id).await?.symlink(&link.target, &link.path).await?;
     Ok(StatusCode::NO_CONTENT)
 }

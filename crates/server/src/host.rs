@@ -1,13 +1,13 @@
-use axum::{Json, extract::State};
+use axum::Json;
 use sandbar_core::{Error, ErrorKind, Isolation, Result};
 use sandbar_runtime::Diagnosis;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
+    caller::{May, Read},
     extract::{Path, Query},
     problem::{Answer, Problem},
-    service::App,
 };
 
 /// What clients of one number understand of the other side. It grows when an old client would misunderstand a new server.
@@ -16,7 +16,7 @@ const PROTOCOL: u32 = 1;
 /// Tell what the server's host can do for sandboxes: everything is tried, which may take a moment
 #[utoipa::path(get, path = "/v1/doctor", tag = "host", operation_id = "doctor",
     responses((status = 200, body = Diagnosis), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn diagnose(State(app): State<App>) -> Answer<Json<Diagnosis>> {
+pub(crate) async fn diagnose(app: May<Read>) -> Answer<Json<Diagnosis>> {
     Ok(Json(app.runtime.diagnose(false).await))
 }
 
@@ -66,7 +66,7 @@ struct Tried {
 #[utoipa::path(get, path = "/v1/providers/{name}", tag = "host", operation_id = "inspect_provider",
     params(("name" = String, Path), Question),
     responses((status = 200, body = Offer), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn provider(State(app): State<App>, Path(name): Path<String>, Query(question): Query<Question>) -> Answer<Json<Offer>> {
+pub(crate) async fn provider(app: May<Read>, Path(name): Path<String>, Query(question): Query<Question>) -> Answer<Json<Offer>> {
     require_own(Some(&name))?;
     let provider = app.runtime.provider_for(&name).await?;
     let info = provider.info();

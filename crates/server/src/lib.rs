@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `service` | [`Service`]: what is served, to whom, until when |
 //! | `guard` | who may ask: the token, and what keeps a browser's other pages out |
+//! | `caller` | who asks, and what a handler needs of whoever asks |
 //! | `token` | [`Token`]: the secret of a state folder |
 //! | `problem` | errors as problem documents |
 //! | `extract` | bodies and queries, whose mistakes are problem documents too |
@@ -22,6 +23,7 @@
 //!
 //! A server is one more process on a state folder, like every command: any number may run beside it, and sandboxes outlive it.
 
+mod caller;
 mod checkpoints;
 mod document;
 mod exec;

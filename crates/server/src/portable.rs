@@ -3,7 +3,6 @@ use std::io;
 use axum::{
     Json,
     body::Body as Stream,
-    extract::State,
     http::{StatusCode, header},
     response::IntoResponse,
 };
@@ -16,9 +15,9 @@ use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 use utoipa::IntoParams;
 
 use crate::{
+    caller::{Manage, May, Use},
     extract::{Path, Query},
     problem::{Answer, Problem},
-    service::App,
 };
 
 /// Bytes between the writer of the file and the connection.
@@ -47,11 +46,7 @@ pub(crate) struct Leaving {
     params(("checkpoint" = String, Path), Leaving),
     responses((status = 200, description = "The file", content_type = "application/x-tar"),
         (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn export(
-    State(app): State<App>,
-    Path(checkpoint): Path<String>,
-    Query(leaving): Query<Leaving>,
-) -> Answer<impl IntoResponse> {
+pub(crate) async fn export(app: May<Use>, Path(checkpoint): Path<String>, Query(leaving): Query<Leaving>) -> Answer<impl IntoResponse> {
     let options = ExportOptions { flatten: leaving.flatten, thin: leaving.thin, without_memory: leaving.without_memory };
     let (reader, writer) = tokio::io::duplex(BUFFER);
     // A client that goes away ends the reading, which ends the writing.
@@ -86,7 +81,7 @@ pub(crate) struct Coming {
 #[utoipa::path(post, path = "/v1/checkpoints/import", tag = "checkpoints", operation_id = "import_checkpoint", params(Coming),
     request_body(content = Vec<u8>, content_type = "application/x-tar"),
     responses((status = 201, body = Imported), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn import(State(app): State<App>, Query(coming): Query<Coming>, file: Stream) -> Answer<impl IntoResponse> {
+pub(crate) async fn import(app: May<Manage>, Query(coming): Query<Coming>, file: Stream) -> Answer<impl IntoResponse> {
     let file = SyncIoBridge::new(StreamReader::new(file.into_data_stream().map_err(io::Error::other)));
     let imported = app.runtime.import_checkpoint(file, coming.name, std::future::pending()).await?;
     Ok((StatusCode::CREATED, Json(imported)))

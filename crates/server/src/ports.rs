@@ -1,14 +1,14 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
+use axum::{Json, http::StatusCode, response::IntoResponse};
 use sandbar_core::ExposedPort;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::{
+    caller::{Manage, May},
     extract::{Body, Path},
     problem::{Answer, Problem},
-    service::App,
 };
 
 /// A port of a sandbox that shall listen on the server's host.
@@ -26,7 +26,7 @@ pub(crate) struct Exposure {
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/ports", tag = "ports", operation_id = "expose_port", params(("id" = String, Path)),
     request_body = Exposure,
     responses((status = 201, body = ExposedPort), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn expose(State(app): State<App>, Path(id): Path<String>, Body(exposure): Body<Exposure>) -> Answer<impl IntoResponse> {
+pub(crate) async fn expose(app: May<Manage>, Path(id): Path<String>, Body(exposure): Body<Exposure>) -> Answer<impl IntoResponse> {
     let listen = exposure.listen.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
     let exposed = app.runtime.sandbox(&id).await?.expose_port(exposure.port, listen).await?;
     Ok((StatusCode::CREATED, Json(exposed)))
@@ -36,7 +36,7 @@ pub(crate) async fn expose(State(app): State<App>, Path(id): Path<String>, Body(
 #[utoipa::path(delete, path = "/v1/sandboxes/{id}/ports/{port}", tag = "ports", operation_id = "unexpose_port",
     params(("id" = String, Path), ("port" = u16, Path)),
     responses((status = 204, description = "Nothing listens any more"), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn unexpose(State(app): State<App>, Path((id, port)): Path<(String, u16)>) -> Answer<StatusCode> {
+pub(crate) async fn unexpose(app: May<Manage>, Path((id, port)): Path<(String, u16)>) -> Answer<StatusCode> {
     app.runtime.sandbox(&id).await?.unexpose_port(port).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,8 +1,7 @@
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    extract::State,
     http::{HeaderMap, StatusCode, header},
     response::IntoResponse,
 };
@@ -14,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
+    caller::{Manage, May, Read},
     extract::{Body, Path, Query},
     idempotency,
     page::{Page, Wanted},
     problem::{Answer, Problem},
-    service::App,
 };
 
 /// What a new sandbox shall be. Everything may be left out.
@@ -109,7 +108,7 @@ impl Creation {
 #[utoipa::path(post, path = "/v1/sandboxes", tag = "sandboxes", operation_id = "create_sandbox", request_body = Creation,
     params(("Idempotency-Key" = Option<String>, Header, description = "Any text of up to 255 characters")),
     responses((status = 201, body = SandboxSummary), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, Body(creation): Body<Creation>) -> Answer<impl IntoResponse> {
+pub(crate) async fn create(app: May<Manage>, headers: HeaderMap, Body(creation): Body<Creation>) -> Answer<impl IntoResponse> {
     let key = idempotency::key(&headers)?;
     let text = serde_json::to_vec(&creation).unwrap_or_default();
     let request = creation.request()?;
@@ -119,7 +118,9 @@ pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, Body(crea
         None => made.await?,
         // To its end, also when the client goes away: it will ask again.
         Some(key) => {
-            let creations = app.creations;
+            let creations = Arc::clone(&app.creations);
+            // Keys of different callers have nothing to do with each other.
+            let key = format!("{}\0{key}", app.runtime.holder().map_or("", |holder| &holder.name));
             let asked = tokio::spawn(async move { creations.once(key, &text, made).await }).await;
             asked.map_err(|error| Error::new(ErrorKind::Internal, "create", "a task failed").with_source(error))??
         }
@@ -131,7 +132,7 @@ pub(crate) async fn create(State(app): State<App>, headers: HeaderMap, Body(crea
 /// List the sandboxes
 #[utoipa::path(get, path = "/v1/sandboxes", tag = "sandboxes", operation_id = "list_sandboxes", params(Wanted),
     responses((status = 200, body = Page<SandboxSummary>), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn list(State(app): State<App>, Query(wanted): Query<Wanted>) -> Answer<Json<Page<SandboxSummary>>> {
+pub(crate) async fn list(app: May<Read>, Query(wanted): Query<Wanted>) -> Answer<Json<Page<SandboxSummary>>> {
     let (items, next) = app.runtime.list_after(wanted.after()?, wanted.limit()?).await?;
     Ok(Json(Page::new(items, next)))
 }
@@ -140,7 +141,7 @@ pub(crate) async fn list(State(app): State<App>, Query(wanted): Query<Wanted>) -
 #[utoipa::path(get, path = "/v1/sandboxes/{id}", tag = "sandboxes", operation_id = "inspect_sandbox",
     params(("id" = String, Path, description = "An id, a name, or the beginning of an id")),
     responses((status = 200, body = Inspect), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn inspect(State(app): State<App>, Path(id): Path<String>) -> Answer<Json<Inspect>> {
+pub(crate) async fn inspect(app: May<Read>, Path(id): Path<String>) -> Answer<Json<Inspect>> {
     Ok(Json(app.runtime.sandbox(&id).await?.inspect().await?))
 }
 
@@ -157,7 +158,7 @@ pub(crate) struct Removal {
 /// Remove a sandbox
 #[utoipa::path(delete, path = "/v1/sandboxes/{id}", tag = "sandboxes", operation_id = "remove_sandbox", params(("id" = String, Path), Removal),
     responses((status = 204, description = "It is gone"), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn remove(State(app): State<App>, Path(id): Path<String>, Query(removal): Query<Removal>) -> Answer<StatusCode> {
+pub(crate) async fn remove(app: May<Manage>, Path(id): Path<String>, Query(removal): Query<Removal>) -> Answer<StatusCode> {
     let sandbox = app.runtime.sandbox(&id).await?;
     if !removal.force && matches!(sandbox.summary().await?.state, SandboxState::Running | SandboxState::Paused) {
         return Err(Error::new(ErrorKind::Conflict, "remove", "the sandbox runs")
@@ -172,6 +173,6 @@ pub(crate) async fn remove(State(app): State<App>, Path(id): Path<String>, Query
 /// Tell what a sandbox uses
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/stats", tag = "sandboxes", operation_id = "sandbox_stats", params(("id" = String, Path)),
     responses((status = 200, body = SandboxStats), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn stats(State(app): State<App>, Path(id): Path<String>) -> Answer<Json<SandboxStats>> {
+pub(crate) async fn stats(app: May<Read>, Path(id): Path<String>) -> Answer<Json<SandboxStats>> {
     Ok(Json(app.runtime.sandbox(&id).await?.stats().await?))
 }

@@ -14,7 +14,7 @@ use hyper_util::{
     server::{conn::auto::Builder, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
-use sandbar_runtime::Runtime;
+use sandbar_runtime::{Holder, Runtime};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
@@ -44,6 +44,13 @@ pub(crate) struct App {
     pub(crate) creations: Arc<Creations>,
 }
 
+impl App {
+    /// What a handler has when a key's holder asks.
+    pub(crate) fn on_behalf_of(&self, holder: Holder) -> Self {
+        Self { runtime: self.runtime.on_behalf_of(holder), creations: Arc::clone(&self.creations) }
+    }
+}
+
 /// Says so where a body was refused: what is left of it is not read, so nothing can come after it.
 async fn last_of_its_connection(request: Request, next: Next) -> Response {
     let has_body = !request.body().is_end_stream();
@@ -54,7 +61,7 @@ async fn last_of_its_connection(request: Request, next: Next) -> Response {
     response
 }
 
-/// A runtime, served to whoever has the token.
+/// A runtime, served to whoever has the token, or one of its keys.
 pub struct Service {
     runtime: Runtime,
     token: Option<Token>,
@@ -99,7 +106,7 @@ impl Service {
     /// Everything that is served.
     pub fn router(self) -> Router {
         let app = App { runtime: self.runtime, creations: Arc::default() };
-        let guard = Arc::new(Guard::new(self.token, self.names));
+        let guard = Arc::new(Guard::new(self.token, self.names, app.runtime.clone()));
         let (guarded, _) = document::routes().with_state(app).split_for_parts();
         let text = document().to_pretty_json().unwrap_or_default();
         guarded

@@ -23,10 +23,7 @@ use std::{
 };
 
 use axum::{
-    extract::{
-        State,
-        ws::{Message, WebSocket, WebSocketUpgrade},
-    },
+    extract::ws::{Message, WebSocket, WebSocketUpgrade},
     response::Response,
 };
 use bytes::{BufMut, Bytes, BytesMut};
@@ -39,10 +36,10 @@ use tokio::time::{Instant, interval_at, timeout};
 use utoipa::IntoParams;
 
 use crate::{
+    caller::{May, Use},
     exec::Command,
     extract::{Path, Query, Upgrade},
     problem::{Answer, Problem},
-    service::App,
 };
 
 /// A client's message at most: standard input comes in pieces.
@@ -75,7 +72,7 @@ pub(crate) struct Attachment {
 /// The first message is a command as in `POST …/exec`; the description of the messages is in the project's documentation of the server.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/exec", tag = "commands", operation_id = "exec_stream", params(("id" = String, Path)),
     responses((status = 101, description = "The connection is a WebSocket now"), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn exec(State(app): State<App>, Path(id): Path<String>, Upgrade(upgrade): Upgrade) -> Answer<Response> {
+pub(crate) async fn exec(app: May<Use>, Path(id): Path<String>, Upgrade(upgrade): Upgrade) -> Answer<Response> {
     let sandbox = app.runtime.sandbox(&id).await?;
     Ok(limited(upgrade).on_upgrade(move |mut socket| async move {
         match begin(&mut socket, &sandbox).await {
@@ -90,7 +87,7 @@ pub(crate) async fn exec(State(app): State<App>, Path(id): Path<String>, Upgrade
     params(("id" = String, Path), ("pid" = u32, Path), Attachment),
     responses((status = 101, description = "The connection is a WebSocket now"), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn attach(
-    State(app): State<App>,
+    app: May<Use>,
     Path((id, pid)): Path<(String, u32)>,
     Query(attachment): Query<Attachment>,
     Upgrade(upgrade): Upgrade,

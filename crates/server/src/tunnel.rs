@@ -1,8 +1,5 @@
 use axum::{
-    extract::{
-        State,
-        ws::{Message, WebSocket},
-    },
+    extract::ws::{Message, WebSocket},
     response::Response,
 };
 use bytes::BytesMut;
@@ -14,9 +11,9 @@ use tokio::{
 };
 
 use crate::{
+    caller::{May, Use},
     extract::{Path, Upgrade},
     problem::{Answer, Problem},
-    service::App,
 };
 
 /// Bytes of a message.
@@ -30,7 +27,7 @@ const SHUTDOWN: &str = r#"{"type":"shutdown"}"#;
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/ports/{port}/connect", tag = "ports", operation_id = "connect_port",
     params(("id" = String, Path), ("port" = u16, Path)),
     responses((status = 101, description = "The connection is a WebSocket now"), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn connect(State(app): State<App>, Path((id, port)): Path<(String, u16)>, Upgrade(upgrade): Upgrade) -> Answer<Response> {
+pub(crate) async fn connect(app: May<Use>, Path((id, port)): Path<(String, u16)>, Upgrade(upgrade): Upgrade) -> Answer<Response> {
     let connection = app.runtime.sandbox(&id).await?.connect_port(port).await?;
     Ok(upgrade.on_upgrade(move |socket| pass(socket, connection)))
 }

@@ -1,8 +1,5 @@
 use axum::{
-    extract::{
-        State,
-        ws::{Message, WebSocket},
-    },
+    extract::ws::{Message, WebSocket},
     response::Response,
 };
 use futures_util::{SinkExt, StreamExt};
@@ -12,9 +9,9 @@ use serde_json::json;
 use utoipa::IntoParams;
 
 use crate::{
+    caller::{May, Use},
     extract::{Path, Query, Upgrade},
     problem::{Answer, Problem},
-    service::App,
 };
 
 /// What is watched.
@@ -36,7 +33,7 @@ pub(crate) struct Watched {
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/files/watch", tag = "files", operation_id = "watch_path", params(("id" = String, Path), Watched),
     responses((status = 101, description = "The connection is a WebSocket now"), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn watch(
-    State(app): State<App>,
+    app: May<Use>,
     Path(id): Path<String>,
     Query(watched): Query<Watched>,
     Upgrade(upgrade): Upgrade,

@@ -16,7 +16,7 @@
 //! | `image` | `image` |
 //! | `doctor`, `setup` | `doctor`, `setup` |
 //! | `kernel`, `template` | `kernel`, `template` |
-//! | `serve` | `serve` |
+//! | `serve`, `key` | `serve`, `key` |
 //! | `context` | `context add`, `use`, `ls`, `rm` |
 //! | `shell_completions` | `completions` |
 
@@ -28,6 +28,7 @@ mod doctor;
 mod exec;
 mod image;
 mod kernel;
+mod key;
 mod life;
 mod list;
 mod logs;
@@ -135,6 +136,7 @@ enum Command {
     Image(image::Image),
     Doctor(doctor::Doctor),
     Serve(serve::Serve),
+    Key(key::Key),
     Context(context::Context),
     Setup(setup::Setup),
     Kernel(kernel::Kernel),
@@ -228,6 +230,7 @@ impl Command {
             Self::Net(command) => command.run(runtime).await?,
             Self::Image(command) => command.run(runtime).await?,
             Self::Serve(command) => command.run(runtime).await?,
+            Self::Key(command) => command.run(runtime)?,
             Self::Context(command) => command.run(runtime).await?,
             Self::Setup(command) => command.run(runtime).await?,
             Self::Kernel(command) => command.run(runtime).await?,

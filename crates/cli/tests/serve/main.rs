@@ -6,6 +6,7 @@
 //! | `life` | sandboxes, from making to removing |
 //! | `commands` | exec, processes, WebSockets |
 //! | `files` | files and trees |
+//! | `keys` | who has a key: what it opens, and what not |
 //! | `strangers` | who has no token, or was sent by a page; what makes no sense |
 //! | `faults` | a server that is stopped, or killed |
 
@@ -14,6 +15,7 @@
 mod commands;
 mod faults;
 mod files;
+mod keys;
 mod life;
 mod server;
 mod strangers;

@@ -64,9 +64,12 @@ pub(crate) struct CheckpointRow {
     /// Nobody asked for it: made on the way to a fork, removed with the last that needs it.
     pub(crate) implicit: bool,
     pub(crate) created_ms: u64,
+    /// The key that its sandbox was made with.
+    pub(crate) key: Option<i64>,
 }
 
-const COLUMNS: &str = "id, name, sandbox, provider, kind, image, root, spec, parent, bytes, files, record, state, implicit, created_ms";
+const COLUMNS: &str =
+    "id, name, sandbox, provider, kind, image, root, spec, parent, bytes, files, record, state, implicit, created_ms, key";
 
 /// What builds on a checkpoint `?1`.
 const REFERENCES: &str = "
@@ -95,6 +98,7 @@ impl CheckpointRow {
             state: text(row, 12)?,
             implicit: row.get(13)?,
             created_ms: row.get(14)?,
+            key: row.get(15)?,
         })
     }
 }
@@ -119,13 +123,13 @@ impl Ledger {
                 return Err(Error::new(ErrorKind::AlreadyExists, "checkpoint", "there is a checkpoint of this id").with("id", &row.id).into());
             }
             let sql = "
-                INSERT INTO checkpoints (id, name, sandbox, provider, kind, image, root, spec, parent, state, implicit, created_ms)
-                VALUES (:id, :name, :sandbox, :provider, :kind, :image, :root, :spec, :parent, :state, :implicit, :created_ms)";
+                INSERT INTO checkpoints (id, name, sandbox, provider, kind, image, root, spec, parent, state, implicit, created_ms, key)
+                VALUES (:id, :name, :sandbox, :provider, :kind, :image, :root, :spec, :parent, :state, :implicit, :created_ms, :key)";
             transaction.prepare_cached(sql)?.execute(named_params! {
                 ":id": row.id.as_str(), ":name": row.name, ":sandbox": row.sandbox.as_str(), ":provider": row.provider,
                 ":kind": kind_name(row.kind), ":image": row.image, ":root": to_json(&row.root)?, ":spec": to_json(&row.spec)?,
                 ":parent": row.parent.as_ref().map(CheckpointId::as_str), ":state": CheckpointState::Saving.name(), ":implicit": row.implicit,
-                ":created_ms": clock::now_ms(),
+                ":created_ms": clock::now_ms(), ":key": row.key,
             })?;
             Ok(())
         })
@@ -180,12 +184,14 @@ impl Ledger {
         })
     }
 
-    /// The checkpoints that are there, the oldest first.
-    pub(crate) fn checkpoints(&self, of: Option<&SandboxId>) -> Result<Vec<CheckpointRow>> {
+    /// The checkpoints that are there, the oldest first; those of a sandbox, and of a key, or all.
+    pub(crate) fn checkpoints(&self, of: Option<&SandboxId>, key: Option<i64>) -> Result<Vec<CheckpointRow>> {
         self.read(|connection| {
-            let sql =
-                format!("SELECT {COLUMNS} FROM checkpoints WHERE state = 'ready' AND (?1 IS NULL OR sandbox = ?1) ORDER BY created_ms, id");
-            connection.prepare_cached(&sql)?.query_map([of.map(SandboxId::as_str)], CheckpointRow::read)?.collect()
+            let sql = format!(
+                "SELECT {COLUMNS} FROM checkpoints WHERE state = 'ready' AND (?1 IS NULL OR sandbox = ?1) AND (?2 IS NULL OR key = ?2)
+                 ORDER BY created_ms, id"
+            );
+            connection.prepare_cached(&sql)?.query_map(params![of.map(SandboxId::as_str), key], CheckpointRow::read)?.collect()
         })
     }
 
@@ -221,19 +227,23 @@ impl Ledger {
         })
     }
 
-    /// The checkpoint that a user means: by id, else by name, else by a prefix of an id that no other id has.
+    /// The checkpoint that a user means, of those of a key or of all: by id, else by name, else by a prefix of an id that no other id has.
     ///
     /// # Errors
     /// `NotFound`; `InvalidInput` with the matches when there are several.
-    pub(crate) fn find_checkpoint(&self, reference: &str) -> Result<CheckpointRow> {
+    pub(crate) fn find_checkpoint(&self, reference: &str, key: Option<i64>) -> Result<CheckpointRow> {
         let full = if reference.starts_with("cp-") { reference.to_owned() } else { format!("cp-{reference}") };
         let mut rows = self.read(|connection| {
             let sql = format!(
-                "SELECT {COLUMNS} FROM checkpoints WHERE name = ?1 AND state = 'ready'
+                "SELECT {COLUMNS} FROM checkpoints WHERE name = ?1 AND state = 'ready' AND (?3 IS NULL OR key = ?3)
                  UNION ALL SELECT * FROM (
-                    SELECT {COLUMNS} FROM checkpoints WHERE id >= ?2 AND id < ?2 || '~' AND state = 'ready' ORDER BY id LIMIT 9)"
+                    SELECT {COLUMNS} FROM checkpoints WHERE id >= ?2 AND id < ?2 || '~' AND state = 'ready' AND (?3 IS NULL OR key = ?3)
+                        ORDER BY id LIMIT 9)"
             );
-            connection.prepare_cached(&sql)?.query_map([reference, &full], CheckpointRow::read)?.collect::<rusqlite::Result<Vec<_>>>()
+            connection
+                .prepare_cached(&sql)?
+                .query_map(params![reference, full, key], CheckpointRow::read)?
+                .collect::<rusqlite::Result<Vec<_>>>()
         })?;
         if let Some(index) = rows.iter().position(|row| row.id.as_str() == reference || row.name.as_deref() == Some(reference)) {
             return Ok(rows.swap_remove(index));

@@ -127,6 +127,7 @@ mod tests {
             base: None,
             spec: &SandboxSpec::default(),
             root: &RootSource::empty(),
+            key: None,
             first_id: None,
             operator: &me,
         };

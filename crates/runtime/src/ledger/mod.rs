@@ -11,6 +11,7 @@
 //! | `journal` | [`LedgerJournal`]: the ledger's face to a provider |
 //! | `checkpoint_row` | [`CheckpointRow`] |
 //! | `port_row`, `keeper_row`, `probe_row` | exposed ports, their keepers, what was found usable |
+//! | `key_row` | keys |
 //!
 //! Calls are synchronous and short (tens of microseconds; a writer waits for the other writers of its moment), and are made where they are
 //! needed, on asynchronous threads too.
@@ -18,6 +19,7 @@
 mod checkpoint_row;
 mod journal;
 mod keeper_row;
+mod key_row;
 mod log;
 mod operation;
 mod port_row;

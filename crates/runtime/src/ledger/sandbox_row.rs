@@ -44,6 +44,8 @@ pub(crate) struct SandboxRow {
     pub(crate) spec: SandboxSpec,
     pub(crate) root: RootSource,
     pub(crate) record: Value,
+    /// The key that it was made with.
+    pub(crate) key: Option<i64>,
 }
 
 /// What a sandbox is made of at its beginning.
@@ -59,6 +61,8 @@ pub(crate) struct NewSandbox<'a> {
     pub(crate) base: Option<&'a CheckpointId>,
     pub(crate) spec: &'a SandboxSpec,
     pub(crate) root: &'a RootSource,
+    /// The key that it is made with.
+    pub(crate) key: Option<i64>,
     /// The first id of all ranges, when it shall have one.
     pub(crate) first_id: Option<u32>,
     /// This process.
@@ -79,7 +83,7 @@ pub(crate) struct Attention {
 }
 
 const COLUMNS: &str = "id, name, provider, image, state, reason, choice, lifetime, boot, created_ms, expires_ms, owner_pid, owner_start, \
-     owner_boot, operation, operator_pid, operator_start, operator_boot, committed, revision, first_id, base, spec, root, record, gated";
+     owner_boot, operation, operator_pid, operator_start, operator_boot, committed, revision, first_id, base, spec, root, record, gated, key";
 
 pub(super) const ATTENTION: &str = "
     SELECT id, boot, operation, operator_pid, operator_start, operator_boot, owner_pid, owner_start, owner_boot, expires_ms, attempted_ms
@@ -100,7 +104,8 @@ impl Ledger {
     /// Writes the first row of a sandbox, in state `Provisioning`, with the lowest free id range.
     ///
     /// # Errors
-    /// `AlreadyExists` when the name, or the id, is taken; `NotFound` when the base is not there any more.
+    /// `AlreadyExists` when the name, or the id, is taken; `NotFound` when the base is not there any more; `ResourceExhausted` when the key has as many
+    /// as it may.
     pub(crate) fn insert_sandbox(&self, new: &NewSandbox<'_>) -> Result<Option<IdRange>> {
         self.write(|transaction| {
             if let Some(name) = new.name {
@@ -108,6 +113,9 @@ impl Ledger {
             }
             if transaction.prepare_cached("SELECT 1 FROM sandboxes WHERE id = ?1")?.exists([new.id.as_str()])? {
                 return Err(Error::new(ErrorKind::AlreadyExists, "create", "there is a sandbox of this id").with("id", new.id).into());
+            }
+            if let Some(key) = new.key {
+                super::key_row::require_room(transaction, key)?;
             }
             if let Some(base) = new.base {
                 super::checkpoint_row::require_ready(transaction, base)?;
@@ -117,16 +125,16 @@ impl Ledger {
             let owner = (new.lifetime == Lifetime::Owned).then_some(new.operator);
             let sql = "
                 INSERT INTO sandboxes (id, name, provider, image, state, choice, lifetime, boot, created_ms, expires_ms, owner_pid, owner_start,
-                    owner_boot, operation, operator_pid, operator_start, operator_boot, slot, first_id, base, spec, root, gated)
+                    owner_boot, operation, operator_pid, operator_start, operator_boot, slot, first_id, base, spec, root, gated, key)
                 VALUES (:id, :name, :provider, :image, :state, :choice, :lifetime, :boot, :created_ms, :expires_ms, :owner_pid, :owner_start,
-                    :owner_boot, :operation, :operator_pid, :operator_start, :boot, :slot, :first_id, :base, :spec, :root, :gated)";
+                    :owner_boot, :operation, :operator_pid, :operator_start, :boot, :slot, :first_id, :base, :spec, :root, :gated, :key)";
             transaction.prepare_cached(sql)?.execute(named_params! {
                 ":id": new.id.as_str(), ":name": new.name, ":provider": new.provider, ":image": new.image, ":state": State::Provisioning.name(),
                 ":choice": new.choice, ":lifetime": lifetime_name(new.lifetime), ":boot": self.boot(), ":created_ms": clock::now_ms(),
                 ":expires_ms": new.expires_ms, ":owner_pid": owner.map(|owner| owner.pid), ":owner_start": owner.map(|owner| owner.start_time),
                 ":owner_boot": owner.map(|owner| &owner.boot), ":operation": Operation::Provision.name(), ":operator_pid": new.operator.pid,
                 ":operator_start": new.operator.start_time, ":slot": slot, ":first_id": ids.map(|ids| ids.first),
-                ":base": new.base.map(CheckpointId::as_str), ":spec": to_json(new.spec)?, ":root": to_json(new.root)?, ":gated": new.gated,
+                ":base": new.base.map(CheckpointId::as_str), ":spec": to_json(new.spec)?, ":root": to_json(new.root)?, ":gated": new.gated, ":key": new.key,
             })?;
             Ok(ids)
         })
@@ -149,38 +157,45 @@ impl Ledger {
         })
     }
 
-    /// All sandboxes, the oldest first.
-    pub(crate) fn sandboxes(&self) -> Result<Vec<SandboxRow>> {
+    /// All sandboxes, or those of a key, the oldest first.
+    pub(crate) fn sandboxes(&self, key: Option<i64>) -> Result<Vec<SandboxRow>> {
         self.read(|connection| {
-            let sql = format!("SELECT {COLUMNS} FROM sandboxes ORDER BY created_ms, id");
-            connection.prepare_cached(&sql)?.query_map([], SandboxRow::read)?.collect()
+            let sql = format!("SELECT {COLUMNS} FROM sandboxes WHERE ?1 IS NULL OR key = ?1 ORDER BY created_ms, id");
+            connection.prepare_cached(&sql)?.query_map([key], SandboxRow::read)?.collect()
         })
     }
 
-    /// At most `limit` of them, after the one that was made at this moment and has this id.
+    /// At most `limit` of them, after the one that was made at this moment and has this id; those of a key, or all.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub(crate) fn sandboxes_after(&self, after: Option<(u64, &str)>, limit: usize) -> Result<Vec<SandboxRow>> {
+    pub(crate) fn sandboxes_after(&self, after: Option<(u64, &str)>, limit: usize, key: Option<i64>) -> Result<Vec<SandboxRow>> {
         let (moment, id) = after.unwrap_or((0, ""));
         self.read(|connection| {
-            let sql = format!("SELECT {COLUMNS} FROM sandboxes WHERE (created_ms, id) > (?1, ?2) ORDER BY created_ms, id LIMIT ?3");
-            connection.prepare_cached(&sql)?.query_map(params![moment, id, limit], SandboxRow::read)?.collect()
+            let sql = format!(
+                "SELECT {COLUMNS} FROM sandboxes WHERE (created_ms, id) > (?1, ?2) AND (?4 IS NULL OR key = ?4)
+                 ORDER BY created_ms, id LIMIT ?3"
+            );
+            connection.prepare_cached(&sql)?.query_map(params![moment, id, limit, key], SandboxRow::read)?.collect()
         })
     }
 
-    /// The sandbox that a user means: by id, else by name, else by a prefix of an id (with or without `sb-`) that no other id has.
+    /// The sandbox that a user means, of those of a key or of all: by id, else by name, else by a prefix of an id (with or without `sb-`) that no other id has.
     ///
     /// # Errors
     /// `NotFound`; `InvalidInput` with the matches when there are several.
-    pub(crate) fn find_sandbox(&self, reference: &str) -> Result<SandboxRow> {
+    pub(crate) fn find_sandbox(&self, reference: &str, key: Option<i64>) -> Result<SandboxRow> {
         let full = if reference.starts_with("sb-") { reference.to_owned() } else { format!("sb-{reference}") };
         let mut rows = self.read(|connection| {
             let sql = format!(
-                "SELECT {COLUMNS} FROM sandboxes WHERE name = ?1
-                 UNION ALL SELECT * FROM (SELECT {COLUMNS} FROM sandboxes WHERE id >= ?2 AND id < ?2 || '~' ORDER BY id LIMIT 9)"
+                "SELECT {COLUMNS} FROM sandboxes WHERE name = ?1 AND (?3 IS NULL OR key = ?3)
+                 UNION ALL SELECT * FROM (
+                    SELECT {COLUMNS} FROM sandboxes WHERE id >= ?2 AND id < ?2 || '~' AND (?3 IS NULL OR key = ?3) ORDER BY id LIMIT 9)"
             );
-            connection.prepare_cached(&sql)?.query_map(params![reference, full], SandboxRow::read)?.collect::<rusqlite::Result<Vec<_>>>()
+            connection
+                .prepare_cached(&sql)?
+                .query_map(params![reference, full, key], SandboxRow::read)?
+                .collect::<rusqlite::Result<Vec<_>>>()
         })?;
         if let Some(index) = rows.iter().position(|row| row.id.as_str() == reference || row.name.as_deref() == Some(reference)) {
             return Ok(rows.swap_remove(index));
@@ -288,6 +303,7 @@ impl SandboxRow {
             root: json(row, 23)?,
             record: json(row, 24)?,
             gated: row.get(25)?,
+            key: row.get(26)?,
         })
     }
 }

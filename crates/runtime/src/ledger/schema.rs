@@ -7,7 +7,7 @@ use sandbar_core::{Error, ErrorKind, Result};
 ///
 /// Rows that are looked for on the way of every command (what needs somebody's attention) have a partial index, so that an idle ledger of
 /// a thousand sandboxes costs a command one page.
-const MIGRATIONS: [&str; 3] = [VERSION_1, VERSION_2, VERSION_3];
+const MIGRATIONS: [&str; 4] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4];
 
 const VERSION_1: &str = "
 CREATE TABLE checkpoints (
@@ -110,6 +110,23 @@ CREATE TABLE probes (
 const VERSION_3: &str = "
 ALTER TABLE sandboxes ADD COLUMN gated INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX sandboxes_gated ON sandboxes(id) WHERE gated = 1;
+";
+
+/// Keys, and what was made with them. What belongs to a key that is removed is nobody's.
+const VERSION_4: &str = "
+CREATE TABLE keys (
+    id              INTEGER PRIMARY KEY AUTOINCREMENT,
+    name            TEXT NOT NULL UNIQUE,
+    digest          BLOB NOT NULL UNIQUE,
+    scope           TEXT NOT NULL,
+    max_sandboxes   INTEGER,
+    created_ms      INTEGER NOT NULL,
+    expires_ms      INTEGER
+) STRICT;
+ALTER TABLE sandboxes ADD COLUMN key INTEGER REFERENCES keys(id) ON DELETE SET NULL;
+CREATE INDEX sandboxes_key ON sandboxes(key) WHERE key IS NOT NULL;
+ALTER TABLE checkpoints ADD COLUMN key INTEGER REFERENCES keys(id) ON DELETE SET NULL;
+CREATE INDEX checkpoints_key ON checkpoints(key) WHERE key IS NOT NULL;
 ";
 
 /// The version that this program writes.

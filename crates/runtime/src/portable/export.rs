@@ -55,7 +55,7 @@ impl Runtime {
         into: impl Write + Send + 'static,
         stop: impl Future<Output = ()>,
     ) -> Result<Exported> {
-        let row = self.ledger().find_checkpoint(reference)?;
+        let row = self.ledger().find_checkpoint(reference, self.own())?;
         check(&row, options)?;
         let (mut root, pin) = self.resolve_again(&row.root.kind).await?;
         root.saved_layers = self.layers(&row)?;

@@ -89,7 +89,7 @@ impl Runtime {
     }
 
     fn is_taken(&self, name: &str) -> bool {
-        self.ledger().find_checkpoint(name).is_ok_and(|row| row.name.as_deref() == Some(name))
+        self.ledger().find_checkpoint(name, None).is_ok_and(|row| row.name.as_deref() == Some(name))
     }
 
     async fn take_in(&self, ready: Ready, name: Option<String>) -> Result<Imported> {
@@ -97,7 +97,8 @@ impl Runtime {
         self.require_wall(&description.provider)?;
         let name = name.or_else(|| description.name.clone().filter(|name| !self.is_taken(name)));
         let root = self.images().root_of(&ImageKind::Layers { digest: image.to_string() }).await?;
-        let rows = rows(&description, &root, layers.len(), name)?;
+        let mut rows = rows(&description, &root, layers.len(), name)?;
+        rows.iter_mut().for_each(|row| row.key = self.holder().map(|holder| holder.key));
         // Whoever looks for rows that were left half made asks for this lock.
         let lock = SandboxLock::take(self.home(), &description.sandbox, OPERATION, self.config().lock_wait).await?;
         let placed = self.place(&rows, &layers);
@@ -176,6 +177,7 @@ fn rows(description: &Description, root: &RootSource, layers: usize, mut name: O
             state: CheckpointState::Saving,
             implicit: !is_last,
             created_ms: 0,
+            key: None,
         });
     }
     Ok(rows)

@@ -1,0 +1,108 @@
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::server::{Server, expect, problem};
+
+impl Server {
+    fn key(&self, options: &[&str]) -> String {
+        let output = self.sandbar(&[&["key", "create"], options].concat());
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// A request by the holder of a key.
+    fn by(&self, key: &str, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.stranger(method, path).bearer_auth(key)
+    }
+
+    async fn create_by(&self, key: &str, body: Value) -> String {
+        let made = expect(self.by(key, Method::POST, "/v1/sandboxes").json(&body), StatusCode::CREATED).await;
+        made["id"].as_str().unwrap().to_owned()
+    }
+}
+
+#[tokio::test]
+async fn a_holder_has_what_was_made_with_the_key_and_sees_nothing_else() {
+    let server = Server::new();
+    let (ann, ben) = (server.key(&["ann"]), server.key(&["ben"]));
+    let owners = server.create_unwalled().await;
+    let anns = server.create_by(&ann, json!({ "name": "web" })).await;
+    let ids = |list: Value| -> Vec<String> {
+        list["items"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let list = async |key: &str| ids(expect(server.by(key, Method::GET, "/v1/sandboxes"), StatusCode::OK).await);
+    assert_eq!(list(&ann).await, [anns.clone()]);
+    assert_eq!(list(&ben).await, [""; 0]);
+    assert_eq!(ids(server.get("/v1/sandboxes").await), [owners.clone(), anns.clone()]);
+
+    let saved = expect(server.by(&ann, Method::POST, &format!("/v1/sandboxes/{anns}/checkpoints")).json(&json!({})), StatusCode::CREATED);
+    let saved = saved.await["id"].as_str().unwrap().to_owned();
+    for reference in [anns.as_str(), "web", &anns[..8]] {
+        for (method, path) in [
+            (Method::GET, format!("/v1/sandboxes/{reference}")),
+            (Method::DELETE, format!("/v1/sandboxes/{reference}?force=true")),
+            (Method::GET, format!("/v1/sandboxes/{reference}/stats")),
+            (Method::GET, format!("/v1/sandboxes/{reference}/files?path=/etc/passwd")),
+            (Method::POST, format!("/v1/sandboxes/{reference}/pause")),
+        ] {
+            problem(server.by(&ben, method, &path), 404).await;
+        }
+        problem(server.by(&ben, Method::POST, &format!("/v1/sandboxes/{reference}/exec")).json(&json!({ "argv": ["true"] })), 404).await;
+    }
+    problem(server.by(&ben, Method::GET, &format!("/v1/checkpoints/{saved}")), 404).await;
+    problem(server.by(&ben, Method::DELETE, &format!("/v1/checkpoints/{saved}")), 404).await;
+    for from in [&saved, &anns] {
+        problem(server.by(&ben, Method::POST, "/v1/forks").json(&json!({ "from": from })), 404).await;
+    }
+    // What is hers, she has.
+    let ran = server.by(&ann, Method::POST, "/v1/sandboxes/web/exec").json(&json!({ "argv": ["echo", "hers"] }));
+    assert_eq!(expect(ran, StatusCode::OK).await["stdout"], "hers\n");
+    problem(server.by(&ann, Method::GET, &format!("/v1/sandboxes/{owners}")), 404).await;
+}
+
+#[tokio::test]
+async fn a_scope_ends_where_it_says() {
+    let server = Server::new();
+    let (read, usage, manage) = (server.key(&["r", "--scope", "read"]), server.key(&["u", "--scope", "use"]), server.key(&["m"]));
+    let create = |key: &str, body: Value| server.by(key, Method::POST, "/v1/sandboxes").json(&body);
+    expect(server.by(&read, Method::GET, "/v1/sandboxes"), StatusCode::OK).await;
+    for key in [&read, &usage] {
+        assert_eq!(problem(create(key, json!({})), 403).await["kind"], "permission_denied");
+    }
+    problem(server.by(&read, Method::POST, "/v1/sandboxes/x/exec").json(&json!({ "argv": ["true"] })), 403).await;
+    problem(server.by(&usage, Method::POST, "/v1/sandboxes/x/exec").json(&json!({ "argv": ["true"] })), 404).await;
+    problem(server.by(&manage, Method::POST, "/v1/gc"), 403).await;
+    problem(server.by(&manage, Method::POST, "/v1/images/pull").json(&json!({ "reference": "127.0.0.1:1/x" })), 403).await;
+    // What reaches around the walls is not to be had by making sandboxes.
+    problem(create(&manage, json!({ "provider": "dangerous-host" })), 403).await;
+    problem(create(&manage, json!({ "volumes": [{ "source": "/", "target": "/host" }] })), 403).await;
+    let admin = server.key(&["a", "--scope", "admin"]);
+    server.create_by(&admin, json!({ "provider": "dangerous-host" })).await;
+    expect(server.by(&admin, Method::POST, "/v1/gc"), StatusCode::OK).await;
+}
+
+#[tokio::test]
+async fn a_key_opens_until_it_is_removed_or_has_expired_and_its_secret_is_kept_nowhere() {
+    let server = Server::new();
+    let key = server.key(&["ci", "--max-sandboxes", "1"]);
+    let list = || server.by(&key, Method::GET, "/v1/sandboxes");
+    let create = || server.by(&key, Method::POST, "/v1/sandboxes").json(&json!({}));
+    let id = server.create_by(&key, json!({})).await;
+    assert_eq!(problem(create(), 507).await["kind"], "resource_exhausted");
+    let listed: Value = serde_json::from_slice(&server.sandbar(&["key", "ls", "--json"]).stdout).unwrap();
+    assert_eq!((&listed[0]["name"], &listed[0]["sandboxes"], &listed[0]["max_sandboxes"]), (&json!("ci"), &json!(1), &json!(1)));
+    for entry in std::fs::read_dir(server.home.path()).unwrap().flatten().filter(|entry| entry.file_type().unwrap().is_file()) {
+        let data = std::fs::read(entry.path()).unwrap();
+        assert!(!data.windows(key.len()).any(|window| window == key.as_bytes()), "{:?}", entry.path());
+    }
+    assert!(!server.sandbar(&["key", "create", "ci"]).status.success(), "the name is taken");
+    assert!(server.sandbar(&["key", "rm", "ci"]).status.success());
+    problem(list(), 401).await;
+    assert!(!server.sandbar(&["key", "rm", "ci"]).status.success());
+    // Another one of that name has nothing of the first one's.
+    let other = server.key(&["ci"]);
+    problem(server.by(&other, Method::GET, &format!("/v1/sandboxes/{id}")), 404).await;
+    assert_eq!(server.get(&format!("/v1/sandboxes/{id}")).await["id"], json!(id), "it stays");
+    let brief = server.key(&["brief", "--ttl", "0.001"]);
+    problem(server.by(&brief, Method::GET, "/v1/sandboxes"), 401).await;
+}
