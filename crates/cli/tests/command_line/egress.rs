@@ -349,9 +349,11 @@ fn killed(outer: &Home) {
     let stage = Stage::new();
     let home = stage.home(&outer.wall);
     let id = home.create(&["--net", "allow=allowed.test"]);
-    let script = "read -r line; curl -sS -m 30 http://allowed.test/";
-    let (waiting, mut input) =
+    let script = "echo ready; read -r line; curl -sS -m 30 http://allowed.test/";
+    let (mut waiting, mut input) =
         crate::support::Client::start_with_input(home.command(&["exec", "-i", &id, "--", "bash", "-c", script]), &["exec"]);
+    // A command that begins after the keeper was killed brings another one, this one too.
+    waiting.wait_for_line("ready");
     let keepers = || crate::support::processes_with(&format!("keeper\0--home\0{}\0{id}", home.state().display()));
     eventually("there is a keeper", || keepers().len() == 1);
     rustix::process::kill_process(rustix::process::Pid::from_raw(keepers()[0].cast_signed()).unwrap(), rustix::process::Signal::KILL)
