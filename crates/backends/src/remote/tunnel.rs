@@ -34,6 +34,19 @@ impl Tunnel {
     }
 }
 
+impl Tunnel {
+    /// Whether another message is taken. The socket knows one waiting task, which a reader that flushes takes the place of: it wakes the writer, who must
+    /// have said that it waits.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let room = Pin::new(&mut self.socket).poll_ready(context).map_err(broken);
+        if room.is_pending() {
+            self.writer = Some(context.waker().clone());
+            self.unflushed = true;
+        }
+        room
+    }
+}
+
 fn broken(error: Broken) -> io::Error {
     match error {
         Broken::Io(error) => error,
@@ -76,10 +89,7 @@ impl AsyncWrite for Tunnel {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let length = data.len().min(PIECE);
-        if Pin::new(&mut self.socket).poll_ready(context).map_err(broken)?.is_pending() {
-            self.writer = Some(context.waker().clone());
-            return Poll::Pending;
-        }
+        ready!(self.poll_room(context))?;
         Pin::new(&mut self.socket).start_send(Message::Binary(Bytes::copy_from_slice(&data[..length]))).map_err(broken)?;
         // Words of a protocol are small, and each is waited for.
         self.unflushed = Pin::new(&mut self.socket).poll_flush(context).map_err(broken)?.is_pending();
@@ -88,7 +98,8 @@ impl AsyncWrite for Tunnel {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.socket).poll_flush(context).map_err(broken);
-        if flushed.is_pending() {
+        self.unflushed = flushed.is_pending();
+        if self.unflushed {
             self.writer = Some(context.waker().clone());
         }
         flushed
@@ -96,10 +107,11 @@ impl AsyncWrite for Tunnel {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.written {
-            ready!(Pin::new(&mut self.socket).poll_ready(context)).map_err(broken)?;
+            ready!(self.poll_room(context))?;
             Pin::new(&mut self.socket).start_send(Message::text(SHUTDOWN)).map_err(broken)?;
             self.written = true;
+            self.unflushed = true;
         }
-        Pin::new(&mut self.socket).poll_flush(context).map_err(broken)
+        self.poll_flush(context)
     }
 }
