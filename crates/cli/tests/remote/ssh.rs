@@ -2,7 +2,10 @@ use std::{io::Read, process::Stdio};
 
 use crate::world::{Home, Login};
 
-pub const CASES: &[(&str, fn(&Login))] = &[
+/// A fact, and what shows it over a login.
+type Case = (&'static str, fn(&Login));
+
+pub const CASES: &[Case] = &[
     ("nothing_is_installed_there_and_it_works", nothing_is_installed_there_and_it_works),
     ("output_goes_on_when_the_connection_was_cut", output_goes_on_when_the_connection_was_cut),
     ("a_login_that_fails_and_a_program_that_does_not_run_are_told", a_login_that_fails_and_a_program_that_does_not_run_are_told),

@@ -31,7 +31,7 @@ async fn a_holder_has_what_was_made_with_the_key_and_sees_nothing_else() {
         list["items"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect()
     };
     let list = async |key: &str| ids(expect(server.by(key, Method::GET, "/v1/sandboxes"), StatusCode::OK).await);
-    assert_eq!(list(&ann).await, [anns.clone()]);
+    assert_eq!(list(&ann).await, std::slice::from_ref(&anns));
     assert_eq!(list(&ben).await, [""; 0]);
     assert_eq!(ids(server.get("/v1/sandboxes").await), [owners.clone(), anns.clone()]);
 
