@@ -26,6 +26,7 @@ const PARTICULAR: Part = Part {
         "pty::control_c_interrupts",
         "refusal::every_feature_is_claimed_or_refused_with_the_provider_that_has_it",
         "restore::files_are_as_they_were",
+        "status::a_crashed_one_starts_again_with_its_layer",
         "stdin::it_is_binary_safe_and_complete",
     ],
     reason: SLOW,
