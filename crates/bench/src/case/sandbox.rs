@@ -22,7 +22,6 @@ impl Stage {
         if let Some(host) = docker_host {
             writeln!(config, "docker-host = {host:?}")?;
         }
-        config.push_str("[gvisor]\nmemory = true\n");
         fs::write(folder.path().join("sandbar.toml"), config)?;
         let runtime = Runtime::open(RuntimeConfig::at(folder.path())?).await?;
         Ok(Self { runtime, folder })
