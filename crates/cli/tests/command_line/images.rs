@@ -65,7 +65,7 @@ fn pulled(home: &Home) {
     let line = ["/bin/sh", "-c", "read line < /mark; echo $line"];
     let run = home.sandbar(&home.run_args(&["--image", &reference], &line));
     assert_eq!((run.code, run.text().as_str()), (0, "from the sandbox\n"), "{run}");
-    let missing = home.sandbar(&["image", "pull", &format!("{}/no-such:t", registry.address)]);
+    let missing = home.sandbar(&["image", "pull", &format!("{}/no-such:t", registry.address())]);
     assert!(missing.code == 125 && missing.stderr.contains("no-such"), "{missing}");
 }
 

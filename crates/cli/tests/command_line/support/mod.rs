@@ -6,6 +6,8 @@ mod home;
 mod internet;
 mod leftovers;
 mod registry;
+#[path = "../../../../runtime/tests/image/served.rs"]
+mod served;
 mod stage;
 mod terminal;
 mod wall;
