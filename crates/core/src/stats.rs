@@ -40,4 +40,6 @@ pub struct SandboxStatus {
     pub state: State,
     /// Why it is not what it was, or is not known, in one sentence.
     pub reason: Option<String>,
+    /// Whether this host's own facts say so. They do not where an agent that the host sees alive was silent for too long, or another host was asked.
+    pub certain: bool,
 }

@@ -2,8 +2,9 @@
 
 use std::{fs, path::Path};
 
-use sandbar_core::{CheckpointId, ImageKind, Needs, Result, SandboxId};
+use sandbar_core::{CheckpointId, Error, ErrorKind, ImageKind, Needs, Result, SandboxId};
 use serde::Serialize;
+use tokio::task::JoinSet;
 
 use crate::{Runtime, lock::SandboxLock, recover::Recovered};
 
@@ -11,7 +12,7 @@ use crate::{Runtime, lock::SandboxLock, recover::Recovered};
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct GcReport {
-    /// What was brought to an end, and goes on to be.
+    /// What was brought to an end, and goes on to be: a verb whose process died, and what was left of a sandbox that crashed.
     pub recovered: Vec<GcItem>,
     /// What was removed.
     pub removed: Vec<GcItem>,
@@ -50,7 +51,8 @@ impl GcReport {
 }
 
 impl Runtime {
-    /// Finishes or undoes what dead processes left, and removes what no row of the ledger speaks for. What somebody works on is left alone;
+    /// Finishes or undoes what dead processes left, ends what is left of sandboxes that crashed (they are stopped then, with their layers), and
+    /// removes what no row of the ledger speaks for. What somebody works on is left alone;
     /// any number may run at once.
     ///
     /// # Errors
@@ -67,6 +69,7 @@ impl Runtime {
                 Err(error) => GcReport::note(&mut report.failed, "sandbox", &row.id, error.chain()),
             }
         }
+        self.collect_crashed(&mut report).await?;
         self.collect_checkpoints(&mut report).await?;
         self.collect_folders(&mut report).await?;
         self.collect_keepers(&mut report)?;
@@ -91,6 +94,27 @@ impl Runtime {
         }
         self.restart_keepers().await?;
         Ok(report)
+    }
+
+    async fn collect_crashed(&self, report: &mut GcReport) -> Result<()> {
+        /// Asking is a connection each.
+        const AT_ONCE: usize = 64;
+        let mut ids = self.ledger().sandboxes(None)?.into_iter().map(|row| row.id);
+        let mut tasks = JoinSet::new();
+        loop {
+            while tasks.len() < AT_ONCE
+                && let Some(id) = ids.next()
+            {
+                let runtime = self.clone();
+                tasks.spawn(async move { (runtime.clear_crashed(&id).await, id) });
+            }
+            let Some(done) = tasks.join_next().await else { return Ok(()) };
+            match done.map_err(|error| Error::new(ErrorKind::Internal, "gc", "a task failed").with_source(error))? {
+                (Ok(None), _) => {}
+                (Ok(Some(found)), id) => GcReport::note(&mut report.recovered, "sandbox", id, found),
+                (Err(error), id) => GcReport::note(&mut report.failed, "sandbox", id, error.chain()),
+            }
+        }
     }
 
     /// What providers keep in engines.

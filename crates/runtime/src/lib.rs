@@ -15,7 +15,7 @@
 //! | `ledger` | what is known, in SQLite |
 //! | `key` | [`Holder`], [`Scope`]: who else may use it, and how far |
 //! | `lock`, `process_identity`, `clock` | who may, who is alive, when |
-//! | `recover`, `gc` | what the dead left |
+//! | `recover`, `crashed`, `gc` | what the dead left |
 //! | `doctor` | what this machine can do |
 //! | `setup`, `released` | getting what a provider lacks here; programs that distributions do not have |
 //! | `egress` | what leaves, decided here |
@@ -28,6 +28,7 @@ mod checkpoint;
 mod choice;
 mod clock;
 mod config;
+mod crashed;
 mod create;
 mod destroy;
 mod doctor;

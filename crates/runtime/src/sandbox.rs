@@ -111,6 +111,10 @@ impl Sandbox {
                 Ok(_) => Error::new(ErrorKind::Conflict, "use", format!("the sandbox is {state}")),
             };
             let error = error.with("id", self.id());
+            let error = match self.runtime.row(self.id())?.reason {
+                Some(reason) => error.with("because", reason),
+                None => error,
+            };
             return Err(match operation {
                 Some(operation) => error.with("under way", operation),
                 None => error,

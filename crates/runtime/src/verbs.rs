@@ -2,7 +2,7 @@
 
 use sandbar_core::{
     Connection, DirEntry, ExecRequest, ExecResult, ExecStream, FileStat, LimitReport, ProcessInfo, PutOptions, RemoveOptions, Result,
-    SandboxStats, SandboxStatus, Signal, State, WatchStream,
+    SandboxStats, Signal, State, WatchStream,
 };
 use tokio::io::AsyncRead;
 
@@ -116,11 +116,5 @@ impl Sandbox {
     /// Which limits hold, and by what.
     pub async fn limits(&self) -> Result<Vec<LimitReport>> {
         Ok(self.usable(MEASURABLE).await?.limits())
-    }
-
-    /// What state it is in, by the host's facts and the agent's answer.
-    pub async fn status(&self) -> Result<SandboxStatus> {
-        let summary = self.summary().await?;
-        Ok(SandboxStatus { state: summary.state, reason: summary.reason })
     }
 }

@@ -49,7 +49,7 @@ async fn a_sandbox_goes_through_its_states_and_leaves_nothing() {
 
     sandbox.pause().await.unwrap();
     assert_eq!(sandbox.exec(command(&["x"])).await.unwrap_err().kind(), ErrorKind::Conflict);
-    assert_eq!(sandbox.status().await.unwrap().state, State::Paused);
+    assert_eq!(sandbox.summary().await.unwrap().state, State::Paused);
     sandbox.resume().await.unwrap();
     text(&sandbox, &["write", "file", "kept"]).await;
     sandbox.stop().await.unwrap();
@@ -170,7 +170,7 @@ async fn a_crash_is_noticed_by_whoever_looks_and_the_layer_is_kept() {
     // Nobody has looked this time.
     crash(&home, &sandbox);
     sandbox.start().await.unwrap();
-    assert_eq!(sandbox.status().await.unwrap().state, State::Running);
+    assert_eq!(sandbox.summary().await.unwrap().state, State::Running);
 }
 
 #[tokio::test]
@@ -180,7 +180,7 @@ async fn a_verb_that_fails_leaves_the_state_that_is_true() {
     let saved = sandbox.checkpoint(CheckpointKind::Disk, None).await.unwrap();
     fake.failing().insert("stop");
     sandbox.stop().await.unwrap_err();
-    assert_eq!(sandbox.status().await.unwrap().state, State::Running);
+    assert_eq!(sandbox.summary().await.unwrap().state, State::Running);
     fake.failing().insert("restore");
     sandbox.restore(saved.id.as_str(), RestoreOptions::default()).await.unwrap_err();
     assert_eq!(text(&sandbox, &["still here"]).await, "still here");
@@ -190,7 +190,7 @@ async fn a_verb_that_fails_leaves_the_state_that_is_true() {
     crash(&home, &sandbox);
     fake.failing().insert("start");
     sandbox.start().await.unwrap_err();
-    assert_eq!(sandbox.status().await.unwrap().state, State::Crashed);
+    assert_eq!(sandbox.summary().await.unwrap().state, State::Crashed);
 }
 
 #[tokio::test]

@@ -14,25 +14,26 @@ const PATIENCE: Duration = Duration::from_millis(1800);
 
 /// The state, by the host's facts and the agent's answer.
 pub(super) async fn status<B: Backend>(shared: &Arc<Shared<B>>) -> SandboxStatus {
-    let Some(running) = Running::of(shared.current()) else { return SandboxStatus { state: State::Stopped, reason: None } };
+    let Some(running) = Running::of(shared.current()) else { return SandboxStatus { state: State::Stopped, reason: None, certain: true } };
     let call = Call { shared: Arc::clone(shared), running, verb: "status" };
     if let Some(known) = by_facts(&call) {
         return known;
     }
     match call.ping(PATIENCE).await {
-        Ok(()) => SandboxStatus { state: State::Running, reason: None },
+        Ok(()) => SandboxStatus { state: State::Running, reason: None, certain: true },
         // The facts may have changed while it did not answer.
         Err(error) => by_facts(&call).unwrap_or_else(|| SandboxStatus {
             state: State::Crashed,
             reason: Some(format!("the agent does not answer: {}", error.message())),
+            certain: false,
         }),
     }
 }
 
 fn by_facts<B: Backend>(call: &Call<B>) -> Option<SandboxStatus> {
     match call.shared.facts(&call.running) {
-        Facts::Gone(reason) => Some(SandboxStatus { state: State::Crashed, reason: Some(reason) }),
-        Facts::Frozen => Some(SandboxStatus { state: State::Paused, reason: None }),
+        Facts::Gone(reason) => Some(SandboxStatus { state: State::Crashed, reason: Some(reason), certain: true }),
+        Facts::Frozen => Some(SandboxStatus { state: State::Paused, reason: None, certain: true }),
         Facts::Alive => None,
     }
 }

@@ -286,18 +286,16 @@ impl SandboxHandle for Handle {
 
     async fn status(&self) -> SandboxStatus {
         let known = self.record().state;
-        match self.seen().await {
-            Ok(Seen { state: state @ (State::Running | State::Paused), reason, .. }) => SandboxStatus { state, reason },
-            Ok(Seen { state: State::Stopped, .. }) if known == State::Stopped => SandboxStatus { state: known, reason: None },
-            Ok(Seen { state, reason, .. }) => {
-                let reason = reason.unwrap_or_else(|| format!("on the other host it is {state}"));
-                SandboxStatus { state: State::Crashed, reason: Some(reason) }
-            }
+        let (state, reason) = match self.seen().await {
+            Ok(Seen { state: state @ (State::Running | State::Paused), reason, .. }) => (state, reason),
+            Ok(Seen { state: State::Stopped, .. }) if known == State::Stopped => (known, None),
+            Ok(Seen { state, reason, .. }) => (State::Crashed, Some(reason.unwrap_or_else(|| format!("on the other host it is {state}")))),
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                SandboxStatus { state: State::Crashed, reason: Some("the other host has no such sandbox any more".to_owned()) }
+                (State::Crashed, Some("the other host has no such sandbox any more".to_owned()))
             }
-            Err(error) => SandboxStatus { state: known, reason: Some(format!("not verified: {}", error.chain())) },
-        }
+            Err(error) => (known, Some(format!("not verified: {}", error.chain()))),
+        };
+        SandboxStatus { state, reason, certain: false }
     }
 
     async fn destroy(&self) -> Result<()> {

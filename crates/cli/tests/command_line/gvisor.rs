@@ -48,7 +48,8 @@ fn kill(home: &Home, program: &str) {
     assert_eq!(exec.code, 125, "{exec}");
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert_eq!(home.sandbar(&["gc"]).code, 0);
-    support::eventually("its processes are gone", || support::processes_with(&id).is_empty());
+    assert!(support::processes_with(&id).is_empty());
+    assert_eq!(home.json(&["inspect", &id])["state"], "stopped");
     home.ok(&["rm", "-f", &id]);
     assert_eq!(home.shell(&bystander, "echo alive"), "alive");
     home.ok(&["rm", "-f", &bystander]);
@@ -78,8 +79,13 @@ fn hung_sentry(home: &Home) {
     let told = home.json(&["inspect", &id]);
     assert!(told["state"] == "crashed" && told.to_string().contains("the sentry hangs"), "{told}");
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    // It is the user's to end: what is left of it goes with the next start, or with the sandbox.
-    assert_eq!(home.sandbar(&["gc"]).code, 0);
+    // What is left of it goes, and the reason stays.
+    assert!(home.ok(&["gc"]).contains("the sentry hangs"));
+    assert!(support::processes_with(&id).is_empty());
+    let told = home.json(&["inspect", &id]);
+    assert!(told["state"] == "stopped" && told.to_string().contains("the sentry hangs"), "{told}");
+    let exec = home.sandbar(&["exec", &id, "--", "true"]);
+    assert!(exec.code == 125 && exec.stderr.contains("the sentry hangs"), "{exec}");
     // What it wrote is in the layer, and goes on from there.
     home.ok(&["start", &id]);
     assert_eq!(home.shell(&id, "cat /root/file"), "kept");

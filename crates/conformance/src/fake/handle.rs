@@ -195,7 +195,7 @@ impl SandboxHandle for FakeHandle {
 
     async fn status(&self) -> SandboxStatus {
         let (state, reason) = self.machine.state();
-        SandboxStatus { state, reason }
+        SandboxStatus { state, reason, certain: true }
     }
 
     async fn destroy(&self) -> Result<()> {

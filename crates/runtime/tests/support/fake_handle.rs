@@ -273,7 +273,7 @@ impl SandboxHandle for FakeHandle {
             Ok(_) => (State::Running, None),
             Err(_) => (State::Crashed, Some("the agent's file is gone".to_owned())),
         };
-        SandboxStatus { state, reason }
+        SandboxStatus { state, reason, certain: true }
     }
 
     async fn destroy(&self) -> Result<()> {
