@@ -13,7 +13,7 @@ use sandbar_core::{Connection, Error, ErrorKind, ExposedPort, Result};
 use sandbar_protocol::{Dial, request::Operation};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::Semaphore,
     task::{JoinHandle, JoinSet},
 };
@@ -22,6 +22,7 @@ use super::{
     Backend,
     client::{Call, Link, Patience},
     framed::Framed,
+    listener::Listener,
 };
 
 /// Connections at the same time over one exposed port. Each holds two descriptors here and two inside.
@@ -133,7 +134,7 @@ impl ExposedPorts {
         if self.lock().contains_key(&port) {
             return Err(taken("the port is exposed already"));
         }
-        let listener = TcpListener::bind(listen).await.map_err(|error| match error.kind() {
+        let listener = Listener::bind(listen).await.map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => taken("the address is taken").with("listen", listen).with_source(error),
             io::ErrorKind::AddrNotAvailable => {
                 let message = "the host does not have this address";
@@ -181,7 +182,7 @@ impl ExposedPorts {
 }
 
 /// Accepts until it is aborted; its connections end with it, being in its set.
-async fn serve<D, Dialled>(listener: TcpListener, dial: Arc<D>, port: u16)
+async fn serve<D, Dialled>(listener: Listener, dial: Arc<D>, port: u16)
 where
     D: Fn() -> Dialled + Send + Sync + 'static,
     Dialled: Future<Output = Result<Connection>> + Send + 'static,

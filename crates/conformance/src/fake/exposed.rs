@@ -33,7 +33,7 @@ impl Exposed {
             _ => Error::io("expose", "cannot listen", error),
         })?;
         let listen = listener.local_addr().map_err(|error| Error::io("expose", "cannot listen", error))?;
-        let task = tokio::spawn(serve(listener, Arc::clone(machine), port));
+        let task = tokio::spawn(serve(Listening(listener), Arc::clone(machine), port));
         self.table().insert(port, task);
         Ok(ExposedPort { port, listen })
     }
@@ -60,10 +60,19 @@ async fn end(handle: JoinHandle<()>) {
     let _ = handle.await;
 }
 
+/// Listens no longer when it is dropped, even while a child that has not executed yet has a copy of the descriptor.
+struct Listening(TcpListener);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Read);
+    }
+}
+
 /// Ends, with all its connections, when it is aborted.
-async fn serve(listener: TcpListener, machine: Arc<Machine>, port: u16) {
+async fn serve(listener: Listening, machine: Arc<Machine>, port: u16) {
     let mut clients = JoinSet::new();
-    while let Ok((client, _)) = listener.accept().await {
+    while let Ok((client, _)) = listener.0.accept().await {
         clients.spawn(pass(client, Arc::clone(&machine), port));
     }
 }

@@ -28,7 +28,8 @@ pub(crate) fn remove(group: &Path) -> io::Result<()> {
             Err(Errno::BUSY) if Instant::now() < deadline => {
                 if group.join("cgroup.events").exists() {
                     match wait_for(group, "populated", 0, deadline.saturating_duration_since(Instant::now())) {
-                        Err(error) if is_gone(&error) => return Ok(()),
+                        // Somebody else is about to remove it; when that is over, it is not found.
+                        Err(error) if is_gone(&error) => {}
                         waited => waited?,
                     }
                 } else {
