@@ -27,14 +27,19 @@ pub(crate) fn file(base: &Base, request: &Target, link: &mut Link) -> Result<()>
         file.seek(SeekFrom::Start(request.offset)).map_err(|error| failure::io(format!("cannot seek {path:?}"), &error))?;
     }
     link.answer(reply::Answer::Entry(described(&metadata)))?;
-    // Files of procfs and its like say that they are empty, and are read until they end.
-    let mut left = if size == 0 { u64::MAX } else { size.saturating_sub(request.offset) };
+    let mut left = size.saturating_sub(request.offset);
     let mut outgoing = Outgoing::new(link);
-    while left > 0 {
-        match outgoing.pass(&mut file, usize::try_from(left).unwrap_or(MAX_BULK)) {
-            Ok(0) if size == 0 => break,
-            Ok(0) => return broken(link, failure(Kind::Conflict, format!("{path:?} became shorter while it was read"))),
-            Ok(length) => left -= length as u64,
+    loop {
+        let passed = match left {
+            // Files of procfs and its like say that they are empty, and are read until they end.
+            0 if size == 0 => outgoing.pass(&mut file, MAX_BULK),
+            0 => break,
+            _ => outgoing.pass_on(&mut file, usize::try_from(left).unwrap_or(MAX_BULK)),
+        };
+        match passed {
+            Ok(0) => break,
+            Ok(length) => left = left.saturating_sub(length as u64),
+            Err(Broken::Shorter) => return broken(link, failure(Kind::Conflict, format!("{path:?} became shorter while it was read"))),
             Err(Broken::Source(error)) => return broken(link, failure::io(format!("cannot read {path:?}"), &error)),
             // Nobody is left to hear of it.
             Err(Broken::Connection) => return Ok(()),

@@ -1,4 +1,11 @@
-use std::{io, os::fd::OwnedFd, os::unix::net::UnixStream as StdStream, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    os::unix::net::UnixStream as StdStream,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::BytesMut;
 use prost::Message;
@@ -95,13 +102,31 @@ fn welcome(agent: &Rc<Agent>, socket: OwnedFd) {
         tokio::select! {
             biased;
             () = agent.cut.notified() => {}
-            () = converse(&agent, stream, permit) => {}
+            () = converse_to_the_end(&agent, stream, permit) => {}
         }
     });
 }
 
+/// A monitor with vsock forgets what its host has not read yet two seconds after the guest has closed, so there the host closes first.
+async fn converse_to_the_end(agent: &Rc<Agent>, stream: UnixStream, permit: OwnedSemaphorePermit) {
+    let twin = if agent.is_on_vsock() { stream.as_fd().try_clone_to_owned().ok() } else { None };
+    let ends = converse(agent, stream, permit).await;
+    if let (End::Host, Some(Ok(twin))) = (ends, twin.map(|twin| UnixStream::from_std(StdStream::from(twin)))) {
+        session::hung_up(&twin, true).await;
+    }
+}
+
+/// Who ends a connection, where that matters.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// The host, when it has read the last word.
+    Host,
+    /// The agent: the host has gone, or is told something by it.
+    Agent,
+}
+
 /// One connection: one operation.
-async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaphorePermit) {
+async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaphorePermit) -> End {
     let (read, write) = stream.split();
     let mut reader = FrameReader::new(read);
     let asked = async {
@@ -111,7 +136,7 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
     let operation = match tokio::time::timeout(PATIENCE, asked).await {
         Ok(Ok(Request { operation: Some(operation) })) => Ok(operation),
         Ok(Ok(Request { operation: None })) => Err(failure::failure(Kind::Unsupported, "this agent does not know that operation")),
-        Ok(Err(FrameError::Cut | FrameError::Io(_))) => return,
+        Ok(Err(FrameError::Cut | FrameError::Io(_))) => return End::Agent,
         Ok(Err(error @ FrameError::Version(_))) => Err(failure::failure(Kind::Unsupported, error.to_string())),
         Ok(Err(error)) => Err(failure::failure(Kind::InvalidInput, error.to_string())),
         Err(_) => Err(failure::failure(Kind::TimedOut, format!("no request within {} s", PATIENCE.as_secs()))),
@@ -131,12 +156,15 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
         Err(failure) => Err(failure.clone()),
     };
     match attached {
-        Ok(Some((process, from, kill))) => return session::serve(agent, &process, from, reader, write.as_ref(), kill).await,
+        Ok(Some((process, from, kill))) => {
+            session::serve(agent, &process, from, reader, write.as_ref(), kill).await;
+            return End::Host;
+        }
         Ok(None) => {}
         Err(failure) => return refuse(&mut stream, failure).await,
     }
     let (_, ahead) = reader.into_parts();
-    let Ok(operation) = operation else { return };
+    let Ok(operation) = operation else { return End::Agent };
     let done = match operation {
         Operation::Exec(_) | Operation::Attach(_) => Ok(()),
         Operation::Ping(_) => {
@@ -153,19 +181,29 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
         },
         Operation::Dial(request) => match dial::connect(request).await {
             Ok(port) => match answer(&mut stream, reply::Answer::Done(Ack {})).await {
-                Ok(()) if agent.is_on_vsock() => return dial::relay_in_frames(stream, ahead, port).await,
-                Ok(()) => return dial::relay(stream, ahead, &port).await,
+                Ok(()) => {
+                    if agent.is_on_vsock() {
+                        dial::relay_in_frames(stream, ahead, port).await;
+                    } else {
+                        dial::relay(stream, ahead, &port).await;
+                    }
+                    return End::Agent;
+                }
                 lost => lost,
             },
             Err(failure) => return refuse(&mut stream, failure).await,
         },
         Operation::Egress(_) => {
             let (read, write) = stream.split();
-            return egress::serve(agent, FrameReader::new(AsyncReadExt::chain(ahead.as_ref(), read)), write).await;
+            egress::serve(agent, FrameReader::new(AsyncReadExt::chain(ahead.as_ref(), read)), write).await;
+            return End::Agent;
         }
         Operation::Leave(request) => match agent.egress.leave(request.id) {
             Some(leaving) => match answer(&mut stream, reply::Answer::Done(Ack {})).await {
-                Ok(()) => return leaving.begin(&agent.egress, stream, ahead),
+                Ok(()) => {
+                    leaving.begin(&agent.egress, stream, ahead);
+                    return End::Agent;
+                }
                 lost => lost,
             },
             None => return refuse(&mut stream, failure::failure(Kind::NotFound, "nobody waits for this connection any more")).await,
@@ -176,11 +214,18 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
             done
         }
         Operation::Resumed(request) => answer(&mut stream, reply::Answer::Renewed(identity::renew(agent, &request))).await,
-        Operation::Shutdown(request) => return shutdown::run(agent, request, stream).await,
-        other => return lend(agent, stream, ahead, permit, other).await,
+        Operation::Shutdown(request) => {
+            shutdown::run(agent, request, stream).await;
+            return End::Agent;
+        }
+        other => {
+            lend(agent, stream, ahead, permit, other).await;
+            return End::Host;
+        }
     };
     // A client that does not hear its answer any more needs none.
     drop(done);
+    End::Host
 }
 
 /// What may block is done by a thread.
@@ -227,13 +272,15 @@ async fn answer(stream: &mut UnixStream, answer: reply::Answer) -> Result<(), Fr
     Ok(())
 }
 
-async fn refuse(stream: &mut UnixStream, failure: Failure) {
+/// Says why not, and listens until the host has closed, or for a while.
+async fn refuse(stream: &mut UnixStream, failure: Failure) -> End {
     if answer(stream, reply::Answer::Failure(failure)).await.is_err() || stream.shutdown().await.is_err() {
-        return;
+        return End::Agent;
     }
     let discard = async {
         let mut discarded = [0; 1024];
         while stream.read(&mut discarded).await.is_ok_and(|length| length > 0) {}
     };
     let _ = tokio::time::timeout(FAREWELL, discard).await;
+    End::Agent
 }

@@ -1,5 +1,6 @@
 use std::{
     cell::RefCell,
+    fs::File,
     io::{self, Read, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
@@ -10,6 +11,7 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use prost::Message;
+use rustix::io::Errno;
 use sandbar_protocol::{Failure, FrameError, FrameKind, HEADER, Header, MAX_BULK, Reply, VERSION, encode_message, reply};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -187,21 +189,63 @@ impl<'link> Outgoing<'link> {
     /// Reads once from a file, and sends that as a frame. Returns how much there was.
     pub(crate) fn pass(&mut self, file: &mut impl Read, most: usize) -> std::result::Result<usize, Broken> {
         self.buffer.resize(HEADER + most.min(MAX_BULK), 0);
-        let length = loop {
-            match file.read(&mut self.buffer[HEADER..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other.map_err(Broken::Source)?,
-            }
-        };
+        let length = read(file, &mut self.buffer[HEADER..])?;
         self.buffer.truncate(HEADER + length);
         self.flush().map_err(|_| Broken::Connection)?;
         Ok(length)
+    }
+
+    /// Sends a frame of the next bytes of a regular file, at most `most`, by page and not by copy where the kernel can. Returns how long it is.
+    ///
+    /// A frame that has begun is as long as it said: when the file is shorter meanwhile or cannot be read, zeros take the place, and the failure
+    /// that the caller sends after it says that they are none of the file's.
+    pub(crate) fn pass_on(&mut self, file: &mut File, most: usize) -> std::result::Result<usize, Broken> {
+        let length = most.min(MAX_BULK);
+        let mut socket = &*self.link.socket;
+        socket.write_all(&Header { kind: FrameKind::Bytes, length }.encode()).map_err(|_| Broken::Connection)?;
+        let mut left = length;
+        let outcome = loop {
+            if left == 0 {
+                return Ok(length);
+            }
+            match rustix::fs::sendfile(socket, &*file, None, left) {
+                Ok(0) => break Broken::Shorter,
+                Ok(sent) => left -= sent,
+                Err(Errno::INTR) => {}
+                Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => return Err(Broken::Connection),
+                // Not every file gives pages away, and not every socket takes them.
+                Err(_) => {
+                    let mut copy = vec![0; left];
+                    match read(file, &mut copy) {
+                        Ok(0) => break Broken::Shorter,
+                        Ok(length) => {
+                            socket.write_all(&copy[..length]).map_err(|_| Broken::Connection)?;
+                            left -= length;
+                        }
+                        Err(broken) => break broken,
+                    }
+                }
+            }
+        };
+        socket.write_all(&vec![0; left]).map_err(|_| Broken::Connection)?;
+        Err(outcome)
+    }
+}
+
+fn read(file: &mut impl Read, buffer: &mut [u8]) -> std::result::Result<usize, Broken> {
+    loop {
+        match file.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map_err(Broken::Source),
+        }
     }
 }
 
 /// Which side of a copy failed.
 #[derive(Debug)]
 pub(crate) enum Broken {
+    /// The file ended before its end.
+    Shorter,
     Source(io::Error),
     Connection,
 }
@@ -225,5 +269,66 @@ impl Write for Outgoing<'_> {
         self.buffer.clear();
         self.buffer.resize(HEADER, 0);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Seek, os::fd::OwnedFd};
+
+    use super::*;
+
+    fn link() -> (Link, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Link { socket: Arc::new(ours), ahead: Bytes::new(), preamble_sent: true }, theirs)
+    }
+
+    fn file(content: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        file.rewind().unwrap();
+        file
+    }
+
+    #[test]
+    fn a_file_is_passed_on_in_frames_from_where_it_is() {
+        let (mut link, mut host) = link();
+        let mut file = file(b"0123456789");
+        file.seek(io::SeekFrom::Start(3)).unwrap();
+        let mut outgoing = Outgoing::new(&mut link);
+        assert_eq!(outgoing.pass_on(&mut file, 4).unwrap(), 4);
+        assert_eq!(outgoing.pass_on(&mut file, 3).unwrap(), 3);
+        outgoing.finish().unwrap();
+        drop(link);
+        let mut said = Vec::new();
+        host.read_to_end(&mut said).unwrap();
+        let frame = |kind, content: &[u8]| [&Header { kind, length: content.len() }.encode(), content].concat();
+        assert_eq!(said, [frame(FrameKind::Bytes, b"3456"), frame(FrameKind::Bytes, b"789"), frame(FrameKind::End, b"")].concat());
+    }
+
+    #[test]
+    fn a_frame_of_a_file_that_became_shorter_is_as_long_as_it_said() {
+        let (mut link, mut host) = link();
+        let mut file = file(b"012");
+        let passed = Outgoing::new(&mut link).pass_on(&mut file, 8);
+        assert!(matches!(passed, Err(Broken::Shorter)), "{passed:?}");
+        drop(link);
+        let mut said = Vec::new();
+        host.read_to_end(&mut said).unwrap();
+        assert_eq!(said, [Header { kind: FrameKind::Bytes, length: 8 }.encode().as_slice(), b"012\0\0\0\0\0"].concat());
+    }
+
+    #[test]
+    fn what_gives_no_pages_away_is_copied() {
+        let (mut link, mut host) = link();
+        // The end of a pipe is no file that `sendfile` reads.
+        let (from, mut into) = io::pipe().unwrap();
+        into.write_all(b"piped").unwrap();
+        let mut file = File::from(OwnedFd::from(from));
+        assert_eq!(Outgoing::new(&mut link).pass_on(&mut file, 5).unwrap(), 5);
+        drop(link);
+        let mut said = Vec::new();
+        host.read_to_end(&mut said).unwrap();
+        assert_eq!(&said[HEADER..], b"piped");
     }
 }

@@ -132,6 +132,8 @@ impl Place {
 impl Backend for Firecracker {
     type Place = Place;
 
+    const SETTLING: Duration = vmm::SETTLING;
+
     fn info(&self) -> ProviderInfo {
         info::info(&self.0.options)
     }

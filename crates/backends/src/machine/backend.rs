@@ -66,6 +66,10 @@ pub trait Backend: Send + Sync + 'static {
     /// What the backend must remember of a place to find it again from another process. Kept in the ledger as JSON.
     type Place: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
 
+    /// How long the agent may take, when a stop has ended the last process, until it says so. A stop does not wait longer, and ends what there is: a kernel of
+    /// its own has to write its disks before that, or what was written last is lost.
+    const SETTLING: Duration = Duration::from_secs(5);
+
     /// See [`SandboxProvider::info`](sandbar_core::SandboxProvider::info).
     fn info(&self) -> ProviderInfo;
 

@@ -16,9 +16,9 @@ use super::{
 
 /// Between `TERM` and `KILL` when a sandbox is stopped.
 const GRACE: Duration = Duration::from_secs(5);
-/// How long the agent may be silent while it hands its output over, beyond the grace.
+/// How long the agent may be silent while it hands its output over.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How long handing over may take altogether, beyond the grace.
+/// How long handing over may take altogether, beyond the grace and the settling.
 const HAND_OVER: Duration = Duration::from_secs(30);
 
 pub(super) async fn pause<B: Backend>(shared: Arc<Shared<B>>) -> Result<()> {
@@ -71,7 +71,7 @@ pub(super) async fn stop<B: Backend>(shared: Arc<Shared<B>>) -> Result<()> {
 /// missing.
 async fn hand_over<B: Backend>(shared: &Arc<Shared<B>>, running: &Running<B::Place>, keeping: &mut Option<Keeping>) -> Option<String> {
     let call = Call { shared: Arc::clone(shared), running: running.clone(), verb: "stop" };
-    let received = timeout(GRACE + HAND_OVER, receive(&call, keeping)).await;
+    let received = timeout(GRACE + B::SETTLING + HAND_OVER, receive(&call, keeping)).await;
     let error = received.unwrap_or_else(|_| Err(Error::new(ErrorKind::TimedOut, "stop", "handing over the output took too long"))).err()?;
     tracing::warn!(error = %error.chain(), "the agent did not hand over all output");
     Some(error.chain())
@@ -82,7 +82,7 @@ async fn receive<B: Backend>(call: &Call<B>, keeping: &mut Option<Keeping>) -> R
     let grace_ms = u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX);
     let shutdown = Operation::Shutdown(Shutdown { grace_ms, output_limit: output::LIMIT });
     let silent = || Error::new(ErrorKind::TimedOut, "stop", "the agent does not end its processes");
-    let answer = timeout(GRACE + SILENCE, exchange(&mut link, shutdown)).await.map_err(|_| silent())?;
+    let answer = timeout(GRACE + B::SETTLING, exchange(&mut link, shutdown)).await.map_err(|_| silent())?;
     let answer = match answer {
         Ok(answer) => call.accept(answer)?,
         Err(error) => return Err(call.explain(error).await),

@@ -134,6 +134,8 @@ fn end(process: &HostProcess) -> Result<()> {
 impl Backend for Qemu {
     type Place = Place;
 
+    const SETTLING: Duration = vmm::SETTLING;
+
     fn info(&self) -> ProviderInfo {
         info::info()
     }

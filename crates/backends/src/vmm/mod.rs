@@ -37,7 +37,12 @@ pub(crate) use shape::{Shape, reports, usage};
 pub(crate) use template::{Engine, template};
 pub(crate) use why::said;
 
+use std::time::Duration;
+
 use sandbar_core::{Error, ErrorKind, Result};
+
+/// What a guest may take to write its disks when it is stopped: its cache is as large as its memory.
+pub(crate) const SETTLING: Duration = Duration::from_secs(60);
 
 /// The model of the host's processors.
 pub(crate) fn processor() -> String {

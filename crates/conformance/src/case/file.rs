@@ -45,6 +45,7 @@ cases! { "file";
     many_files_at_once [.heavy()],
     a_file_that_is_removed_while_it_is_read_is_read_to_its_end [.reach(&[Shell])],
     a_reader_that_goes_away_leaves_nothing_behind,
+    a_reader_that_rests_before_the_end_misses_nothing,
 }
 
 async fn what_is_put_is_got(context: &Context) -> Result<(), Failure> {
@@ -383,5 +384,22 @@ async fn a_reader_that_goes_away_leaves_nothing_behind(context: &Context) -> Res
         drop(reader);
     }
     ensure_eq!(sandbox.get_from("file", (16 << 20) - 5).await?.len(), 5, "afterwards");
+    Ok(())
+}
+
+async fn a_reader_that_rests_before_the_end_misses_nothing(context: &Context) -> Result<(), Failure> {
+    use tokio::io::AsyncReadExt;
+
+    /// Firecracker forgets a connection that its guest has closed after two seconds.
+    const REST: Duration = Duration::from_secs(3);
+    let sandbox = context.sandbox().await?;
+    // Little enough for the buffers on the way: who sends it is done before anybody has read it.
+    let bytes = noise(300_000, 6);
+    sandbox.put("file", &bytes).await?;
+    let (_, mut reader) = sandbox.get_file("file", 0).await?;
+    tokio::time::sleep(REST).await;
+    let mut read = Vec::new();
+    reader.read_to_end(&mut read).await?;
+    ensure!(read == bytes, "{} bytes of {} came", read.len(), bytes.len());
     Ok(())
 }
