@@ -1,9 +1,40 @@
-//! Virtual machines under the command line: a machine that is killed, panics or hangs is told as such, and `kill -9` of sandbar at each step of its life
-//! leaks nothing.
+//! Virtual machines under the command line: a machine that is killed, panics or hangs is told as such, `kill -9` of sandbar at each step of its life
+//! leaks nothing, and neither do many lives in a row.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+use world::World;
+
+mod cycles;
 mod ends;
 mod firecracker;
 mod kills;
+mod owned;
 mod qemu;
+#[path = "../../../conformance/tests/engines/trial.rs"]
+mod trial;
 mod world;
+
+/// What is true of every monitor.
+const CASES: &[(&str, fn(&World))] = &[
+    ("a_kill_at_any_step_leaks_nothing", kills::leak_nothing),
+    ("a_machine_that_ends_or_hangs_is_told", ends::are_told),
+    ("a_machine_ends_with_the_client_that_owns_it", owned::ends),
+    ("many_lives_leave_nothing", cycles::leave_nothing),
+];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // One in a jail does not tell whose it is.
+    arguments.test_threads.get_or_insert(1);
+    let trials = CASES.iter().flat_map(|&(name, body)| -> [Trial; 2] {
+        [
+            trial::trial(&format!("qemu::{name}"), "qemu-tcg", qemu::world, move |world| body(&world)),
+            trial::trial(&format!("firecracker::{name}"), "firecracker-jailed", firecracker::world, move |world| body(&world)),
+        ]
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}

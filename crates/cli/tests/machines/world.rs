@@ -33,12 +33,12 @@ pub struct World {
 }
 
 impl World {
-    /// `None` where there is no kernel or busybox; a failure where `required`.
-    pub fn new(monitor: Monitor, required: bool) -> Option<Self> {
+    /// # Errors
+    /// What is missing here.
+    pub fn new(monitor: Monitor) -> Result<Self, String> {
         let program = ["/bin/busybox", "/usr/bin/busybox"].iter().map(Path::new).find(|path| path.exists());
         let (Some(kernel), Some(program)) = (kernel(), program) else {
-            assert!(!required, "a kernel or busybox is missing: run `cargo xtask setup`");
-            return None;
+            return Err("a kernel or busybox is missing: run `cargo xtask setup`".to_owned());
         };
         let world = Self { home: tempfile::Builder::new().prefix("sandbar-test-").tempdir_in("/tmp").unwrap(), monitor };
         fs::create_dir(world.state()).unwrap();
@@ -56,7 +56,7 @@ impl World {
             Some(_) => world.ok(&["kernel", "import", &unpacked, "--modules", &modules]),
             None => world.ok(&["kernel", "import", &package]),
         };
-        Some(world)
+        Ok(world)
     }
 
     pub fn state(&self) -> PathBuf {

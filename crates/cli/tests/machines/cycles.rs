@@ -1,0 +1,89 @@
+use std::{collections::BTreeSet, fs};
+
+use crate::world::World;
+
+/// Lives in a row, unless `SANDBAR_CYCLES` says how many: enough to see what each of them leaves.
+const CYCLES: usize = 10;
+
+/// Create, save with memory, fork, destroy: what the host has afterwards is what it had after the first of them.
+pub fn leave_nothing(world: &World) {
+    let cycles = std::env::var("SANDBAR_CYCLES").map_or(CYCLES, |cycles| cycles.parse().unwrap());
+    live(world);
+    let before = Remains::of(world);
+    for cycle in 0..cycles {
+        live(world);
+        if cycle % 100 == 99 {
+            assert!(world.is_settled("a hundred lives").is_empty());
+        }
+    }
+    // Without a cleaner: what each life leaves is what is looked for.
+    assert_eq!(Remains::of(world), before, "after {cycles} lives");
+    assert!(world.is_settled("everything").is_empty());
+    assert_eq!(Remains::of(world), before, "after {cycles} lives and gc");
+}
+
+fn live(world: &World) {
+    let id = world.create();
+    world.ok(&["exec", &id, "--", "sh", "-c", "echo kept > /file"]);
+    let checkpoint = world.ok(&["checkpoint", "--with-memory", &id]);
+    let fork = world.ok(&["fork", &checkpoint]);
+    assert_eq!(world.ok(&["exec", &fork, "--", "cat", "/file"]), "kept");
+    // What a fork began from stays as long as the fork needs it, whatever is removed first.
+    world.ok(&["rm", "-f", &id]);
+    world.ok(&["checkpoint", "rm", &checkpoint]);
+    assert_eq!(world.ok(&["exec", &fork, "--", "cat", "/file"]), "kept");
+    world.ok(&["rm", "-f", &fork]);
+}
+
+/// What there is of a state folder on this host.
+#[derive(Debug, PartialEq, Eq)]
+struct Remains {
+    processes: usize,
+    /// Every file and folder but the ledger's own and what it says.
+    files: BTreeSet<String>,
+    loop_devices: BTreeSet<String>,
+    mounts: usize,
+    groups: BTreeSet<String>,
+}
+
+impl Remains {
+    fn of(world: &World) -> Self {
+        let mut files = BTreeSet::new();
+        let mut folders = vec![world.state()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).unwrap().flatten() {
+                files.insert(entry.path().display().to_string());
+                if entry.file_type().unwrap().is_dir() {
+                    folders.push(entry.path());
+                }
+            }
+        }
+        files.retain(|path| !path.contains("ledger"));
+        let loop_devices = fs::read_dir("/sys/block").unwrap().flatten().filter(|entry| entry.path().join("loop/backing_file").exists());
+        let groups = walk_groups();
+        Self {
+            processes: world.processes().len(),
+            files,
+            loop_devices: loop_devices.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect(),
+            mounts: fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count(),
+            groups,
+        }
+    }
+}
+
+/// Control groups that a sandbox might have left.
+fn walk_groups() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![std::path::PathBuf::from("/sys/fs/cgroup")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                if entry.file_name().to_string_lossy().contains("sandbar") {
+                    found.insert(entry.path().display().to_string());
+                }
+                folders.push(entry.path());
+            }
+        }
+    }
+    found
+}
