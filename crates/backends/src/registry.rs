@@ -4,7 +4,7 @@ use sandbar_core::{Checked, Claim, Error, ErrorKind, Isolation, Result, SandboxP
 
 use crate::{
     container, dangerous_host, docker, firecracker, gvisor, qemu,
-    remote::{Address, Remotes},
+    remote::{Address, Remotes, SshOptions},
 };
 
 /// What every provider is made with.
@@ -20,6 +20,8 @@ pub struct ProviderOptions {
     pub qemu: qemu::QemuOptions,
     /// Where the container engine is, in the form of `DOCKER_HOST`; found when `None`.
     pub docker_host: Option<String>,
+    /// How `ssh://` is used.
+    pub ssh: SshOptions,
 }
 
 impl ProviderOptions {
@@ -109,7 +111,7 @@ impl Registry {
             isolation: enrolled.isolation,
             provider: (enrolled.make)(options, Arc::clone(&claims)),
         });
-        let remotes = Some(Arc::new(Remotes::of(&options.home)));
+        let remotes = Some(Arc::new(Remotes::of(&options.home, options.ssh.clone())));
         Self { providers: made.collect(), claims, remotes }
     }
 

@@ -10,7 +10,7 @@ mod machines;
 mod unwalled;
 mod variants;
 
-use elsewhere::http;
+use elsewhere::{http, ssh};
 use engines::{docker, gvisor};
 use machines::{firecracker, qemu};
 use unwalled::{dangerous_host, fake};
@@ -31,6 +31,7 @@ const VARIANTS: &[Variant] = &[
     firecracker::JAILED,
     firecracker::PLAIN_USER,
     http::CONTAINER,
+    ssh::CONTAINER,
 ];
 
 fn main() -> ExitCode {

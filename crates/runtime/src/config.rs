@@ -5,7 +5,7 @@ use std::{
 };
 
 use rustix::process::geteuid;
-use sandbar_backends::{firecracker::FirecrackerOptions, gvisor::GvisorOptions, qemu::QemuOptions};
+use sandbar_backends::{firecracker::FirecrackerOptions, gvisor::GvisorOptions, qemu::QemuOptions, remote::SshOptions};
 use sandbar_core::{Context, Error, ErrorKind, Isolation, Network, Result};
 use serde::Deserialize;
 
@@ -37,6 +37,8 @@ pub struct RuntimeConfig {
     pub firecracker: FirecrackerOptions,
     /// How `qemu` uses QEMU.
     pub qemu: QemuOptions,
+    /// How `ssh://` is used.
+    pub ssh: SshOptions,
     /// Instead of the kernel's id of this boot: a hook for tests of what happens after a reboot.
     pub boot_id: Option<String>,
 }
@@ -55,6 +57,7 @@ struct File {
     gvisor: Option<GvisorOptions>,
     firecracker: Option<FirecrackerOptions>,
     qemu: Option<QemuOptions>,
+    ssh: Option<SshOptions>,
 }
 
 impl RuntimeConfig {
@@ -79,6 +82,7 @@ impl RuntimeConfig {
             gvisor: GvisorOptions::default(),
             firecracker: FirecrackerOptions::default(),
             qemu: QemuOptions::default(),
+            ssh: SshOptions::default(),
             boot_id: None,
         }
     }
@@ -148,6 +152,9 @@ impl RuntimeConfig {
         if let Some(qemu) = file.qemu {
             self.qemu = qemu;
         }
+        if let Some(ssh) = file.ssh {
+            self.ssh = ssh;
+        }
         Ok(())
     }
 }
@@ -177,7 +184,7 @@ mod tests {
         config
             .apply(
                 "provider = 'container'\nisolation = 'user-kernel'\nnetwork = 'allow=a.com:443'\nlock-wait-seconds = 3\nfirst-id = 131072\n[gvisor]\n\
-                 runsc = '/x/runsc'\n[firecracker]\nfirecracker = '/x/firecracker'\njail = true",
+                 runsc = '/x/runsc'\n[firecracker]\nfirecracker = '/x/firecracker'\njail = true\n[ssh]\nssh = '/x/ssh'",
             )
             .unwrap();
         assert_eq!(config.provider.as_deref(), Some("container"));
@@ -188,6 +195,7 @@ mod tests {
         assert_eq!(config.gvisor.runsc.as_deref(), Some(Path::new("/x/runsc")));
         assert_eq!(config.firecracker.firecracker.as_deref(), Some(Path::new("/x/firecracker")));
         assert_eq!(config.firecracker.jail, Some(true));
+        assert_eq!(config.ssh.ssh.as_deref(), Some(Path::new("/x/ssh")));
     }
 
     #[test]

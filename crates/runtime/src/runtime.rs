@@ -84,6 +84,7 @@ impl Runtime {
             firecracker: config.firecracker.clone(),
             qemu: config.qemu.clone(),
             docker_host: config.docker_host.clone(),
+            ssh: config.ssh.clone(),
             ..ProviderOptions::new(&config.home)
         });
         Self::open_with(config, providers).await

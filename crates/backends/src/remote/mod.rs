@@ -41,4 +41,4 @@ pub use address::Address;
 pub use context::{Contexts, Place};
 pub use provider::Remote;
 pub use remotes::Remotes;
-pub use ssh::clean;
+pub use ssh::{SshOptions, clean};

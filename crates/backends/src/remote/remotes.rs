@@ -6,7 +6,12 @@ use std::{
 
 use sandbar_core::{Checked, Claim, Result, SandboxProvider};
 
-use super::{address::Address, context::Contexts, provider::Remote, ssh::Login};
+use super::{
+    address::Address,
+    context::Contexts,
+    provider::Remote,
+    ssh::{Login, SshOptions},
+};
 
 /// Providers on other hosts, made when they are asked for by address, and kept: what a host has said need not be asked again.
 pub struct Remotes {
@@ -17,8 +22,8 @@ pub struct Remotes {
 
 impl Remotes {
     /// Those of a state folder.
-    pub fn of(home: &Path) -> Self {
-        Self { contexts: Contexts::of(home), login: Login::default(), known: Mutex::default() }
+    pub fn of(home: &Path, ssh: SshOptions) -> Self {
+        Self { contexts: Contexts::of(home), login: Login::new(ssh), known: Mutex::default() }
     }
 
     /// What a provider's name stands for: the address of a context, an address in its one form, or itself.

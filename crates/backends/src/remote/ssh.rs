@@ -15,6 +15,7 @@ use std::{
 };
 
 use sandbar_core::{Connection, Context as _, Error, ErrorKind, Result};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
@@ -38,8 +39,8 @@ const LONGEST_GREETING: usize = 64 << 10;
 const LONGEST_COMPLAINT: usize = 2 << 10;
 /// How long complaints are waited for: `ssh` has written them when it ends, but what it leaves behind holds the pipe.
 const COMPLAINT: Duration = Duration::from_millis(200);
-/// For programs of other systems than this one, and for tests.
-const PROGRAM: &str = "SANDBAR_SSH_PROGRAM";
+/// What is put there instead of this program, where [`SshOptions`] name none.
+const UPLOADED: &str = "SANDBAR_SSH_PROGRAM";
 
 /// Beneath the cache folder of the user there.
 const FOLDER: &str = r#""${XDG_CACHE_HOME:-$HOME/.cache}/sandbar""#;
@@ -47,12 +48,29 @@ const FOLDER: &str = r#""${XDG_CACHE_HOME:-$HOME/.cache}/sandbar""#;
 const READY: &str = "sandbar-ready";
 const MISSING: &str = "sandbar-missing";
 
+/// How `ssh://` is to be used.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct SshOptions {
+    /// OpenSSH's client; `ssh` on `PATH` when `None`.
+    pub ssh: Option<PathBuf>,
+    /// A `sandbar` that runs on the other hosts, where this program does not: the one that `SANDBAR_SSH_PROGRAM` names, or this one, when `None`.
+    pub upload: Option<PathBuf>,
+}
+
+impl SshOptions {
+    fn upload(&self) -> Option<PathBuf> {
+        self.upload.clone().or_else(|| std::env::var_os(UPLOADED).filter(|path| !path.is_empty()).map(PathBuf::from))
+    }
+}
+
 /// Logins, by the user's own `ssh`.
 #[derive(Clone, Default)]
 pub(super) struct Login(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
+    options: SshOptions,
     program: OnceCell<Program>,
     /// One upload at a time.
     uploading: Mutex<()>,
@@ -66,17 +84,22 @@ struct Program {
 }
 
 impl Login {
+    pub(super) fn new(options: SshOptions) -> Self {
+        Self(Arc::new(Inner { options, ..Inner::default() }))
+    }
+
     /// A byte stream to a server that is started there for it.
     pub(super) async fn dial(&self, address: &Address) -> Result<Connection> {
         let program = self.program().await?;
-        match channel(address, &program.digest).await? {
+        let options = &self.0.options;
+        match channel(options, address, &program.digest).await? {
             Channel::Ready(stream) => return Ok(stream),
             Channel::Missing(system) => {
                 let _turn = self.0.uploading.lock().await;
-                upload(address, &program, &system).await?;
+                upload(options, address, &program, &system).await?;
             }
         }
-        match channel(address, &program.digest).await? {
+        match channel(options, address, &program.digest).await? {
             Channel::Ready(stream) => Ok(stream),
             Channel::Missing(_) => Err(unavailable("the program that was put there is gone again", address)),
         }
@@ -84,8 +107,8 @@ impl Login {
 
     async fn program(&self) -> Result<Program> {
         let found = self.0.program.get_or_try_init(|| async {
-            let path = match std::env::var_os(PROGRAM).filter(|path| !path.is_empty()) {
-                Some(path) => PathBuf::from(path),
+            let path = match self.0.options.upload() {
+                Some(path) => path,
                 None => std::env::current_exe().context(OPERATION, || "cannot find sandbar's own program".to_owned())?,
             };
             let read = path.clone();
@@ -102,14 +125,15 @@ impl Login {
 ///
 /// # Errors
 /// `Unavailable` when the login fails; `InvalidInput` for another kind of address.
-pub async fn clean(address: &Address) -> Result<()> {
+pub async fn clean(options: &SshOptions, address: &Address) -> Result<()> {
     if address.scheme != Scheme::Ssh {
         let message = "only ssh:// puts something onto a host";
         return Err(Error::new(ErrorKind::InvalidInput, OPERATION, message).with("address", address));
     }
-    let removed = talk(address, &format!("rm -rf {FOLDER} && echo {READY}"), None, LOGIN).await;
+    let removed = talk(options, address, &format!("rm -rf {FOLDER} && echo {READY}"), None, LOGIN).await;
     // It may have ended already.
-    let _ = ssh(address)?.args(["-O", "exit"]).arg("--").arg(&address.host).stderr(Stdio::null()).stdout(Stdio::null()).status().await;
+    let _ =
+        ssh(options, address)?.args(["-O", "exit"]).arg("--").arg(&address.host).stderr(Stdio::null()).stdout(Stdio::null()).status().await;
     removed.map(drop)
 }
 
@@ -118,8 +142,8 @@ fn unavailable(message: &str, address: &Address) -> Error {
 }
 
 /// `ssh` with what makes its channels share a connection, and notice when it is dead.
-fn ssh(address: &Address) -> Result<Command> {
-    let mut command = Command::new("ssh");
+fn ssh(options: &SshOptions, address: &Address) -> Result<Command> {
+    let mut command = Command::new(options.ssh.as_deref().unwrap_or(Path::new("ssh")));
     command.args(["-T", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3"]);
     command.args(["-o", "ControlMaster=auto", "-o", "ControlPersist=60"]);
     command.arg("-o").arg(format!("ControlPath={}/%C", control_folder()?.display()));
@@ -160,11 +184,11 @@ enum Channel {
     Missing(String),
 }
 
-async fn channel(address: &Address, digest: &str) -> Result<Channel> {
+async fn channel(options: &SshOptions, address: &Address, digest: &str) -> Result<Channel> {
     let script = format!(
         "p={FOLDER}/sandbar-{digest}; if [ -x \"$p\" ]; then echo {READY}; exec \"$p\" serve --stdio; fi; echo \"{MISSING} $(uname -s) $(uname -m)\""
     );
-    let mut stream = Stream::start(address, &script)?;
+    let mut stream = Stream::start(options, address, &script)?;
     match timeout(LOGIN, stream.greeting()).await {
         Ok(Ok(line)) if line == READY => Ok(Channel::Ready(Box::new(stream))),
         Ok(Ok(line)) => Ok(Channel::Missing(line.strip_prefix(MISSING).unwrap_or(&line).trim().to_owned())),
@@ -174,13 +198,13 @@ async fn channel(address: &Address, digest: &str) -> Result<Channel> {
 }
 
 /// Puts the program there under another name, tries it, and gives it its name if it runs.
-async fn upload(address: &Address, program: &Program, system: &str) -> Result<()> {
+async fn upload(options: &SshOptions, address: &Address, program: &Program, system: &str) -> Result<()> {
     let here = format!("Linux {}", std::env::consts::ARCH);
-    if system != here && std::env::var_os(PROGRAM).is_none() {
+    if system != here && options.upload().is_none() {
         return Err(Error::new(ErrorKind::Unsupported, OPERATION, "this program does not run on the other host's system")
             .with("its system", format!("{system:?}"))
             .with("this program's", here)
-            .with_hint(format!("name one that does in {PROGRAM}")));
+            .with_hint(format!("name one that does in {UPLOADED}, or as `upload` in the configuration's `[ssh]`")));
     }
     let Program { path, digest } = program;
     let version = env!("CARGO_PKG_VERSION");
@@ -190,17 +214,17 @@ async fn upload(address: &Address, program: &Program, system: &str) -> Result<()
          v=$(\"$t\" version) || exit; [ \"$v\" = \"sandbar {version}\" ] || {{ echo \"it says it is $v\" >&2; exit 1; }}; \
          mv \"$t\" \"$d/sandbar-{digest}\" && echo {READY}"
     );
-    talk(address, &script, Some(path), UPLOAD).await.map_err(|error| {
+    talk(options, address, &script, Some(path), UPLOAD).await.map_err(|error| {
         Error::new(error.kind(), OPERATION, "sandbar's program could not be put onto the other host, or does not run there")
             .with("program", path.display())
             .with_source(error)
-            .with_hint(format!("a program that is linked statically runs on any Linux; {PROGRAM} names another one"))
+            .with_hint(format!("a program that is linked statically runs on any Linux; {UPLOADED} names another one"))
     })
 }
 
 /// Has a script run to its end, with a file as its input; it must say that it is ready.
-async fn talk(address: &Address, script: &str, input: Option<&Path>, patience: Duration) -> Result<()> {
-    let mut stream = Stream::start(address, script)?;
+async fn talk(options: &SshOptions, address: &Address, script: &str, input: Option<&Path>, patience: Duration) -> Result<()> {
+    let mut stream = Stream::start(options, address, script)?;
     let talked = async {
         if let (Some(path), Some(pipe)) = (input, stream.input.as_mut()) {
             let mut file = tokio::fs::File::open(path).await?;
@@ -229,8 +253,8 @@ struct Stream {
 }
 
 impl Stream {
-    fn start(address: &Address, script: &str) -> Result<Self> {
-        let mut command = ssh(address)?;
+    fn start(options: &SshOptions, address: &Address, script: &str) -> Result<Self> {
+        let mut command = ssh(options, address)?;
         command.arg("--").arg(&address.host).arg(for_sh(script));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| {

@@ -91,7 +91,7 @@ impl Context {
             Action::Use { name } => Ok(contexts.select(name.as_deref())?),
             Action::Clean { name } => {
                 let address: Address = runtime.providers().canonical(&name)?.parse()?;
-                Ok(clean(&address).await?)
+                Ok(clean(&runtime.config().ssh, &address).await?)
             }
             Action::Rm { names } => Ok(names.iter().try_for_each(|name| contexts.remove(name))?),
             Action::Ls { json } => {

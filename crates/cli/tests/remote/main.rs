@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `world` | two state folders, a server, a login |
 //! | `http` | over a server on loopback |
-//! | `ssh` | over a real `sshd` on loopback |
+//! | `ssh`, `sshd` | over a real `sshd` on loopback |
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot do, it has to fail of")]
 
@@ -13,6 +13,8 @@ mod trial;
 
 mod http;
 mod ssh;
+#[path = "../../../conformance/tests/elsewhere/sshd.rs"]
+mod sshd;
 mod world;
 
 use std::process::ExitCode;

@@ -1,16 +1,13 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    net::{TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
 
-/// Long enough for a loaded machine; nothing waits for it that works.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+use crate::sshd::Sshd;
 
 /// A state folder, and the real command on it.
 pub struct Home(pub TempDir);
@@ -111,62 +108,28 @@ impl Drop for There {
     }
 }
 
-/// A login on loopback: a real `sshd` with its own configuration, keys and port, and the client's configuration for it.
+/// A login on loopback, and the other host's state folder behind it.
 pub struct Login {
     pub folder: TempDir,
     pub there: Home,
     pub url: String,
-    daemon: Child,
+    sshd: Sshd,
 }
 
 impl Login {
     /// One, or why there can be none here.
     pub fn new() -> Result<Self, String> {
-        if !rustix::process::geteuid().is_root() || !Path::new("/usr/sbin/sshd").exists() {
-            return Err("it needs root, and the package openssh-server".to_owned());
-        }
         let folder = tempfile::Builder::new().prefix("sandbar-sshd-").tempdir_in("/var/tmp").unwrap();
         let there = Home::new();
-        let place = |name: &str| folder.path().join(name).display().to_string();
-        for key in ["host", "client"] {
-            let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &place(key)]).status().unwrap();
-            assert!(made.success());
-        }
-        fs::copy(place("client.pub"), place("authorized")).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let configuration = format!(
-            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
-             PermitRootLogin yes\nSetEnv SANDBAR_HOME={} XDG_CACHE_HOME={}\n",
-            place("host"),
-            place("authorized"),
-            there.path().display(),
-            place("cache"),
-        );
-        fs::write(place("sshd_config"), configuration).unwrap();
-        fs::create_dir_all("/run/sshd").unwrap();
-        let daemon = Command::new("/usr/sbin/sshd").args(["-D", "-e", "-f", &place("sshd_config")]).stderr(Stdio::null()).spawn().unwrap();
-        let until = Instant::now() + PATIENCE;
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < until, "sshd does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        // The user's own ssh, as it would be by the user's own configuration.
-        let ssh = format!(
-            "#!/bin/sh\nexec /usr/bin/ssh -F none -i {} -o IdentitiesOnly=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile={} -o LogLevel=ERROR \"$@\"\n",
-            place("client"),
-            place("known"),
-        );
-        fs::create_dir(place("bin")).unwrap();
-        fs::write(place("bin/ssh"), ssh).unwrap();
-        fs::set_permissions(place("bin/ssh"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let url = format!("ssh://root@127.0.0.1:{port}");
-        Ok(Self { folder, there, url, daemon })
+        let sshd = Sshd::start(folder.path(), there.path(), &folder.path().join("cache"))?;
+        Ok(Self { url: sshd.url.clone(), folder, there, sshd })
     }
 
     /// The command, with that `ssh` on its `PATH`.
     pub fn command(&self, here: &Home, arguments: &[&str]) -> Command {
         let mut command = here.command(arguments);
-        command.env("PATH", format!("{}:{}", self.folder.path().join("bin").display(), std::env::var("PATH").unwrap()));
+        let folder = self.sshd.client.parent().unwrap();
+        command.env("PATH", format!("{}:{}", folder.display(), std::env::var("PATH").unwrap()));
         command
     }
 
@@ -177,7 +140,7 @@ impl Login {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
             status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse::<u32>().ok()
         };
-        let serving: Vec<_> = pids.filter(|pid| parent(*pid) == Some(self.daemon.id())).collect();
+        let serving: Vec<_> = pids.filter(|pid| parent(*pid) == Some(self.sshd.daemon.id())).collect();
         assert!(!serving.is_empty(), "nothing was connected");
         for pid in serving {
             let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL);
@@ -194,8 +157,6 @@ impl Login {
 impl Drop for Login {
     fn drop(&mut self) {
         let _ = self.command(&self.there, &["context", "clean", &self.url]).output();
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
         clear(&self.there);
     }
 }

@@ -2,5 +2,7 @@
 
 pub mod http;
 mod server;
+pub mod ssh;
+mod sshd;
 
 pub use server::serve;
