@@ -18,6 +18,7 @@ pub const CASES: &[Case] = &[
     Case::new("secrets::other_hosts_get_a_placeholder_and_that_is_told", elsewhere).on(WALLS).staged(),
     Case::new("secrets::they_last_through_stops_restores_and_forks", lasting).on(WALLS).staged(),
     Case::new("secrets::without_its_source_nothing_is_connected_to", gone).on(&["container-root", "container-rootless"]).staged(),
+    Case::new("secrets::a_limit_of_bytes_counts_what_passes_to_their_hosts", limited).on(&["container-root"]).staged(),
     Case::new("secrets::a_maker_that_was_killed_leaves_none_or_a_whole_sandbox", killed).on(&["container-root", "container-rootless"]),
     Case::new("secrets::what_could_not_be_kept_is_refused", refused).on(&["container-root", "dangerous-host"]),
 ];
@@ -241,6 +242,28 @@ fn gone(outer: &Home) {
     home.wall.hand_over(&key);
     ask(&home, &id, "-H \"X-Token: $KEY\" https://allowed.test:8443/");
     saw(&stage, "x-token=changed");
+    home.close();
+}
+
+fn limited(outer: &Home) {
+    let stage = Stage::new();
+    let home = stage.believing_home(&outer.wall);
+    let id = create(&home, &["--net", "allow=allowed.test,max-bytes=200000"]);
+    let upload = |count: u32| {
+        let line = format!("head -c {count} /dev/zero | curl -sS -m 20 -T - -H \"X-Token: $TOKEN\" https://allowed.test:8443/upload");
+        home.sandbar(&["exec", &id, "--", "sh", "-c", &line])
+    };
+    assert_eq!(upload(100_000).text(), "welcome over HTTP/2.0\n");
+    let read = || home.ok(&["net", "log", "--json", &id]);
+    let ended = || -> Option<serde_json::Value> {
+        let records: Vec<serde_json::Value> = read().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        records.into_iter().find(|record| record["event"] == "ended")
+    };
+    eventually("the end of the connection is in the log", || ended().is_some());
+    let ended = ended().unwrap();
+    assert!((100_000..150_000).contains(&ended["sent"].as_u64().unwrap()) && ended["reason"] == "ended", "{ended}");
+    assert_ne!(upload(200_000).code, 0);
+    eventually("the limit is in the log", || read().contains("the sandbox's limit of 200000 bytes is reached"));
     home.close();
 }
 

@@ -1,6 +1,6 @@
 use std::{convert::Infallible, net::Ipv6Addr, path::Path, sync::Arc, thread};
 
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, Response,
     body::{Bytes, Incoming},
@@ -76,6 +76,8 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, say
         let version = request.version();
         let shown: Vec<String> = HEADERS.iter().filter_map(|name| Some(format!("{name}={}", header(name)?))).collect();
         say(&format!("http {host} {version:?} {} {}", request.uri().path(), shown.join(" ")));
+        // A client that breaks off is its own affair.
+        let _ = request.into_body().collect().await;
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(format!("welcome over {version:?}\n")))))
     });
     // It ends when the client does.
