@@ -6,10 +6,11 @@ use crate::{
 };
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 21] = [
+const PACKAGES: [(&str, &str); 22] = [
     ("curl", "the client inside, in tests of what leaves a sandbox"),
     ("openssl", "the TLS server of those tests"),
     ("iproute2", "the network namespaces of those tests"),
+    ("ca-certificates", "what programs inside believe, in those tests"),
     ("uidmap", "newuidmap, for rootless containers with a range of ids"),
     ("e2fsprogs", "mkfs.ext4, for disk limits and the disks of virtual machines"),
     ("python3-minimal", "programs inside the image `host`"),

@@ -37,7 +37,8 @@ pub use isolation::Isolation;
 pub use journal::{Journal, NoJournal, Resource};
 pub use lifecycle::{State, Verb};
 pub use network::{
-    Action, Decision, Destination, DomainName, NamePattern, Network, NetworkLimits, Policy, Ports, Protocol, Rule, Target, special_purpose,
+    Action, Decision, Destination, DomainName, NamePattern, Network, NetworkLimits, PLACEHOLDER_PREFIX, Policy, Ports, Protocol, Rule,
+    Secret, SecretSource, Secrets, Target, special_purpose,
 };
 pub use port::{ByteStream, Connection, ExposedPort};
 pub use process::{

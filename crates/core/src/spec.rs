@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, path::PathBuf, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ErrorKind, Feature, Network, Result};
+use crate::{Error, ErrorKind, Feature, Network, Result, Secrets};
 
 /// What a sandbox shall be, apart from its image and its provider.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +14,9 @@ pub struct SandboxSpec {
     pub limits: Limits,
     /// What it may reach.
     pub network: Network,
+    /// What is put into its requests on their way. Needs somebody who decides about what leaves.
+    #[serde(skip_serializing_if = "Secrets::is_empty")]
+    pub secrets: Secrets,
     /// Host folders inside.
     pub volumes: Vec<Volume>,
     /// Environment of every command, over the image's.
@@ -34,7 +37,14 @@ impl SandboxSpec {
         let volume = |volume: &Volume| if volume.read_only { Feature::VolumeReadOnly } else { Feature::VolumeReadWrite };
         let user = self.user.is_some().then_some(Feature::User);
         let runtime = self.runtime.is_some().then_some(Feature::Runtime);
-        self.limits.features().chain(self.network.feature()).chain(self.volumes.iter().map(volume)).chain(user).chain(runtime)
+        let secrets = (!self.secrets.is_empty()).then_some(Feature::NetworkRules);
+        self.limits
+            .features()
+            .chain(self.network.feature())
+            .chain(secrets)
+            .chain(self.volumes.iter().map(volume))
+            .chain(user)
+            .chain(runtime)
     }
 }
 

@@ -166,7 +166,9 @@ impl Sandbox {
                 turn.handle.restore(from).await
             };
             let outcome = outcome.await;
-            turn.end(outcome).await
+            turn.end(outcome).await?;
+            // The layer may be of a time, or of a sandbox, with other ones.
+            sandbox.establish_trust().await
         })
         .await
     }
@@ -222,7 +224,8 @@ impl Runtime {
             self.remove_folder(&row.provider, &row.sandbox, folder).await?;
         }
         fault::point("checkpoint-rm.folder");
-        self.ledger().delete_checkpoint(&row.id)
+        self.ledger().delete_checkpoint(&row.id)?;
+        self.forget_secrets(&row.spec)
     }
 
     /// Removes what nobody asked for and nothing needs any more. One may have lain upon another.

@@ -25,6 +25,8 @@ pub struct RuntimeConfig {
     pub image: Option<String>,
     /// What sandboxes may reach for which nothing is said about it.
     pub network: Network,
+    /// A file with the authorities, as PEM, by which servers are to be certified that get a sandbox's secrets; this machine's own when `None`.
+    pub authorities: Option<PathBuf>,
     /// Where the container engine of the provider `docker` is, in the form of `DOCKER_HOST`; found when `None`.
     pub docker_host: Option<String>,
     /// The first host id that sandboxes may use when sandbar runs as root; each gets 65536 of them.
@@ -51,6 +53,7 @@ struct File {
     isolation: Option<Isolation>,
     image: Option<String>,
     network: Option<Network>,
+    authorities: Option<PathBuf>,
     docker_host: Option<String>,
     first_id: Option<u32>,
     lock_wait_seconds: Option<u64>,
@@ -76,6 +79,7 @@ impl RuntimeConfig {
             isolation: None,
             image: None,
             network: Network::Default,
+            authorities: None,
             docker_host: None,
             first_id: Self::DEFAULT_FIRST_ID,
             lock_wait: Duration::from_secs(60),
@@ -133,6 +137,12 @@ impl RuntimeConfig {
         self.isolation = file.isolation.or(self.isolation);
         self.image = file.image.or_else(|| self.image.take());
         self.network = file.network.unwrap_or_else(|| std::mem::take(&mut self.network));
+        if let Some(path) = &file.authorities
+            && !path.is_absolute()
+        {
+            return Err(bad("authorities must be an absolute path".to_owned()).with("value", path.display()));
+        }
+        self.authorities = file.authorities.or_else(|| self.authorities.take());
         self.docker_host = file.docker_host.or_else(|| self.docker_host.take());
         if let Some(first) = file.first_id {
             if first < 0x1_0000 || first % 0x1_0000 != 0 || first > Self::LAST_FIRST_ID {
@@ -183,7 +193,7 @@ mod tests {
         let mut config = RuntimeConfig::new("/x");
         config
             .apply(
-                "provider = 'container'\nisolation = 'user-kernel'\nnetwork = 'allow=a.com:443'\nlock-wait-seconds = 3\nfirst-id = 131072\n[gvisor]\n\
+"provider = 'container'\nisolation = 'user-kernel'\nnetwork = 'allow=a.com:443'\nauthorities = '/x/roots.pem'\nlock-wait-seconds = 3\nfirst-id = 131072\n[gvisor]\n\
                  runsc = '/x/runsc'\n[firecracker]\nfirecracker = '/x/firecracker'\njail = true\n[ssh]\nssh = '/x/ssh'",
             )
             .unwrap();
@@ -191,6 +201,7 @@ mod tests {
         assert_eq!(config.isolation, Some(Isolation::UserKernel));
         assert_eq!(config.lock_wait, Duration::from_secs(3));
         assert_eq!(config.network, "allow=a.com:443".parse().unwrap());
+        assert_eq!(config.authorities.as_deref(), Some(Path::new("/x/roots.pem")));
         assert_eq!(config.first_id, 131_072);
         assert_eq!(config.gvisor.runsc.as_deref(), Some(Path::new("/x/runsc")));
         assert_eq!(config.firecracker.firecracker.as_deref(), Some(Path::new("/x/firecracker")));

@@ -10,7 +10,9 @@ use sandbar_core::{
 use crate::{
     CreateRequest, Runtime, Sandbox,
     choice::{Choice, Wish},
-    clock, fault, home,
+    clock,
+    egress::{Vault, variables},
+    fault, home,
     image::Pin,
     ledger::{Age, LedgerJournal, NewSandbox, SandboxRow},
     lock::SandboxLock,
@@ -30,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) pin: Option<Arc<Pin>>,
     pub(crate) spec: SandboxSpec,
     pub(crate) lifetime: Lifetime,
+    /// What is to be kept of its secrets.
+    pub(crate) vault: Option<Vault>,
     /// The checkpoint it begins from.
     pub(crate) from: Option<(CheckpointId, RestoreRequest)>,
 }
@@ -48,6 +52,8 @@ impl Runtime {
                 request.spec.network = runtime.config().network.clone();
             }
             let image = request.image.as_deref().or(runtime.config().image.as_deref());
+            let policy = request.spec.network.policy();
+            request.spec.secrets.check(|name| request.spec.env.contains_key(name), policy.as_ref())?;
             let wish = Wish {
                 provider: request.provider.as_deref(),
                 isolation: request.isolation,
@@ -57,8 +63,9 @@ impl Runtime {
             };
             let choice = runtime.choose(wish).await?;
             let Resolved { image, root, pin } = runtime.resolve_image(image, &choice).await?;
-            let CreateRequest { id, name, spec, lifetime, .. } = request;
-            runtime.bring_up(Plan { id, name, choice, image, root, pin: pin.map(Arc::new), spec, lifetime, from: None }).await
+            let CreateRequest { id, name, mut spec, lifetime, .. } = request;
+            let vault = Vault::prepare(&mut spec.secrets)?;
+            runtime.bring_up(Plan { id, name, choice, image, root, pin: pin.map(Arc::new), spec, lifetime, vault, from: None }).await
         })
         .await
     }
@@ -67,6 +74,10 @@ impl Runtime {
     pub(crate) async fn bring_up(&self, mut plan: Plan) -> Result<Sandbox> {
         let provider = &plan.choice.provider;
         self.holder().map_or(Ok(()), |holder| holder.allow(&plan.spec, provider.info().isolation, provider.is_elsewhere()))?;
+        if provider.is_elsewhere() && !plan.spec.secrets.is_empty() {
+            let message = "secrets stay on this host, which does not decide about what leaves a sandbox on another one";
+            return Err(Error::new(ErrorKind::Unsupported, "secret", message).with_hint("make it on that host, with secrets of that host"));
+        }
         let id = plan.id.take().map_or_else(|| Ok(SandboxId::from_random(random()?)), Ok)?;
         let lock = SandboxLock::try_take(self.home(), &id, "create")?;
         let lock =
@@ -102,13 +113,24 @@ impl Runtime {
         };
         plan.pin = None;
         fault::point("create.row");
-        match self.make_place(&id, &plan, ids).await {
+        let kept = plan.vault.as_ref().map_or(Ok(()), |vault| vault.keep(self.home(), &plan.spec.secrets));
+        let made = match kept {
+            Ok(()) => self.make_place(&id, &plan, ids).await,
+            Err(error) => Err(error),
+        };
+        match made {
             Ok(handle) => {
                 let revision = self.ledger().standing(&id)?.ok_or_else(|| gone(&id))?.2;
                 fault::point("create.finished");
                 drop(lock);
                 let remark = plan.choice.notable.then(|| format!("{}: {}", plan.choice.name, plan.choice.reason));
                 let sandbox = Sandbox::with_handle(self.clone(), id, plan.name, remark, revision, handle);
+                if !plan.spec.secrets.is_empty()
+                    && let Err(error) = sandbox.establish_trust().await
+                {
+                    sandbox.destroy_now().await?;
+                    return Err(error);
+                }
                 if expires_ms.is_some() {
                     self.arrange_deadline(&sandbox, plan.lifetime).await?;
                 }
@@ -136,7 +158,7 @@ impl Runtime {
         fault::point("create.folder");
         let request = ProvisionRequest {
             id: id.clone(),
-            spec: with_hostname(&plan.spec, plan.name.as_deref()),
+            spec: as_provided(&plan.spec, plan.name.as_deref()),
             root: plan.root.clone(),
             folder: folder.clone(),
             ids,
@@ -156,7 +178,8 @@ impl Runtime {
         let undo = async {
             self.reclaim(row, Age::Any).await?;
             self.remove_folder(&row.provider, &row.id, self.home().sandbox(&row.id)).await?;
-            self.ledger().delete_sandbox(&row.id)
+            self.ledger().delete_sandbox(&row.id)?;
+            self.forget_secrets(&row.spec)
         };
         match undo.await {
             Ok(()) => {
@@ -206,10 +229,15 @@ impl Runtime {
     }
 }
 
-/// The specification as the provider gets it: the host name is the sandbox's name, unless another one was asked for.
-pub(crate) fn with_hostname(spec: &SandboxSpec, name: Option<&str>) -> SandboxSpec {
+/// The specification as the provider gets it: the host name is the sandbox's name, unless another one was asked for; and the variables that secrets need are
+/// set, unless somebody has.
+pub(crate) fn as_provided(spec: &SandboxSpec, name: Option<&str>) -> SandboxSpec {
     let hostname = spec.hostname.clone().or_else(|| name.map(str::to_owned));
-    SandboxSpec { hostname, ..spec.clone() }
+    let mut env = spec.env.clone();
+    for (name, value) in variables(&spec.secrets) {
+        env.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+    }
+    SandboxSpec { hostname, env, ..spec.clone() }
 }
 
 /// Random bytes, for an id or a secret.

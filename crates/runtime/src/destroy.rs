@@ -31,6 +31,7 @@ impl Runtime {
         match self.release(sandbox, row).await {
             Ok(()) => {
                 self.ledger().delete_sandbox(&row.id)?;
+                self.forget_secrets(&row.spec)?;
                 lock.remove();
                 fault::point("destroy.finished");
                 if row.base.is_some() {

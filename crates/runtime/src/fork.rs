@@ -110,6 +110,7 @@ impl Runtime {
                 pin: pin.clone(),
                 spec: spec.clone(),
                 lifetime: options.lifetime,
+                vault: None,
                 from: Some((checkpoint.id.clone(), from.clone())),
             };
             let (runtime, slots) = (self.clone(), Arc::clone(&slots));

@@ -6,7 +6,7 @@ use sandbar_core::{CheckpointId, Error, ErrorKind, ImageKind, Needs, Result, San
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use crate::{Runtime, lock::SandboxLock, recover::Recovered};
+use crate::{Runtime, egress::Vault, lock::SandboxLock, recover::Recovered};
 
 /// What [`Runtime::gc`] did. The names of the fields are those of the JSON.
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -24,7 +24,7 @@ pub struct GcReport {
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GcItem {
-    /// `sandbox`, `checkpoint`, `folder`, `lock`, `keeper`, `image layers`, `root images`, `template`.
+    /// `sandbox`, `checkpoint`, `folder`, `secrets`, `lock`, `keeper`, `image layers`, `root images`, `template`.
     pub kind: String,
     /// Its id or path.
     pub name: String,
@@ -72,6 +72,7 @@ impl Runtime {
         self.collect_crashed(&mut report).await?;
         self.collect_checkpoints(&mut report).await?;
         self.collect_folders(&mut report).await?;
+        self.collect_secrets(&mut report)?;
         self.collect_keepers(&mut report)?;
         self.collect_locks(&mut report)?;
         match self.collect_images().await {
@@ -180,6 +181,17 @@ impl Runtime {
                 // Any id will do: the folder is what counts.
                 let nobody = SandboxId::from_random([0; 8]);
                 report.removal("folder", path.display(), "no checkpoint has it", self.remove_orphan(&nobody, &path).await);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is kept of secrets that no row names. A row is there before it, and goes before it.
+    fn collect_secrets(&self, report: &mut GcReport) -> Result<()> {
+        for name in Vault::all(self.home()) {
+            let id = name.strip_suffix(".new").unwrap_or(&name);
+            if !self.ledger().needs_secrets(id)? {
+                report.removal("secrets", id, "no sandbox and no checkpoint has them", Vault::remove(self.home(), id));
             }
         }
         Ok(())

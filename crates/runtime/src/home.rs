@@ -7,6 +7,7 @@
 //! checkpoints/ID/          layer/, and what the provider adds; .tmp-ID while it is being saved
 //! images/                  the image store's
 //! keepers/ID.{sock,lock,log}
+//! secrets/VAULT            what is kept of sandboxes' secrets: values and keys, for the owner alone; made with the first
 //! agent/                   the provider's: the agent's program, unpacked
 //! ```
 
@@ -101,6 +102,14 @@ impl Home {
 
     pub(crate) fn unfinished_checkpoint(&self, id: &CheckpointId) -> PathBuf {
         self.checkpoints().join(format!(".tmp-{id}"))
+    }
+
+    pub(crate) fn vaults(&self) -> PathBuf {
+        self.path.join("secrets")
+    }
+
+    pub(crate) fn vault(&self, id: &str) -> PathBuf {
+        self.vaults().join(id)
     }
 
     pub(crate) fn keepers(&self) -> PathBuf {

@@ -115,6 +115,7 @@ impl Holder {
         match self.scope {
             Scope::Admin => Ok(()),
             _ if !spec.volumes.is_empty() => refused("folders of the host"),
+            _ if !spec.secrets.is_empty() => refused("secrets of the host"),
             _ if is_elsewhere => refused("sandboxes on other hosts"),
             _ if isolation == Isolation::None => refused("sandboxes without a wall"),
             _ => Ok(()),

@@ -7,7 +7,7 @@ use sandbar_core::{AttachRequest, Error, ErrorKind, ProvisionRequest, Result, Sa
 
 use crate::{
     Runtime,
-    create::with_hostname,
+    create::as_provided,
     ledger::{LedgerJournal, Operation, SandboxRow},
     runtime::{gone, to_the_end},
 };
@@ -89,7 +89,7 @@ impl Sandbox {
         }
         let provision = ProvisionRequest {
             id: row.id.clone(),
-            spec: with_hostname(&row.spec, row.name.as_deref()),
+            spec: as_provided(&row.spec, row.name.as_deref()),
             root: row.root.clone(),
             folder: self.runtime.home().sandbox(&row.id),
             ids: row.ids,
@@ -138,6 +138,9 @@ impl Sandbox {
                 _ => Err(Error::new(ErrorKind::Internal, "runtime", "not a simple verb").with("operation", operation)),
             };
             turn.end(outcome).await?;
+            if operation == Operation::Start {
+                sandbox.establish_trust().await?;
+            }
             if operation == Operation::Start && sandbox.runtime().row(sandbox.id())?.gated {
                 sandbox.runtime().hasten_egress(sandbox.id()).await;
             }

@@ -6,7 +6,8 @@ use axum::{
     response::IntoResponse,
 };
 use sandbar_core::{
-    Error, ErrorKind, Isolation, Lifetime, Limits, Network, Result, SandboxId, SandboxSpec, SandboxStats, State as SandboxState, Volume,
+    Error, ErrorKind, Isolation, Lifetime, Limits, Network, Result, SandboxId, SandboxSpec, SandboxStats, Secrets, State as SandboxState,
+    Volume,
 };
 use sandbar_runtime::{CreateRequest, Inspect, SandboxSummary};
 use serde::{Deserialize, Serialize};
@@ -81,6 +82,7 @@ impl Creation {
             hostname: self.hostname,
             limits: self.limits,
             network: self.network.unwrap_or_default(),
+            secrets: Secrets::default(),
             volumes: self.volumes.into_iter().map(volume).collect(),
             env: self.env,
             workdir: self.workdir,

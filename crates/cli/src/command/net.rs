@@ -24,7 +24,7 @@ enum Command {
 
 /// Print every decision about its names and connections
 ///
-/// One a line: time (UTC), what happened, protocol, where to, the rule, the reason, the bytes that went out and came in, and the process as the sandbox claims.
+/// One a line: time (UTC), what happened (allowed, refused, failed, ended; secret: one was put in; leak: a placeholder went elsewhere), protocol, where to, the rule, the reason, the bytes that went out and came in, and the process as the sandbox claims.
 #[derive(Debug, Args)]
 struct Log {
     /// Go on with what comes, until the sandbox ends
@@ -94,6 +94,8 @@ fn line(record: &NetworkRecord) -> String {
         NetworkEvent::Refused => "refused",
         NetworkEvent::Failed => "failed",
         NetworkEvent::Ended => "ended",
+        NetworkEvent::Secret => "secret",
+        NetworkEvent::Leak => "leak",
     };
     let port = record.port.map(|port| format!(":{port}")).unwrap_or_default();
     let target = match (&record.name, record.address) {

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use sandbar_core::{Error, ErrorKind, Isolation, Lifetime, Limits, Network, SandboxSpec, User, Volume};
+use sandbar_core::{Error, ErrorKind, Isolation, Lifetime, Limits, Network, SandboxSpec, Secret, SecretSource, Secrets, User, Volume};
 use sandbar_runtime::{Address, Contexts, CreateRequest, Runtime, Sandbox};
 
 use crate::{
@@ -50,6 +50,10 @@ pub(crate) struct SandboxOptions {
     /// max-bytes=10G (in all), max-connections=50, max-rate=2M (bytes a second)
     #[arg(long, value_name = "none|open|RULES")]
     net: Option<Network>,
+    /// A secret that it uses and never sees: NAME=env:VARIABLE@HOST,… or NAME=file:PATH@HOST,…. NAME is a variable inside, with a placeholder; this machine
+    /// puts the secret in its place in the headers of HTTP and HTTPS requests to exactly these hosts, which the network must allow
+    #[arg(long = "secret", value_name = "NAME=SOURCE@HOST,…")]
+    secrets: Vec<String>,
     /// Destroy it this long after its creation: seconds, or 5m, 2h
     #[arg(long, value_name = "SECONDS", value_parser = args::duration)]
     ttl: Option<Duration>,
@@ -118,6 +122,7 @@ impl SandboxOptions {
             hostname: self.hostname,
             limits,
             network: self.net.unwrap_or_default(),
+            secrets: Secrets { vault: None, list: self.secrets.iter().map(|text| secret(text)).collect::<Result<_, _>>()? },
             volumes: self.volumes,
             env,
             workdir: self.workdir,
@@ -127,6 +132,14 @@ impl SandboxOptions {
         };
         Ok(CreateRequest { id: None, name: self.name, provider, isolation: self.isolation, image: self.image, spec, lifetime })
     }
+}
+
+/// A secret whose file is named as others find it, too. What cannot be read is not printed, as an argument otherwise is: it may be the secret itself.
+fn secret(text: &str) -> Result<Secret, Error> {
+    let secret: Secret = text.parse()?;
+    let SecretSource::File(path) = &secret.source else { return Ok(secret) };
+    let path = std::path::absolute(path).map_err(|error| Error::io("secret", "the path of its file cannot be used", error))?;
+    Ok(Secret { source: SecretSource::File(path), ..secret })
 }
 
 /// Says which wall was chosen, where nobody named one and it is not simply the usual one.

@@ -18,6 +18,7 @@ mod many;
 mod owned;
 mod portable;
 mod ports;
+mod secrets;
 mod streams;
 mod support;
 mod terminals;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         limits::CASES,
         ports::CASES,
         egress::CASES,
+        secrets::CASES,
         many::CASES,
         choices::CASES,
         portable::CASES,

@@ -7,18 +7,21 @@
 //! | `rule` | one line of a policy |
 //! | `limits` | how much may pass |
 //! | `policy` | the lines together, and what they decide |
+//! | `secret` | what is put into requests outside of the sandbox |
 
 mod address;
 mod limits;
 mod name;
 mod policy;
 mod rule;
+mod secret;
 
 pub use address::special_purpose;
 pub use limits::NetworkLimits;
 pub use name::{DomainName, NamePattern};
 pub use policy::{Decision, Destination, Policy};
 pub use rule::{Action, Ports, Protocol, Rule, Target};
+pub use secret::{PLACEHOLDER_PREFIX, Secret, SecretSource, Secrets};
 
 use std::{fmt, str::FromStr};
 

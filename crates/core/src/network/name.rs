@@ -1,5 +1,7 @@
 use std::{fmt, str::FromStr};
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::{Error, ErrorKind};
 
 /// A domain name: lower case, without the last dot, at most 253 bytes, labels of 1 to 63 letters, digits, `-` and `_` (RFC 1035, and the underscore
@@ -43,6 +45,18 @@ impl FromStr for DomainName {
             return Err(refused("it looks like an address, and is none"));
         }
         Ok(Self(name))
+    }
+}
+
+impl Serialize for DomainName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for DomainName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

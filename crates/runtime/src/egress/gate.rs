@@ -1,4 +1,8 @@
-use std::{net::IpAddr, path::Path, sync::Arc};
+use std::{
+    net::IpAddr,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use sandbar_core::{ClaimedProcess, Decision, DomainName, NetworkLimits, Policy, SandboxId};
 use tokio::sync::{Notify, watch};
@@ -6,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use super::{
     log::{NetworkEvent, NetworkRecord, Writer},
     meter::{Meter, Reached},
+    secret::Keyring,
 };
 use crate::{clock, runtime::WeakRuntime};
 
@@ -18,6 +23,8 @@ pub(super) struct Gate {
     pub(super) woken: Notify,
     pub(super) meter: Meter,
     log: Writer,
+    /// Its secrets, when they were looked for; they do not change.
+    keyring: OnceLock<Option<Arc<Keyring>>>,
 }
 
 /// Who wants to reach what.
@@ -33,7 +40,22 @@ pub(super) struct Wish {
 impl Gate {
     pub(super) fn new(runtime: WeakRuntime, id: SandboxId, folder: &Path) -> Self {
         let (policy, woken) = (watch::Sender::default(), Notify::new());
-        Self { runtime, id, policy, woken, meter: Meter::new(folder), log: Writer::new(folder.to_owned()) }
+        Self { runtime, id, policy, woken, meter: Meter::new(folder), log: Writer::new(folder.to_owned()), keyring: OnceLock::new() }
+    }
+
+    /// The secrets, if there are some.
+    pub(super) fn keyring(&self) -> Option<&Arc<Keyring>> {
+        if let Some(keyring) = self.keyring.get() {
+            return keyring.as_ref();
+        }
+        let runtime = self.runtime.upgrade()?;
+        // Where the row cannot be read, nothing is allowed either.
+        let secrets = runtime.row(&self.id).ok()?.spec.secrets;
+        let keyring = (!secrets.is_empty()).then(|| {
+            let authorities = runtime.config().authorities.clone();
+            Arc::new(Keyring::new(runtime.home().clone(), secrets, authorities))
+        });
+        self.keyring.get_or_init(|| keyring).as_ref()
     }
 
     /// How much may pass, by the policy as it was read last.
@@ -69,6 +91,19 @@ impl Gate {
 
     pub(super) fn tell(&self, wish: &Wish, event: NetworkEvent, decision: &Decision) {
         self.log.add(&record(wish, event, decision.rule.clone(), decision.reason.clone()));
+    }
+
+    /// Tells of a placeholder in a name that is asked for.
+    pub(super) fn watch_name(&self, name: &DomainName) {
+        for secret in self.keyring().into_iter().flat_map(|keyring| keyring.found_in(name.as_str())) {
+            let wish = Wish { name: Some(name.clone()), ..Wish::default() };
+            self.tell_of(&wish, None, NetworkEvent::Leak, format!("the placeholder of {secret} is in a name that is asked for"));
+        }
+    }
+
+    /// Tells of a connection that goes on.
+    pub(super) fn tell_of(&self, wish: &Wish, rule: Option<String>, event: NetworkEvent, reason: String) {
+        self.log.add(&record(wish, event, rule, reason));
     }
 
     pub(super) fn tell_end(&self, wish: &Wish, decision: &Decision, reason: String, sent: u64, received: u64) {

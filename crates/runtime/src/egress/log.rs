@@ -18,7 +18,7 @@ const OLD: &str = "network.log.1";
 const MOST: u64 = 4 << 20;
 
 /// What was decided, or what became of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NetworkEvent {
     /// A name may be asked for, or a connection was made.
@@ -29,6 +29,10 @@ pub enum NetworkEvent {
     Failed,
     /// A connection that was allowed has ended.
     Ended,
+    /// A secret was put into a request.
+    Secret,
+    /// A placeholder of a secret goes where it is not replaced: somebody inside may have tried to send the secret there.
+    Leak,
 }
 
 /// One line of the log. The names of the fields are those of the JSON.

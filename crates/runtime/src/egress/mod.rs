@@ -10,6 +10,7 @@
 //! | `passage` | one connection, from the question to its end |
 //! | `meter` | how much passes, and whether more may |
 //! | `shown` | the name that a client shows in the beginning: TLS's server name, HTTP's host |
+//! | `secret` | secrets, which are put into requests here and which the sandbox never sees |
 //! | `log` | [`NetworkLog`]: every decision, in the sandbox's folder |
 //! | `verbs` | [`Sandbox::set_network`](crate::Sandbox::set_network), [`Sandbox::network_log`](crate::Sandbox::network_log) |
 
@@ -17,9 +18,11 @@ mod gate;
 mod log;
 mod meter;
 mod passage;
+mod secret;
 mod service;
 mod shown;
 mod verbs;
 
 pub use log::{NetworkEvent, NetworkLog, NetworkRecord};
+pub(crate) use secret::{Vault, variables};
 pub(crate) use service::{EgressService, LocalEgress, raise_open_files};

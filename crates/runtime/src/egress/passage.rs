@@ -1,6 +1,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    pin::{Pin, pin},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -19,6 +20,7 @@ use super::{
     gate::{Gate, Wish},
     log::NetworkEvent,
     meter::{Meter, Place, Reached},
+    secret::{Failure, Held, Interception, Watch, Watched},
     shown::{Beginning, Shown},
 };
 
@@ -30,6 +32,8 @@ const CONNECTING: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Most addresses of one name that are tried.
 const MOST_ADDRESSES: usize = 8;
+/// Bytes between who takes a connection apart and the server, one way.
+const PIPE: usize = 32 << 10;
 
 /// A connection that waits for a decision.
 pub(super) struct Passage {
@@ -82,6 +86,12 @@ impl Passage {
                 return None;
             }
         };
+        if let Some(reason) = self.lack() {
+            if let Some((_, decision)) = addresses.into_iter().next() {
+                self.gate.tell(&self.wish, NetworkEvent::Refused, &Decision { allowed: false, reason, ..decision });
+            }
+            return None;
+        }
         let mut last = None;
         for (address, decision) in addresses {
             self.wish.address = Some(address);
@@ -95,6 +105,13 @@ impl Passage {
             self.gate.tell(&self.wish, NetworkEvent::Failed, &Decision { reason, ..decision });
         }
         None
+    }
+
+    /// What is missing of the secrets for the host.
+    fn lack(&self) -> Option<String> {
+        let name = self.wish.name.as_ref()?;
+        let keyring = self.gate.keyring().filter(|keyring| keyring.has(name))?;
+        keyring.check(name).err().map(|error| error.chain())
     }
 
     async fn connected(self, outside: TcpStream, address: IpAddr, decision: Decision, place: Place) -> Option<Open> {
@@ -144,64 +161,134 @@ impl Passage {
     }
 }
 
+/// Why a connection is cut off, where that is no mere break.
+type Verdict = OnceLock<(NetworkEvent, Decision)>;
+
 impl Open {
     /// Passes bytes both ways until both have ended, something breaks, or the policy does not allow it any more. In the latter cases it is to be
     /// reset, which `reset` asks the agent for.
     pub(super) async fn run(self, reset: impl Future<Output = ()>) {
         let Self { admitted, inside, outside } = self;
-        let mut changes = admitted.gate.changes();
-        let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
-        let refusal = OnceLock::new();
-        let (from_inside, mut to_inside) = tokio::io::split(inside);
-        let (mut from_outside, mut to_outside) = outside.into_split();
-        let judge = |shown: &Shown| match admitted.disagreement(shown) {
-            None => true,
-            Some(decision) => {
-                let _ = refusal.set(decision);
-                false
-            }
-        };
-        let mut from_inside = Beginning::new(from_inside, judge);
-        let full = |reached: Reached| {
-            let _ = refusal.set(reached.into());
-            io::Error::from(io::ErrorKind::QuotaExceeded)
-        };
-        let relay = async {
-            let there = pass(&admitted.gate, &mut from_inside, &mut to_outside, &sent, &full);
-            let back = pass(&admitted.gate, &mut from_outside, &mut to_inside, &received, &full);
-            tokio::try_join!(there, back)
-        };
-        let revoked = async {
-            loop {
-                let policy: Arc<Policy> = Arc::clone(&changes.borrow_and_update());
-                let now = policy.decide(&destination(admitted.wish.name.as_ref(), admitted.address, admitted.port));
-                if !now.allowed {
-                    return now;
-                }
-                if changes.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
+        let inside = Held::new(inside);
+        let (counted, verdict) = (Counted::default(), Verdict::new());
+        let mut relay: Pin<Box<dyn Future<Output = io::Result<()>> + Send + '_>> = match admitted.interception() {
+            Some(interception) => Box::pin(intercept(&admitted, interception, inside.clone(), outside, &counted, &verdict)),
+            None => Box::pin(relay(&admitted, inside.clone(), outside, &counted, &verdict)),
         };
         let broken = tokio::select! {
-            relayed = relay => relayed.err().map(|error: io::Error| format!("broken off: {error}")),
-            now = revoked => Some(format!("cut off: {}", now.reason)),
+            relayed = &mut relay => relayed.err().map(|error: io::Error| format!("broken off: {error}")),
+            now = admitted.revoked() => Some(format!("cut off: {}", now.reason)),
         };
         if broken.is_some() {
             reset.await;
             // An end that comes before the reset would be taken for an orderly one.
-            let _ = timeout(FAREWELL, tokio::io::copy(&mut from_inside, &mut tokio::io::sink())).await;
+            let _ = timeout(FAREWELL, tokio::io::copy(&mut inside.clone(), &mut tokio::io::sink())).await;
         }
         let Admitted { gate, wish, decision, .. } = &admitted;
-        let (sent, received) = (sent.load(Ordering::Relaxed), received.load(Ordering::Relaxed));
-        match refusal.get() {
-            Some(refusal) => gate.tell(wish, NetworkEvent::Refused, refusal),
+        let (sent, received) = (counted.sent.load(Ordering::Relaxed), counted.received.load(Ordering::Relaxed));
+        match verdict.get() {
+            Some((event, decision)) => gate.tell(wish, *event, decision),
             None => gate.tell_end(wish, decision, broken.unwrap_or_else(|| "ended".to_owned()), sent, received),
         }
     }
 }
 
+/// Bytes that have passed.
+#[derive(Default)]
+struct Counted {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+/// As it comes, but for what must not go out.
+async fn relay(admitted: &Admitted, inside: Held, outside: TcpStream, counted: &Counted, verdict: &Verdict) -> io::Result<()> {
+    let mut to_inside = inside.clone();
+    let (mut from_outside, mut to_outside) = outside.into_split();
+    let judge = |shown: &Shown| match admitted.disagreement(shown) {
+        None => true,
+        Some(decision) => {
+            let _ = verdict.set((NetworkEvent::Refused, decision));
+            false
+        }
+    };
+    let mut from_inside = Beginning::new(Watched::new(inside, admitted.watch()), judge);
+    let there = pass(&admitted.gate, &mut from_inside, &mut to_outside, &counted.sent, verdict);
+    let back = pass(&admitted.gate, &mut from_outside, &mut to_inside, &counted.received, verdict);
+    tokio::try_join!(there, back).map(drop)
+}
+
+/// With somebody in between, who puts secrets in. What counts is what passes outside.
+async fn intercept(
+    admitted: &Admitted,
+    interception: Interception,
+    inside: Held,
+    outside: TcpStream,
+    counted: &Counted,
+    verdict: &Verdict,
+) -> io::Result<()> {
+    let (near, far) = tokio::io::duplex(PIPE);
+    let (mut from_near, mut to_near) = tokio::io::split(far);
+    let (mut from_outside, mut to_outside) = outside.into_split();
+    let between = async {
+        interception.run(inside, Box::new(near)).await.map_err(|failure| match failure {
+            Failure::Broken(error) => error,
+            Failure::Refused(refusal) => {
+                let decision = Decision { allowed: false, reason: refusal.reason, ..admitted.decision.clone() };
+                let _ = verdict.set((refusal.event, decision));
+                io::ErrorKind::PermissionDenied.into()
+            }
+        })
+    };
+    let there = pass(&admitted.gate, &mut from_near, &mut to_outside, &counted.sent, verdict);
+    let mut through = pin!(async { tokio::try_join!(between, there).map(drop) });
+    let back = pass(&admitted.gate, &mut from_outside, &mut to_near, &counted.received, verdict);
+    tokio::select! {
+        // Who is in between has done with both sides: what the server may say yet is for nobody.
+        through = &mut through => return through,
+        back = back => back?,
+    }
+    through.await
+}
+
 impl Admitted {
+    /// Waits until the policy does not allow it any more.
+    async fn revoked(&self) -> Decision {
+        let mut changes = self.gate.changes();
+        loop {
+            let policy: Arc<Policy> = Arc::clone(&changes.borrow_and_update());
+            let now = policy.decide(&destination(self.wish.name.as_ref(), self.address, self.port));
+            if !now.allowed {
+                return now;
+            }
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Who puts secrets in, where there are some for the host.
+    fn interception(&self) -> Option<Interception> {
+        let name = self.wish.name.as_ref()?;
+        let keyring = self.gate.keyring().filter(|keyring| keyring.has(name))?;
+        let (gate, wish, rule) = (Arc::clone(&self.gate), self.wish.clone(), self.decision.rule.clone());
+        Some(Interception::new(Arc::clone(keyring), name.clone(), move |event, reason| gate.tell_of(&wish, rule.clone(), event, reason)))
+    }
+
+    /// Who looks for placeholders in what goes elsewhere.
+    fn watch(&self) -> Option<Watch> {
+        let keyring = self.gate.keyring()?;
+        let (gate, wish, rule) = (Arc::clone(&self.gate), self.wish.clone(), self.decision.rule.clone());
+        let tell = move |name: &str| {
+            gate.tell_of(
+                &wish,
+                rule.clone(),
+                NetworkEvent::Leak,
+                format!("the placeholder of {name} goes out as it is: it is not for this host"),
+            );
+        };
+        Some(Watch::new(Arc::clone(keyring), tell))
+    }
+
     /// Why what the client shows is refused.
     fn disagreement(&self, shown: &Shown) -> Option<Decision> {
         let refused = |reason: String| Some(Decision { allowed: false, reason, ..self.decision.clone() });
@@ -234,8 +321,12 @@ async fn pass(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     counter: &AtomicU64,
-    full: &impl Fn(Reached) -> io::Error,
+    verdict: &Verdict,
 ) -> io::Result<()> {
+    let full = |reached: Reached| {
+        let _ = verdict.set((NetworkEvent::Refused, reached.into()));
+        io::Error::from(io::ErrorKind::QuotaExceeded)
+    };
     let mut buffer = Vec::new();
     loop {
         let limits = gate.limits();

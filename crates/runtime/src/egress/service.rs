@@ -105,6 +105,19 @@ impl Service {
         let (verdicts, mut decided) = mpsc::channel(64);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Whoever has made the sandbox, started it or put it back does so as well, and may have been killed before.
+        if self.gate.keyring().is_some() {
+            let (runtime, id) = (self.runtime.clone(), self.id.clone());
+            self.tasks.spawn(async move {
+                let trusted = async {
+                    let runtime = runtime.upgrade().ok_or_else(|| gone(&id))?;
+                    Sandbox::of(runtime.clone(), &runtime.row(&id)?).establish_trust().await
+                };
+                if let Err(error) = trusted.await {
+                    tracing::warn!(%id, error = error.chain(), "the authorities could not be written inside");
+                }
+            });
+        }
         loop {
             tokio::select! {
                 question = asking.next() => self.consider(question?, handle, &verdicts),
@@ -127,6 +140,7 @@ impl Service {
             let Some(wanted) = wanted else { return answer(false).await };
             match wanted {
                 Wanted::Name(name) => {
+                    gate.watch_name(&name);
                     let policy = gate.policy();
                     let mut decision = policy.decide_name(&name);
                     // Names carry something out, too.

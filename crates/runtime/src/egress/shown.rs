@@ -27,7 +27,7 @@ pub(super) enum Shown {
 }
 
 /// What the first bytes say: `None` when more are needed.
-fn read(bytes: &[u8]) -> Option<Shown> {
+pub(super) fn read(bytes: &[u8]) -> Option<Shown> {
     /// `ContentType` of TLS (RFC 8446, 5.1), of which one begins, and the byte that follows it in all versions.
     const HANDSHAKE: u8 = 22;
     const OTHERS: [u8; 4] = [20, 21, 23, 24];

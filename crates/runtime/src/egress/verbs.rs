@@ -1,6 +1,6 @@
-use sandbar_core::{Error, ErrorKind, Lifetime, Network, Result, SandboxId};
+use sandbar_core::{Error, ErrorKind, Lifetime, Network, Result, SandboxId, SandboxSpec};
 
-use super::NetworkLog;
+use super::{NetworkLog, Vault};
 use crate::{Runtime, Sandbox, ledger::SandboxRow};
 
 impl Sandbox {
@@ -48,6 +48,14 @@ impl Sandbox {
 }
 
 impl Runtime {
+    /// Removes what is kept of a sandbox's or a checkpoint's secrets, unless another one has the same. Its row is gone.
+    pub(crate) fn forget_secrets(&self, spec: &SandboxSpec) -> Result<()> {
+        match &spec.secrets.vault {
+            Some(vault) if !self.ledger().needs_secrets(vault)? => Vault::remove(self.home(), vault),
+            _ => Ok(()),
+        }
+    }
+
     /// Tells whoever decides about what leaves a sandbox to look at it now.
     pub(crate) async fn hasten_egress(&self, id: &SandboxId) {
         self.local_egress().refresh(id);

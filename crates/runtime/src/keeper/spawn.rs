@@ -140,6 +140,8 @@ fn environment() -> impl Iterator<Item = (OsString, OsString)> {
     env::vars_os().filter_map(|(name, value)| match name.to_str()? {
         "SANDBAR_FAULT" => None,
         "SANDBAR_KEEPER_FAULT" => Some(("SANDBAR_FAULT".into(), value)),
+        // Where the host's own authorities are, by which servers are to be certified.
+        "SSL_CERT_FILE" | "SSL_CERT_DIR" => Some((name, value)),
         "PATH" | "HOME" | "LANG" | "XDG_STATE_HOME" | "XDG_RUNTIME_DIR" => Some((name, value)),
         text => text.starts_with("SANDBAR_").then_some((name, value)),
     })

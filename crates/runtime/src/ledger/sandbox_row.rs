@@ -218,6 +218,16 @@ impl Ledger {
         })
     }
 
+    /// Whether a sandbox or a checkpoint has the secrets that are kept under this id.
+    pub(crate) fn needs_secrets(&self, vault: &str) -> Result<bool> {
+        self.read(|connection| {
+            let sql = "
+                SELECT 1 FROM sandboxes WHERE json_extract(spec, '$.secrets.vault') = ?1
+                UNION ALL SELECT 1 FROM checkpoints WHERE json_extract(spec, '$.secrets.vault') = ?1";
+            connection.prepare_cached(sql)?.exists([vault])
+        })
+    }
+
     /// Rows in transition, owned, with a deadline, or of another boot.
     pub(crate) fn attention(&self) -> Result<Vec<Attention>> {
         self.read(|connection| {

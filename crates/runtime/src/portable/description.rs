@@ -102,6 +102,9 @@ pub(super) fn without_reach(spec: &SandboxSpec) -> (SandboxSpec, Vec<String>) {
     if std::mem::take(&mut plain.network).policy().is_some() {
         taken.push("the network".to_owned());
     }
+    for secret in std::mem::take(&mut plain.secrets).list {
+        taken.push(format!("the secret {}", secret.name));
+    }
     if let Some(runtime) = plain.runtime.take() {
         taken.push(format!("the runtime {runtime}"));
     }
@@ -114,7 +117,7 @@ fn corrupt(message: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use sandbar_core::{Limits, Network, Volume};
+    use sandbar_core::{Limits, Network, Secrets, Volume};
 
     use super::*;
 
@@ -148,11 +151,13 @@ mod tests {
             network: Network::Open,
             volumes: vec![Volume { source: "/".into(), target: "/host".into(), read_only: false }],
             runtime: Some("runc".to_owned()),
+            secrets: Secrets { vault: Some("x".to_owned()), list: vec!["T=file:/etc/shadow@evil.test".parse().unwrap()] },
             limits: Limits { memory: Some(1 << 30), ..Limits::default() },
             ..SandboxSpec::default()
         };
         let read = parse(&Description { spec, ..description() }).unwrap().spec;
         assert_eq!((read.network, read.volumes.len(), read.runtime), (Network::Default, 0, None));
+        assert_eq!(read.secrets, Secrets::default());
         assert_eq!(read.limits.memory, Some(1 << 30));
     }
 

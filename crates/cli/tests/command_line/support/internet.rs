@@ -8,6 +8,8 @@ use std::{
     thread,
 };
 
+use super::welcome;
+
 /// Set for the process that is the internet.
 pub const ROLE: &str = "SANDBAR_TEST_INTERNET";
 /// The name server of the host.
@@ -35,6 +37,7 @@ pub fn serve_if_asked() -> bool {
     on(53, |_, _| {});
     on(7000, |stream, _| echo(stream));
     on(7001, broken);
+    welcome::begin(std::path::Path::new(&folder), say);
     let mut tls = Command::new("setpriv");
     tls.args(["--pdeathsig", "KILL", "openssl", "s_server", "-quiet", "-www", "-accept", "443", "-key", "key.pem", "-cert", "cert.pem"]);
     let mut tls: Child = tls.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();

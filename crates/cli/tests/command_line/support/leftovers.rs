@@ -32,6 +32,9 @@ pub fn leftovers(home: &Home) -> Vec<String> {
     found.extend(
         names(&state.join("checkpoints")).into_iter().filter(|name| name.starts_with('.')).map(|name| format!("checkpoints/{name}")),
     );
+    if ids.is_empty() && names(&state.join("checkpoints")).is_empty() {
+        found.extend(names(&state.join("secrets")).into_iter().map(|name| format!("secrets/{name}")));
+    }
     found
 }
 

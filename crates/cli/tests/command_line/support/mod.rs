@@ -11,6 +11,7 @@ mod served;
 mod stage;
 mod terminal;
 mod wall;
+mod welcome;
 
 pub use case::{Case, main, open_to_all};
 pub use client::{Client, Finished, feed};

@@ -1,5 +1,6 @@
 use std::{
     io::{BufRead, BufReader, Write},
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
     sync::{Arc, Mutex},
@@ -11,13 +12,24 @@ use super::{
     internet::{NAME_SERVER, ROLE},
 };
 
+/// What the internet's servers are certified for, by themselves.
+const CERTIFICATE: &str = "
+[req]
+distinguished_name = name
+x509_extensions = extensions
+[name]
+[extensions]
+basicConstraints = critical, CA:FALSE
+subjectAltName = DNS:allowed.test, DNS:other.test, DNS:v6.test
+";
+
 /// Two network namespaces of the test's own: one is the host, the other the internet. No packet leaves the machine, whatever the defect.
 pub struct Stage {
     host: Namespace,
     _internet: Namespace,
     seen: Arc<Mutex<Vec<String>>>,
     /// What the internet's servers read.
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// A process with namespaces, which ends with its standard input.
@@ -71,6 +83,8 @@ impl Stage {
         let folder = tempfile::Builder::new().prefix("sandbar-stage-").tempdir_in("/tmp").unwrap();
         let mut openssl = Command::new("openssl");
         openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=stage"]);
+        std::fs::write(folder.path().join("stage.cnf"), CERTIFICATE).unwrap();
+        openssl.args(["-config", "stage.cnf"]);
         let made = openssl.args(["-keyout", "key.pem", "-out", "cert.pem"]).current_dir(&folder).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let own = std::env::current_exe().unwrap();
@@ -107,7 +121,7 @@ impl Stage {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&seen);
         thread::spawn(move || said.lines().map_while(Result::ok).for_each(|line| told.lock().unwrap().push(line)));
-        Self { host, _internet: internet, seen, _folder: folder }
+        Self { host, _internet: internet, seen, folder }
     }
 
     /// A state folder for sandboxes of its host.
@@ -115,7 +129,18 @@ impl Stage {
         Home::new(&Wall { stage: Some(self.host.child.id()), ..wall.clone() })
     }
 
-    /// What has reached the internet: `dns NAME`, `tcp ADDRESS PORT`, `udp ADDRESS 53`.
+    /// As [`home`](Self::home), where the internet's servers are believed.
+    pub fn believing_home(&self, wall: &Wall) -> Home {
+        let home = self.home(wall);
+        std::fs::create_dir(home.state()).unwrap();
+        std::fs::set_permissions(home.state(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        let authorities = self.folder.path().join("cert.pem");
+        std::fs::write(home.state().join("sandbar.toml"), format!("authorities = {authorities:?}\n")).unwrap();
+        wall.hand_over(&home.state());
+        home
+    }
+
+    /// What has reached the internet: `dns NAME`, `tcp ADDRESS PORT`, `udp ADDRESS 53`, `http HOST VERSION PATH HEADERS`.
     pub fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap().clone()
     }

@@ -1,0 +1,39 @@
+//! Secrets that a sandbox uses and never sees: it has placeholders, and what they stand for is put into requests here, on the host.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `vault` | [`Vault`]: what the host keeps of a sandbox's secrets, a file in the state folder |
+//! | `authority` | who signs for the secrets' hosts, for this sandbox alone |
+//! | `trust` | what a sandbox has so that it believes that authority |
+//! | `keyring` | [`Keyring`]: the secrets of one sandbox where its connections pass |
+//! | `value` | where a secret's value is read |
+//! | `substitution` | a placeholder in a request's head, and what takes its place |
+//! | `watch` | [`Watch`]: placeholders in bytes that go elsewhere |
+//! | `interception` | a connection to a secret's host, taken apart |
+//! | `tls` | the two ends of one that is encrypted |
+//! | `ending` | the end of a client that leaves without a word |
+//! | `exchange` | requests and answers |
+//! | `held` | a connection's end that is closed last |
+//! | `tasks` | what goes on beside, and ends with the connection |
+
+mod authority;
+mod ending;
+mod exchange;
+mod held;
+mod interception;
+mod keyring;
+mod substitution;
+mod tasks;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod trust;
+mod value;
+mod vault;
+mod watch;
+
+pub(super) use held::Held;
+pub(super) use interception::{Failure, Interception};
+pub(super) use keyring::Keyring;
+pub(super) use watch::{Watch, Watched};
+pub(crate) use {trust::variables, vault::Vault};
