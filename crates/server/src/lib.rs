@@ -3,6 +3,7 @@
 //! | module | noun |
 //! |---|---|
 //! | `service` | [`Service`]: what is served, to whom, until when |
+//! | `connections`, `certificate` | how clients connect, in the clear or by TLS; [`Certificate`]: what is shown to them then |
 //! | `guard` | who may ask: the token, and what keeps a browser's other pages out |
 //! | `caller` | who asks, and what a handler needs of whoever asks |
 //! | `token` | [`Token`]: the secret of a state folder |
@@ -24,7 +25,9 @@
 //! A server is one more process on a state folder, like every command: any number may run beside it, and sandboxes outlive it.
 
 mod caller;
+mod certificate;
 mod checkpoints;
+mod connections;
 mod document;
 mod exec;
 mod extract;
@@ -47,6 +50,7 @@ mod trees;
 mod tunnel;
 mod watch;
 
+pub use certificate::Certificate;
 pub use document::document;
 pub use service::Service;
 pub use token::Token;
