@@ -7,6 +7,7 @@
 //! checkpoints/ID/          layer/, and what the provider adds; .tmp-ID while it is being saved
 //! images/                  the image store's
 //! keepers/ID.{sock,lock,log}
+//! audit/N.log              what was done, and by whom, in parts
 //! agent/                   the provider's: the agent's program, unpacked
 //! ```
 
@@ -73,6 +74,11 @@ impl Home {
 
     pub(crate) fn ledger(&self) -> PathBuf {
         self.path.join("ledger.db")
+    }
+
+    /// Made by whoever writes there first.
+    pub(crate) fn audit(&self) -> PathBuf {
+        self.path.join("audit")
     }
 
     pub(crate) fn locks(&self) -> PathBuf {

@@ -14,6 +14,7 @@
 //! | `summary` | [`SandboxSummary`], [`Inspect`]: what is told |
 //! | `ledger` | what is known, in SQLite |
 //! | `key` | [`Holder`], [`Scope`]: who else may use it, and how far |
+//! | `audit` | who did what |
 //! | `lock`, `process_identity`, `clock` | who may, who is alive, when |
 //! | `recover`, `crashed`, `gc` | what the dead left |
 //! | `doctor` | what this machine can do |
@@ -24,6 +25,7 @@
 //! | `kernel`, `template` | what virtual machines boot, and what they begin from instead |
 //! | `fault` | a hook for crash tests |
 
+mod audit;
 mod checkpoint;
 mod choice;
 mod clock;
@@ -57,6 +59,7 @@ mod template;
 mod turn;
 mod verbs;
 
+pub use audit::{Actor, AuditFilter, AuditLog, AuditPlace, AuditRecord};
 pub use checkpoint::{CheckpointSummary, RestoreOptions};
 pub use config::RuntimeConfig;
 pub use doctor::{Diagnosis, ProviderDiagnosis};

@@ -5,7 +5,8 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    checkpoints, exec, files, host, images, life, portable, ports, processes, sandboxes, service::App, session, trees, tunnel, watch,
+    audit, checkpoints, exec, files, host, images, life, portable, ports, processes, sandboxes, service::App, session,
+    trees, tunnel, watch,
 };
 
 /// What is served, with its description.
@@ -65,6 +66,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(host::provider))
         .routes(routes!(life::extend))
         .routes(routes!(life::gc))
+        .routes(routes!(audit::read))
 }
 
 /// The OpenAPI document of this version.

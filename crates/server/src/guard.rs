@@ -70,7 +70,7 @@ impl Guard {
         let Some((_, presented)) = presented else { return Ok(None) };
         let presented = presented.trim();
         if token.is(presented) {
-            return Ok(Some(Caller::Owner));
+            return Ok(Some(Caller::Token));
         }
         Ok(self.runtime.holder_of(presented)?.map(Caller::Holder))
     }

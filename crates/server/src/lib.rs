@@ -20,10 +20,12 @@
 //! | `checkpoints`, `portable` | saved, put back, forked; as one file |
 //! | `images` | what there is to begin from |
 //! | `host` | what this machine can do |
+//! | `audit` | who did what |
 //! | `document` | the OpenAPI document |
 //!
 //! A server is one more process on a state folder, like every command: any number may run beside it, and sandboxes outlive it.
 
+mod audit;
 mod caller;
 mod certificate;
 mod checkpoints;

@@ -13,7 +13,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     service::TowerToHyperService,
 };
-use sandbar_runtime::{Holder, Runtime};
+use sandbar_runtime::Runtime;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
@@ -43,9 +43,9 @@ pub(crate) struct App {
 }
 
 impl App {
-    /// What a handler has when a key's holder asks.
-    pub(crate) fn on_behalf_of(&self, holder: Holder) -> Self {
-        Self { runtime: self.runtime.on_behalf_of(holder), creations: Arc::clone(&self.creations) }
+    /// The same with the runtime as whoever asks has it.
+    pub(crate) fn as_used_by(&self, runtime: Runtime) -> Self {
+        Self { runtime, ..self.clone() }
     }
 }
 

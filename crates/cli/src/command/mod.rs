@@ -13,6 +13,7 @@
 //! | `life` | `pause`, `resume`, `stop`, `start`, `rm`, `gc` |
 //! | `port` | `expose`, `unexpose` |
 //! | `net` | `net log`, `net set` |
+//! | `audit` | `audit` |
 //! | `image` | `image` |
 //! | `doctor`, `setup` | `doctor`, `setup` |
 //! | `kernel`, `template` | `kernel`, `template` |
@@ -20,6 +21,7 @@
 //! | `context` | `context add`, `use`, `ls`, `rm` |
 //! | `shell_completions` | `completions` |
 
+mod audit;
 mod checkpoint;
 mod context;
 mod copy;
@@ -133,6 +135,7 @@ enum Command {
     Expose(port::Expose),
     Unexpose(port::Unexpose),
     Net(net::Net),
+    Audit(audit::Audit),
     Image(image::Image),
     Doctor(doctor::Doctor),
     Serve(serve::Serve),
@@ -228,6 +231,7 @@ impl Command {
             Self::Expose(command) => command.run(runtime).await?,
             Self::Unexpose(command) => command.run(runtime).await?,
             Self::Net(command) => command.run(runtime).await?,
+            Self::Audit(command) => command.run(runtime).await?,
             Self::Image(command) => command.run(runtime).await?,
             Self::Serve(command) => command.run(runtime).await?,
             Self::Key(command) => command.run(runtime)?,

@@ -7,11 +7,13 @@
 //! | `commands` | exec, processes, WebSockets |
 //! | `files` | files and trees |
 //! | `keys` | who has a key: what it opens, and what not |
+//! | `audit` | what is told of all that |
 //! | `strangers` | who has no token, or was sent by a page; what makes no sense |
 //! | `faults` | a server that is stopped, or killed |
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot do, it has to fail of")]
 
+mod audit;
 mod commands;
 mod faults;
 mod files;

@@ -9,6 +9,10 @@ impl Sandbox {
     /// # Errors
     /// `Conflict` when it was made without a network: nothing in it asks; `Unsupported` when it is on another host.
     pub async fn set_network(&self, network: Network) -> Result<()> {
+        self.deed("network").at(&network).done(self.set_network_now(network.clone())).await
+    }
+
+    async fn set_network_now(&self, network: Network) -> Result<()> {
         let runtime = self.runtime();
         let row = runtime.row(self.id())?;
         self.require_here(&row)?;
