@@ -1,4 +1,4 @@
-use std::{marker::PhantomData, ops::Deref};
+use std::{fmt, marker::PhantomData, ops::Deref};
 
 use axum::{
     extract::FromRequestParts,
@@ -21,6 +21,16 @@ pub(crate) enum Caller {
     Token,
     /// Whoever has one of its keys.
     Holder(Holder),
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Owner => f.write_str("owner"),
+            Self::Token => f.write_str("token"),
+            Self::Holder(holder) => write!(f, "key {}", holder.name),
+        }
+    }
 }
 
 /// What a handler needs of whoever asks.

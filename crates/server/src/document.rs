@@ -5,7 +5,7 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    audit, checkpoints, exec, files, host, images, life, portable, ports, processes, sandboxes, service::App, session,
+    audit, checkpoints, events, exec, files, host, images, life, metrics, portable, ports, processes, sandboxes, service::App, session,
     trees, tunnel, watch,
 };
 
@@ -67,6 +67,8 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(life::extend))
         .routes(routes!(life::gc))
         .routes(routes!(audit::read))
+        .routes(routes!(events::listen))
+        .routes(routes!(metrics::scrape))
 }
 
 /// The OpenAPI document of this version.

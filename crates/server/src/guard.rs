@@ -89,8 +89,11 @@ pub(crate) async fn addressed(State(guard): State<Arc<Guard>>, request: Request,
 /// Finds out who asks, and refuses who has neither the token nor a key.
 pub(crate) async fn authorized(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Result<Response, Problem> {
     if let Some(caller) = guard.caller(request.headers())? {
-        request.extensions_mut().insert(caller);
-        return Ok(next.run(request).await);
+        request.extensions_mut().insert(caller.clone());
+        let mut response = next.run(request).await;
+        // For the log.
+        response.extensions_mut().insert(caller);
+        return Ok(response);
     }
     Err(Problem::with_status(StatusCode::UNAUTHORIZED, "permission_denied", "the request has no valid token or key")
         .with_hint("send `Authorization: Bearer TOKEN`; the token is in the file `server-token` of the state folder, and `sandbar key create` makes keys"))

@@ -6,6 +6,7 @@
 //! | `connections`, `certificate` | how clients connect, in the clear or by TLS; [`Certificate`]: what is shown to them then |
 //! | `guard` | who may ask: the token, and what keeps a browser's other pages out |
 //! | `caller` | who asks, and what a handler needs of whoever asks |
+//! | `requests` | what is told and counted of each |
 //! | `token` | [`Token`]: the secret of a state folder |
 //! | `problem` | errors as problem documents |
 //! | `extract` | bodies and queries, whose mistakes are problem documents too |
@@ -21,6 +22,8 @@
 //! | `images` | what there is to begin from |
 //! | `host` | what this machine can do |
 //! | `audit` | who did what |
+//! | `metrics` | what is counted and measured |
+//! | `events`, `feed` | what happens, told as it happens; what all who listen have in common |
 //! | `document` | the OpenAPI document |
 //!
 //! A server is one more process on a state folder, like every command: any number may run beside it, and sandboxes outlive it.
@@ -31,19 +34,23 @@ mod certificate;
 mod checkpoints;
 mod connections;
 mod document;
+mod events;
 mod exec;
 mod extract;
+mod feed;
 mod files;
 mod guard;
 mod host;
 mod idempotency;
 mod images;
 mod life;
+mod metrics;
 mod page;
 mod portable;
 mod ports;
 mod problem;
 mod processes;
+mod requests;
 mod sandboxes;
 mod service;
 mod session;

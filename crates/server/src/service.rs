@@ -17,6 +17,7 @@ use sandbar_runtime::Runtime;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
+    sync::watch,
 };
 use tokio_util::io::InspectReader;
 
@@ -24,9 +25,12 @@ use crate::{
     certificate::Certificate,
     connections::Connections,
     document::{self, document},
+    feed::Feed,
     guard::{Guard, addressed, authorized},
     idempotency::Creations,
+    metrics::Metrics,
     problem::Problem,
+    requests,
     token::Token,
 };
 
@@ -40,6 +44,10 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 pub(crate) struct App {
     pub(crate) runtime: Runtime,
     pub(crate) creations: Arc<Creations>,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Whether the server stops: what has no end must end then.
+    pub(crate) closing: watch::Receiver<bool>,
 }
 
 impl App {
@@ -65,12 +73,13 @@ pub struct Service {
     token: Option<Token>,
     names: Vec<String>,
     certificate: Option<Certificate>,
+    closing: watch::Sender<bool>,
 }
 
 impl Service {
     /// Serves this runtime.
     pub fn new(runtime: Runtime, token: Token) -> Self {
-        Self { runtime, token: Some(token), names: Vec::new(), certificate: None }
+        Self { runtime, token: Some(token), names: Vec::new(), certificate: None, closing: watch::Sender::new(false) }
     }
 
     /// Serves one client that has shown already that it may, by the way on which it has come.
@@ -87,7 +96,9 @@ impl Service {
             let _ = &held;
         });
         let stream = tokio::io::join(reader, writer);
-        let service = TowerToHyperService::new(Self { runtime, token: None, names: Vec::new(), certificate: None }.router());
+        let service = TowerToHyperService::new(
+            Self { runtime, token: None, names: Vec::new(), certificate: None, closing: watch::Sender::new(false) }.router(),
+        );
         let connection = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
         if let Err(error) = connection.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
             tracing::debug!(error = &*error, "a connection broke");
@@ -110,7 +121,14 @@ impl Service {
 
     /// Everything that is served.
     pub fn router(self) -> Router {
-        let app = App { runtime: self.runtime, creations: Arc::default() };
+        let (feed, metrics) = (Arc::new(Feed::new(self.runtime.clone())), Arc::new(Metrics::new()));
+        let app = App {
+            runtime: self.runtime,
+            creations: Arc::default(),
+            feed,
+            metrics: Arc::clone(&metrics),
+            closing: self.closing.subscribe(),
+        };
         let guard = Arc::new(Guard::new(self.token, self.names, self.certificate, app.runtime.clone()));
         let (guarded, _) = document::routes().with_state(app).split_for_parts();
         let text = document().to_pretty_json().unwrap_or_default();
@@ -130,11 +148,12 @@ impl Service {
             })
             .layer(from_fn_with_state(guard, addressed))
             .layer(from_fn(last_of_its_connection))
+            .layer(from_fn_with_state(metrics, requests::told))
     }
 
     /// Serves until `stop` has come. Then no connection is taken any more, and requests under way may end, for ten seconds; sandboxes live on.
     pub async fn run(self, listener: TcpListener, stop: impl Future<Output = ()>) {
-        let certificate = self.certificate.clone();
+        let (certificate, closing) = (self.certificate.clone(), self.closing.clone());
         let mut connections = Connections::new(self.router(), certificate);
         let mut stop = pin!(stop);
         loop {
@@ -152,6 +171,7 @@ impl Service {
             }
         }
         drop(listener);
+        closing.send_replace(true);
         connections.close(FAREWELL).await;
     }
 }

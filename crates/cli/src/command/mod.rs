@@ -53,7 +53,7 @@ use clap::{Args, Parser, Subcommand};
 use sandbar_core::{Context, Result};
 use sandbar_runtime::{Runtime, RuntimeConfig};
 
-use crate::{error::Outcome, output};
+use crate::{error::Outcome, log::LogFormat, output};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -171,6 +171,14 @@ impl Cli {
             _ => return Self::try_parse_from(words),
         };
         alone.or_else(|_| Self::try_parse_from(words))
+    }
+
+    /// How it logs, if it was asked for a log.
+    pub(crate) fn log_format(&self) -> Option<LogFormat> {
+        match &self.command {
+            Command::Serve(serve) => serve.log_format(),
+            _ => None,
+        }
     }
 
     /// Does it, and gives the status to exit with.

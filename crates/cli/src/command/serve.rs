@@ -9,7 +9,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use crate::{args, error::Outcome, output};
+use crate::{args, error::Outcome, log::LogFormat, output};
 
 /// Serve this state folder over HTTP
 ///
@@ -35,9 +35,17 @@ pub(crate) struct Serve {
     /// The certificate's private key, in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// Log to standard error, a line a request, with what SANDBAR_LOG says (info)
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
 }
 
 impl Serve {
+    /// How it logs, if it was asked for a log.
+    pub(super) fn log_format(&self) -> Option<LogFormat> {
+        self.log_format
+    }
+
     pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
         if self.stdio {
             Service::run_for(runtime.clone(), tokio::io::stdin(), tokio::io::stdout()).await;

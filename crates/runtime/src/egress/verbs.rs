@@ -47,7 +47,12 @@ impl Sandbox {
     pub fn network_log(&self) -> Result<NetworkLog> {
         let row = self.runtime().row(self.id())?;
         self.require_here(&row)?;
-        Ok(NetworkLog::of(self.runtime().home().sandbox(&row.id)))
+        Ok(Self::network_log_in(self.runtime(), &row.id))
+    }
+
+    /// The log of a sandbox here, which may be gone.
+    pub(crate) fn network_log_in(runtime: &Runtime, id: &SandboxId) -> NetworkLog {
+        NetworkLog::of(runtime.home().sandbox(id))
     }
 }
 
