@@ -7,10 +7,12 @@
 //! | [`session`] | a command inside a sandbox, connected to this process |
 //! | [`terminal`], [`signals`] | what the person has in hand |
 //! | [`output`], [`error`] | what is printed, and the exit status |
+//! | [`log`] | what happens on the way, for who asks |
 
 mod args;
 mod command;
 mod error;
+mod log;
 mod output;
 mod session;
 mod signals;
@@ -19,7 +21,6 @@ mod terminal;
 use std::process::ExitCode;
 
 use sandbar_core::{Context, Result};
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     command::Cli,
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return exit(error::report_usage(&error)),
     };
-    log_if_asked();
+    log::begin(cli.log_format());
     // One thread: a command waits for one or two sockets, and starting more threads would cost more than the work.
     let status = match runtime().map_err(Failure::from).and_then(|runtime| finish(runtime, cli)) {
         Ok(status) => status,
@@ -52,12 +53,4 @@ fn finish(runtime: tokio::runtime::Runtime, cli: Cli) -> Outcome<u8> {
     // A thread that still reads a terminal, or writes to a pager that waits, must not keep the process.
     runtime.shutdown_background();
     outcome
-}
-
-/// Logs go to standard error, and only where `SANDBAR_LOG` asks for them: a subscriber costs every command something.
-fn log_if_asked() {
-    if let Some(filter) = std::env::var("SANDBAR_LOG").ok().filter(|filter| !filter.is_empty()) {
-        let filter = EnvFilter::new(filter);
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(output::is_coloured()).init();
-    }
 }

@@ -89,9 +89,16 @@ impl Sandbox {
         name.as_deref().map_or(Ok(()), check_name)?;
         let sandbox = self.clone();
         to_the_end(async move {
-            let turn = sandbox.begin(Operation::Checkpoint).await?;
-            let outcome = sandbox.save_under(&turn, id, kind, name, implicit).await;
-            turn.end(outcome).await
+            let deed = sandbox.deed("checkpoint");
+            let saved = async {
+                let turn = sandbox.begin(Operation::Checkpoint).await?;
+                let outcome = sandbox.save_under(&turn, id, kind, name, implicit).await;
+                turn.end(outcome).await
+            };
+            match saved.await {
+                Ok(row) => deed.at(&row.id).end(Ok(row)),
+                failed => deed.end(failed),
+            }
         })
         .await
     }
@@ -145,6 +152,11 @@ impl Sandbox {
     /// `NotFound` for the checkpoint; `Conflict` when it lies on another image, or the host has changed since; `Unsupported` for a memory checkpoint of
     /// another provider.
     pub async fn restore(&self, checkpoint: &str, options: RestoreOptions) -> Result<()> {
+        let (sandbox, checkpoint) = (self.clone(), checkpoint.to_owned());
+        to_the_end(async move { sandbox.deed("restore").at(&checkpoint).done(sandbox.restore_now(&checkpoint, options)).await }).await
+    }
+
+    async fn restore_now(&self, checkpoint: &str, options: RestoreOptions) -> Result<()> {
         let runtime = self.runtime();
         let checkpoint = runtime.ledger().find_checkpoint(checkpoint, runtime.own())?;
         let row = runtime.row(self.id())?;
@@ -156,21 +168,17 @@ impl Sandbox {
                 .with_hint(format!("sandbar fork {} makes a sandbox from it", checkpoint.id)));
         }
         let (from, pin) = runtime.restore_request(&checkpoint, &row.provider, !options.without_memory).await?;
-        let sandbox = self.clone();
-        to_the_end(async move {
-            let turn = sandbox.begin(Operation::Restore).await?;
-            let outcome = async {
-                sandbox.runtime().ledger().set_pending(sandbox.id(), &checkpoint.id, &from.root)?;
-                drop(pin);
-                fault::point("restore.pending");
-                turn.handle.restore(from).await
-            };
-            let outcome = outcome.await;
-            turn.end(outcome).await?;
-            // The layer may be of a time, or of a sandbox, with other ones.
-            sandbox.establish_trust().await
-        })
-        .await
+        let turn = self.begin(Operation::Restore).await?;
+        let outcome = async {
+            runtime.ledger().set_pending(self.id(), &checkpoint.id, &from.root)?;
+            drop(pin);
+            fault::point("restore.pending");
+            turn.handle.restore(from).await
+        };
+        let outcome = outcome.await;
+        turn.end(outcome).await?;
+        // The layer may be of a time, or of a sandbox, with other ones.
+        self.establish_trust().await
     }
 }
 
@@ -203,16 +211,17 @@ impl Runtime {
     /// # Errors
     /// `NotFound`; `Conflict`, naming them, when sandboxes or other checkpoints build on it.
     pub async fn remove_checkpoint(&self, reference: &str) -> Result<()> {
+        let (runtime, reference) = (self.clone(), reference.to_owned());
+        to_the_end(async move { runtime.deed("discard").at(&reference).done(runtime.remove_checkpoint_now(&reference)).await }).await
+    }
+
+    async fn remove_checkpoint_now(&self, reference: &str) -> Result<()> {
         let row = self.ledger().find_checkpoint(reference, self.own())?;
-        let runtime = self.clone();
-        to_the_end(async move {
-            if runtime.ledger().begin_checkpoint_removal(&row.id, false)? {
-                fault::point("checkpoint-rm.row");
-                runtime.finish_removal(&row).await?;
-            }
-            Ok(())
-        })
-        .await
+        if self.ledger().begin_checkpoint_removal(&row.id, false)? {
+            fault::point("checkpoint-rm.row");
+            self.finish_removal(&row).await?;
+        }
+        Ok(())
     }
 
     /// Removes the folders and the row of a checkpoint that is out of use.

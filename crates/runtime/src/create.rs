@@ -43,31 +43,42 @@ impl Runtime {
     ///
     /// # Errors
     /// `AlreadyExists` when the name is taken, `Unavailable` with what is missing, `InvalidInput` and `Unsupported` for what cannot be.
-    pub async fn create(&self, mut request: CreateRequest) -> Result<Sandbox> {
+    pub async fn create(&self, request: CreateRequest) -> Result<Sandbox> {
         let runtime = self.clone();
         to_the_end(async move {
-            request.name.as_deref().map_or(Ok(()), check_name)?;
-            request.spec.limits.check()?;
-            if request.spec.network == Network::Default {
-                request.spec.network = runtime.config().network.clone();
-            }
-            let image = request.image.as_deref().or(runtime.config().image.as_deref());
-            let policy = request.spec.network.policy();
-            request.spec.secrets.check(|name| request.spec.env.contains_key(name), policy.as_ref())?;
-            let wish = Wish {
-                provider: request.provider.as_deref(),
-                isolation: request.isolation,
-                image,
-                features: request.spec.features().collect(),
-                spec: Some(&request.spec),
+            let deed = match &request.provider {
+                Some(provider) => runtime.deed("create").at(provider),
+                None => runtime.deed("create"),
             };
-            let choice = runtime.choose(wish).await?;
-            let Resolved { image, root, pin } = runtime.resolve_image(image, &choice).await?;
-            let CreateRequest { id, name, mut spec, lifetime, .. } = request;
-            let vault = Vault::prepare(&mut spec.secrets)?;
-            runtime.bring_up(Plan { id, name, choice, image, root, pin: pin.map(Arc::new), spec, lifetime, vault, from: None }).await
+            match runtime.create_now(request).await {
+                Ok(sandbox) => deed.on(sandbox.id(), sandbox.name()).end(Ok(sandbox)),
+                failed => deed.end(failed),
+            }
         })
         .await
+    }
+
+    async fn create_now(&self, mut request: CreateRequest) -> Result<Sandbox> {
+        request.name.as_deref().map_or(Ok(()), check_name)?;
+        request.spec.limits.check()?;
+        if request.spec.network == Network::Default {
+            request.spec.network = self.config().network.clone();
+        }
+        let image = request.image.as_deref().or(self.config().image.as_deref());
+        let policy = request.spec.network.policy();
+        request.spec.secrets.check(|name| request.spec.env.contains_key(name), policy.as_ref())?;
+        let wish = Wish {
+            provider: request.provider.as_deref(),
+            isolation: request.isolation,
+            image,
+            features: request.spec.features().collect(),
+            spec: Some(&request.spec),
+        };
+        let choice = self.choose(wish).await?;
+        let Resolved { image, root, pin } = self.resolve_image(image, &choice).await?;
+        let CreateRequest { id, name, mut spec, lifetime, .. } = request;
+        let vault = Vault::prepare(&mut spec.secrets)?;
+        self.bring_up(Plan { id, name, choice, image, root, pin: pin.map(Arc::new), spec, lifetime, vault, from: None }).await
     }
 
     /// Carries out a plan. Undoes what it did when it fails.

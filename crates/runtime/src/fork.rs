@@ -52,15 +52,26 @@ impl Runtime {
         let runtime = self.clone();
         let reference = reference.to_owned();
         to_the_end(async move {
-            let checkpoint = runtime.origin(&reference).await?;
-            fault::point("fork.saved");
-            let made = runtime.fork_checkpoint(&checkpoint, count, options).await;
-            if made.is_err() && checkpoint.implicit {
-                runtime.remove_idle_checkpoints().await?;
+            let deed = runtime.deed("fork").at(&reference);
+            match runtime.fork_now(&reference, count, options).await {
+                Ok(made) => {
+                    deed.made(&made);
+                    Ok(made)
+                }
+                failed => deed.end(failed),
             }
-            made
         })
         .await
+    }
+
+    async fn fork_now(&self, reference: &str, count: u32, options: ForkOptions) -> Result<Vec<Sandbox>> {
+        let checkpoint = self.origin(reference).await?;
+        fault::point("fork.saved");
+        let made = self.fork_checkpoint(&checkpoint, count, options).await;
+        if made.is_err() && checkpoint.implicit {
+            self.remove_idle_checkpoints().await?;
+        }
+        made
     }
 
     async fn origin(&self, reference: &str) -> Result<CheckpointRow> {

@@ -58,6 +58,10 @@ impl Runtime {
     /// # Errors
     /// When the ledger or the state folder cannot be read. What cannot be removed is told in the report.
     pub async fn gc(&self) -> Result<GcReport> {
+        self.deed("gc").done(self.gc_now()).await
+    }
+
+    async fn gc_now(&self) -> Result<GcReport> {
         let mut report = GcReport::default();
         for row in self.ledger().attention()? {
             match self.recover(&row.id).await {

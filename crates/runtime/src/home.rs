@@ -8,6 +8,7 @@
 //! images/                  the image store's
 //! keepers/ID.{sock,lock,log}
 //! secrets/VAULT            what is kept of sandboxes' secrets: values and keys, for the owner alone; made with the first
+//! audit/N.log              what was done, and by whom, in parts
 //! agent/                   the provider's: the agent's program, unpacked
 //! ```
 
@@ -74,6 +75,11 @@ impl Home {
 
     pub(crate) fn ledger(&self) -> PathBuf {
         self.path.join("ledger.db")
+    }
+
+    /// Made by whoever writes there first.
+    pub(crate) fn audit(&self) -> PathBuf {
+        self.path.join("audit")
     }
 
     pub(crate) fn locks(&self) -> PathBuf {

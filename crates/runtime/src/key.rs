@@ -135,7 +135,9 @@ impl Runtime {
         let expires_ms = new.ttl.map(|ttl| now.saturating_add(clock::millis(ttl)));
         let NewKey { name, scope, max_sandboxes, .. } = new.clone();
         let summary = KeySummary { name, scope, max_sandboxes, sandboxes: 0, created_ms: now, expires_ms };
-        self.ledger().insert_key(&summary, &digest(&secret))?;
+        self.deed("key-create")
+            .at(format!("{} {}", summary.name, summary.scope))
+            .end(self.ledger().insert_key(&summary, &digest(&secret)))?;
         Ok((summary, secret))
     }
 
@@ -152,7 +154,7 @@ impl Runtime {
     /// # Errors
     /// `NotFound`.
     pub fn remove_key(&self, name: &str) -> Result<()> {
-        self.ledger().delete_key(name)
+        self.deed("key-remove").at(name).end(self.ledger().delete_key(name))
     }
 
     /// Who has this secret; `None` when it is no key's, or that of one that has expired.

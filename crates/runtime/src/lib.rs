@@ -14,6 +14,8 @@
 //! | `summary` | [`SandboxSummary`], [`Inspect`]: what is told |
 //! | `ledger` | what is known, in SQLite |
 //! | `key` | [`Holder`], [`Scope`]: who else may use it, and how far |
+//! | `audit` | who did what |
+//! | `event` | what happens, for those who want to be told |
 //! | `lock`, `process_identity`, `clock` | who may, who is alive, when |
 //! | `recover`, `crashed`, `gc` | what the dead left |
 //! | `doctor` | what this machine can do |
@@ -24,6 +26,7 @@
 //! | `kernel`, `template` | what virtual machines boot, and what they begin from instead |
 //! | `fault` | a hook for crash tests |
 
+mod audit;
 mod checkpoint;
 mod choice;
 mod clock;
@@ -33,6 +36,7 @@ mod create;
 mod destroy;
 mod doctor;
 mod egress;
+mod event;
 mod fault;
 mod fork;
 mod gc;
@@ -57,10 +61,12 @@ mod template;
 mod turn;
 mod verbs;
 
+pub use audit::{Actor, AuditFilter, AuditLog, AuditPlace, AuditRecord};
 pub use checkpoint::{CheckpointSummary, RestoreOptions};
 pub use config::RuntimeConfig;
 pub use doctor::{Diagnosis, ProviderDiagnosis};
 pub use egress::{NetworkEvent, NetworkLog, NetworkRecord};
+pub use event::{Event, EventKind, Verdict, Verdicts};
 pub use fault::STEPS;
 pub use fork::ForkOptions;
 pub use gc::{GcItem, GcReport};

@@ -84,7 +84,7 @@ impl Inside {
     async fn connect(&self, port: u16) -> Result<Connection> {
         let runtime: Runtime = self.runtime.upgrade().ok_or_else(|| gone(&self.id))?;
         let row = runtime.row(&self.id)?;
-        Sandbox::of(runtime, &row).connect_port(port).await
+        Sandbox::of(runtime, &row).dial_port(port).await
     }
 }
 

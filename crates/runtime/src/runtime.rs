@@ -7,7 +7,9 @@ use sandbar_core::{Claim, Error, ErrorKind, Feature, Isolation, Lifetime, Result
 use tokio::task::JoinSet;
 
 use crate::{
-    ProviderOptions, Registry, RuntimeConfig, Sandbox, SandboxSummary, clock,
+    ProviderOptions, Registry, RuntimeConfig, Sandbox, SandboxSummary,
+    audit::AuditWriter,
+    clock,
     egress::LocalEgress,
     home::Home,
     image::ImageStore,
@@ -29,6 +31,8 @@ pub struct Runtime {
     pub(crate) inner: Arc<Inner>,
     /// On whose behalf; `None`: of the state folder's owner.
     pub(crate) holder: Option<Arc<Holder>>,
+    /// Whether the owner came with the token, by a server.
+    pub(crate) by_token: bool,
 }
 
 pub(crate) struct Inner {
@@ -40,6 +44,7 @@ pub(crate) struct Inner {
     me: ProcessIdentity,
     ports: LocalPorts,
     egress: LocalEgress,
+    audit: AuditWriter,
 }
 
 /// A runtime that may be gone.
@@ -48,7 +53,7 @@ pub(crate) struct WeakRuntime(Weak<Inner>);
 
 impl WeakRuntime {
     pub(crate) fn upgrade(&self) -> Option<Runtime> {
-        self.0.upgrade().map(|inner| Runtime { inner, holder: None })
+        self.0.upgrade().map(|inner| Runtime { inner, holder: None, by_token: false })
     }
 }
 
@@ -110,6 +115,7 @@ impl Runtime {
         let me = ProcessIdentity::current(&boot)?;
         let ledger = Arc::new(Ledger::open(&home.ledger(), &boot)?);
         let images = ImageStore::open(home.path())?;
+        let audit = AuditWriter::new(home.audit());
         Ok(Self {
             inner: Arc::new(Inner {
                 config,
@@ -120,8 +126,10 @@ impl Runtime {
                 me,
                 ports: LocalPorts::default(),
                 egress: LocalEgress::default(),
+                audit,
             }),
             holder: None,
+            by_token: false,
         })
     }
 
@@ -130,7 +138,23 @@ impl Runtime {
     /// # Errors
     /// `NotFound`; `InvalidInput` with the matches when there are several.
     pub async fn sandbox(&self, reference: &str) -> Result<Sandbox> {
-        Ok(Sandbox::of(self.clone(), &self.ledger().find_sandbox(reference, self.own())?))
+        match self.ledger().find_sandbox(reference, self.own()) {
+            Ok(row) => Ok(Sandbox::of(self.clone(), &row)),
+            Err(error) => {
+                if error.kind() == ErrorKind::NotFound {
+                    self.audit_unknown(reference);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// All sandboxes, the oldest first, without asking them how they are.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn sandboxes(&self) -> Result<Vec<Sandbox>> {
+        Ok(self.ledger().sandboxes(self.own())?.iter().map(|row| Sandbox::of(self.clone(), row)).collect())
     }
 
     /// All sandboxes, the oldest first. States are what is true now: each running one was asked, all at the same time.
@@ -200,6 +224,11 @@ impl Runtime {
         self.holder.as_deref()
     }
 
+    /// Whether the sandboxes and checkpoints of everybody are seen.
+    pub fn sees_all(&self) -> bool {
+        self.own().is_none()
+    }
+
     /// Whose sandboxes and checkpoints alone are seen.
     pub(crate) fn own(&self) -> Option<i64> {
         self.holder().and_then(Holder::own)
@@ -224,6 +253,10 @@ impl Runtime {
 
     pub(crate) fn local_ports(&self) -> &LocalPorts {
         &self.inner.ports
+    }
+
+    pub(crate) fn audit_writer(&self) -> &AuditWriter {
+        &self.inner.audit
     }
 
     pub(crate) fn local_egress(&self) -> &LocalEgress {

@@ -128,25 +128,26 @@ impl Sandbox {
 
     async fn simply(&self, operation: Operation) -> Result<()> {
         let sandbox = self.clone();
-        to_the_end(async move {
-            let turn = sandbox.begin(operation).await?;
-            let outcome = match operation {
-                Operation::Pause => turn.handle.pause().await,
-                Operation::Resume => turn.handle.resume().await,
-                Operation::Stop => turn.handle.stop().await,
-                Operation::Start => turn.handle.start().await,
-                _ => Err(Error::new(ErrorKind::Internal, "runtime", "not a simple verb").with("operation", operation)),
-            };
-            turn.end(outcome).await?;
-            if operation == Operation::Start {
-                sandbox.establish_trust().await?;
-            }
-            if operation == Operation::Start && sandbox.runtime().row(sandbox.id())?.gated {
-                sandbox.runtime().hasten_egress(sandbox.id()).await;
-            }
-            Ok(())
-        })
-        .await
+        to_the_end(async move { sandbox.deed(operation.name()).done(sandbox.simply_now(operation)).await }).await
+    }
+
+    async fn simply_now(&self, operation: Operation) -> Result<()> {
+        let turn = self.begin(operation).await?;
+        let outcome = match operation {
+            Operation::Pause => turn.handle.pause().await,
+            Operation::Resume => turn.handle.resume().await,
+            Operation::Stop => turn.handle.stop().await,
+            Operation::Start => turn.handle.start().await,
+            _ => Err(Error::new(ErrorKind::Internal, "runtime", "not a simple verb").with("operation", operation)),
+        };
+        turn.end(outcome).await?;
+        if operation == Operation::Start {
+            self.establish_trust().await?;
+        }
+        if operation == Operation::Start && self.runtime().row(self.id())?.gated {
+            self.runtime().hasten_egress(self.id()).await;
+        }
+        Ok(())
     }
 
     /// Freezes everything inside.
@@ -187,6 +188,6 @@ impl Sandbox {
     /// The first thing that could not be removed; the row stays, and `gc` tries again.
     pub async fn destroy(&self) -> Result<()> {
         let sandbox = self.clone();
-        to_the_end(async move { sandbox.destroy_now().await }).await
+        to_the_end(async move { sandbox.deed("destroy").done(sandbox.destroy_now()).await }).await
     }
 }

@@ -21,11 +21,15 @@ const MEASURABLE: &[State] = &[State::Running, State::Paused, State::Stopped, St
 impl Sandbox {
     /// Starts a command and streams it.
     pub async fn exec_stream(&self, request: ExecRequest) -> Result<ExecStream> {
-        let handle = self.usable(RUNNING).await?;
-        fault::point("exec.before");
-        let stream = handle.exec_stream(request).await;
-        fault::point("exec.started");
-        stream
+        let deed = self.deed("exec").running(&request.program);
+        let started = async {
+            let handle = self.usable(RUNNING).await?;
+            fault::point("exec.before");
+            let stream = handle.exec_stream(request).await;
+            fault::point("exec.started");
+            stream
+        };
+        deed.done(started).await
     }
 
     /// Runs a command to its end and collects its output.
@@ -40,71 +44,79 @@ impl Sandbox {
 
     /// Attaches to a process that exec started; of a stopped sandbox, to what it said.
     pub async fn reattach(&self, pid: u32, from: Option<u64>) -> Result<ExecStream> {
-        self.usable(READABLE).await?.reattach(pid, from).await
+        self.deed("attach").at(pid).done(async { self.usable(READABLE).await?.reattach(pid, from).await }).await
     }
 
     /// Sends a signal to the process group of a process that exec started.
     pub async fn signal(&self, pid: u32, signal: Signal) -> Result<()> {
-        self.usable(RUNNING).await?.signal(pid, signal).await
+        self.deed("signal").at(format!("{} to {pid}", signal.0)).done(async { self.usable(RUNNING).await?.signal(pid, signal).await }).await
     }
 
     /// Writes a file from a stream.
     pub async fn put_file(&self, path: &str, options: PutOptions, content: &mut (dyn AsyncRead + Send + Unpin)) -> Result<()> {
-        self.usable(RUNNING).await?.put_file(path, options, content).await
+        self.deed("write").at(path).done(async { self.usable(RUNNING).await?.put_file(path, options, content).await }).await
     }
 
     /// Opens a regular file for reading.
     pub async fn get_file(&self, path: &str, offset: u64) -> Result<(FileStat, Box<dyn AsyncRead + Send + Unpin>)> {
-        self.usable(RUNNING).await?.get_file(path, offset).await
+        self.deed("read").at(path).done(async { self.usable(RUNNING).await?.get_file(path, offset).await }).await
     }
 
     /// Unpacks a tar stream beneath a directory.
     pub async fn put_dir(&self, path: &str, options: PutOptions, tar: &mut (dyn AsyncRead + Send + Unpin)) -> Result<()> {
-        self.usable(RUNNING).await?.put_dir(path, options, tar).await
+        self.deed("unpack").at(path).done(async { self.usable(RUNNING).await?.put_dir(path, options, tar).await }).await
     }
 
     /// Packs a directory as a tar stream.
     pub async fn get_dir(&self, path: &str) -> Result<Box<dyn AsyncRead + Send + Unpin>> {
-        self.usable(RUNNING).await?.get_dir(path).await
+        self.deed("pack").at(path).done(async { self.usable(RUNNING).await?.get_dir(path).await }).await
     }
 
     /// The entries of a directory.
     pub async fn read_dir(&self, path: &str) -> Result<Vec<DirEntry>> {
-        self.usable(RUNNING).await?.read_dir(path).await
+        self.deed("list").at(path).done(async { self.usable(RUNNING).await?.read_dir(path).await }).await
     }
 
     /// What a path is.
     pub async fn stat(&self, path: &str, follow: bool) -> Result<FileStat> {
-        self.usable(RUNNING).await?.stat(path, follow).await
+        self.deed("stat").at(path).done(async { self.usable(RUNNING).await?.stat(path, follow).await }).await
     }
 
     /// Makes a directory.
     pub async fn make_dir(&self, path: &str, parents: bool, mode: Option<u32>) -> Result<()> {
-        self.usable(RUNNING).await?.make_dir(path, parents, mode).await
+        self.deed("mkdir").at(path).done(async { self.usable(RUNNING).await?.make_dir(path, parents, mode).await }).await
     }
 
     /// Renames a path.
     pub async fn rename(&self, from: &str, to: &str, no_replace: bool) -> Result<()> {
-        self.usable(RUNNING).await?.rename(from, to, no_replace).await
+        self.deed("rename")
+            .at(format!("{from} to {to}"))
+            .done(async { self.usable(RUNNING).await?.rename(from, to, no_replace).await })
+            .await
     }
 
     /// Makes a symbolic link.
     pub async fn symlink(&self, target: &str, path: &str) -> Result<()> {
-        self.usable(RUNNING).await?.symlink(target, path).await
+        self.deed("link").at(path).done(async { self.usable(RUNNING).await?.symlink(target, path).await }).await
     }
 
     /// Removes a path.
     pub async fn remove_path(&self, path: &str, options: RemoveOptions) -> Result<()> {
-        self.usable(RUNNING).await?.remove_path(path, options).await
+        self.deed("remove").at(path).done(async { self.usable(RUNNING).await?.remove_path(path, options).await }).await
     }
 
     /// Watches a path.
     pub async fn watch(&self, path: &str, recursive: bool) -> Result<Box<dyn WatchStream>> {
-        self.usable(RUNNING).await?.watch(path, recursive).await
+        self.deed("watch").at(path).done(async { self.usable(RUNNING).await?.watch(path, recursive).await }).await
     }
 
     /// Connects to a port that something inside listens on.
     pub async fn connect_port(&self, port: u16) -> Result<Connection> {
+        self.deed("connect").at(port).done(self.dial_port(port)).await
+    }
+
+    /// The same for somebody who came to a port that is exposed, about which the one who exposed it has been told.
+    pub(crate) async fn dial_port(&self, port: u16) -> Result<Connection> {
         self.usable(RUNNING).await?.connect_port(port).await
     }
 

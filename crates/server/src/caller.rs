@@ -1,9 +1,10 @@
-use std::{marker::PhantomData, ops::Deref};
+use std::{fmt, marker::PhantomData, ops::Deref};
 
 use axum::{
     extract::FromRequestParts,
     http::{StatusCode, request::Parts},
 };
+use sandbar_core::ErrorKind;
 use sandbar_runtime::{Holder, Scope};
 
 use crate::{
@@ -14,10 +15,22 @@ use crate::{
 /// Who asks, as the guard has found.
 #[derive(Debug, Clone)]
 pub(crate) enum Caller {
-    /// Whoever has the state folder.
+    /// Whoever has the state folder, by the way on which they have come.
     Owner,
+    /// Whoever has the token of the state folder.
+    Token,
     /// Whoever has one of its keys.
     Holder(Holder),
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Owner => f.write_str("owner"),
+            Self::Token => f.write_str("token"),
+            Self::Holder(holder) => write!(f, "key {}", holder.name),
+        }
+    }
 }
 
 /// What a handler needs of whoever asks.
@@ -78,8 +91,11 @@ impl<N: Needs> FromRequestParts<App> for May<N> {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Answer<Self> {
         let app = match parts.extensions.get::<Caller>() {
             Some(Caller::Owner) => app.clone(),
-            Some(Caller::Holder(holder)) if holder.scope >= N::SCOPE => app.on_behalf_of(holder.clone()),
+            Some(Caller::Token) => app.as_used_by(app.runtime.by_token()),
+            Some(Caller::Holder(holder)) if holder.scope >= N::SCOPE => app.as_used_by(app.runtime.on_behalf_of(holder.clone())),
             Some(Caller::Holder(holder)) => {
+                let request = format!("{} {}", parts.method, parts.uri.path());
+                app.runtime.on_behalf_of(holder.clone()).audit_refusal(request, ErrorKind::PermissionDenied);
                 let message = format!("the key {} has the scope {}, and this needs {}", holder.name, holder.scope, N::SCOPE);
                 return Err(Problem::with_status(StatusCode::FORBIDDEN, "permission_denied", message));
             }

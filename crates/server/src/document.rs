@@ -5,7 +5,8 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    checkpoints, exec, files, host, images, life, portable, ports, processes, sandboxes, service::App, session, trees, tunnel, watch,
+    audit, checkpoints, events, exec, files, host, images, life, metrics, portable, ports, processes, sandboxes, service::App, session,
+    trees, tunnel, watch,
 };
 
 /// What is served, with its description.
@@ -65,6 +66,9 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(host::provider))
         .routes(routes!(life::extend))
         .routes(routes!(life::gc))
+        .routes(routes!(audit::read))
+        .routes(routes!(events::listen))
+        .routes(routes!(metrics::scrape))
 }
 
 /// The OpenAPI document of this version.

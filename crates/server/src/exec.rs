@@ -113,6 +113,7 @@ pub(crate) async fn exec(app: May<Use>, Path(id): Path<String>, Body(command): B
     let (request, input) = command.request(false)?;
     let sandbox = app.runtime.sandbox(&id).await?;
     let ExecStream { pid, input: mut stdin, mut output } = sandbox.exec_stream(request).await?;
+    let _attended = app.metrics.attended();
     let feed = async {
         if let Some(input) = input {
             // A command may end without having read everything.

@@ -17,6 +17,7 @@ use sandbar_runtime::Runtime;
 
 use crate::{
     caller::Caller,
+    certificate::Certificate,
     problem::{Answer, Problem},
     token::Token,
 };
@@ -27,13 +28,15 @@ pub(crate) struct Guard {
     token: Option<Token>,
     /// Names by which the server may be called, beside addresses and `localhost`.
     names: Vec<String>,
+    /// Has names too: a page that made one of somebody else's point here would be shown a certificate that is not for it.
+    certificate: Option<Certificate>,
     /// Has the keys.
     runtime: Runtime,
 }
 
 impl Guard {
-    pub(crate) fn new(token: Option<Token>, names: Vec<String>, runtime: Runtime) -> Self {
-        Self { token, runtime, names: names.into_iter().map(|name| name.to_ascii_lowercase()).collect() }
+    pub(crate) fn new(token: Option<Token>, names: Vec<String>, certificate: Option<Certificate>, runtime: Runtime) -> Self {
+        Self { token, runtime, certificate, names: names.into_iter().map(|name| name.to_ascii_lowercase()).collect() }
     }
 
     /// Whether a request was meant for this server by whoever sent it.
@@ -53,7 +56,10 @@ impl Guard {
     fn knows(&self, host: &Authority) -> bool {
         let name = host.host().trim_matches(['[', ']']).to_ascii_lowercase();
         // An address cannot be made to point elsewhere.
-        name == "localhost" || name.parse::<IpAddr>().is_ok() || self.names.contains(&name)
+        name == "localhost"
+            || name.parse::<IpAddr>().is_ok()
+            || self.names.contains(&name)
+            || self.certificate.as_ref().is_some_and(|certificate| certificate.is_for(&name))
     }
 
     /// Who has what a request carries; `None` where nobody has it.
@@ -64,7 +70,7 @@ impl Guard {
         let Some((_, presented)) = presented else { return Ok(None) };
         let presented = presented.trim();
         if token.is(presented) {
-            return Ok(Some(Caller::Owner));
+            return Ok(Some(Caller::Token));
         }
         Ok(self.runtime.holder_of(presented)?.map(Caller::Holder))
     }
@@ -83,8 +89,11 @@ pub(crate) async fn addressed(State(guard): State<Arc<Guard>>, request: Request,
 /// Finds out who asks, and refuses who has neither the token nor a key.
 pub(crate) async fn authorized(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Result<Response, Problem> {
     if let Some(caller) = guard.caller(request.headers())? {
-        request.extensions_mut().insert(caller);
-        return Ok(next.run(request).await);
+        request.extensions_mut().insert(caller.clone());
+        let mut response = next.run(request).await;
+        // For the log.
+        response.extensions_mut().insert(caller);
+        return Ok(response);
     }
     Err(Problem::with_status(StatusCode::UNAUTHORIZED, "permission_denied", "the request has no valid token or key")
         .with_hint("send `Authorization: Bearer TOKEN`; the token is in the file `server-token` of the state folder, and `sandbar key create` makes keys"))
@@ -101,7 +110,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let token = Token::of(home.path()).unwrap();
         let runtime = Runtime::open(RuntimeConfig::new(home.path())).await.unwrap();
-        (home, Guard::new(Some(token), vec!["Box.example".to_owned()], runtime))
+        (home, Guard::new(Some(token), vec!["Box.example".to_owned()], None, runtime))
     }
 
     fn headers(list: &[(header::HeaderName, &str)]) -> HeaderMap {

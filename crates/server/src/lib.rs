@@ -3,8 +3,10 @@
 //! | module | noun |
 //! |---|---|
 //! | `service` | [`Service`]: what is served, to whom, until when |
+//! | `connections`, `certificate` | how clients connect, in the clear or by TLS; [`Certificate`]: what is shown to them then |
 //! | `guard` | who may ask: the token, and what keeps a browser's other pages out |
 //! | `caller` | who asks, and what a handler needs of whoever asks |
+//! | `requests` | what is told and counted of each |
 //! | `token` | [`Token`]: the secret of a state folder |
 //! | `problem` | errors as problem documents |
 //! | `extract` | bodies and queries, whose mistakes are problem documents too |
@@ -19,26 +21,36 @@
 //! | `checkpoints`, `portable` | saved, put back, forked; as one file |
 //! | `images` | what there is to begin from |
 //! | `host` | what this machine can do |
+//! | `audit` | who did what |
+//! | `metrics` | what is counted and measured |
+//! | `events`, `feed` | what happens, told as it happens; what all who listen have in common |
 //! | `document` | the OpenAPI document |
 //!
 //! A server is one more process on a state folder, like every command: any number may run beside it, and sandboxes outlive it.
 
+mod audit;
 mod caller;
+mod certificate;
 mod checkpoints;
+mod connections;
 mod document;
+mod events;
 mod exec;
 mod extract;
+mod feed;
 mod files;
 mod guard;
 mod host;
 mod idempotency;
 mod images;
 mod life;
+mod metrics;
 mod page;
 mod portable;
 mod ports;
 mod problem;
 mod processes;
+mod requests;
 mod sandboxes;
 mod service;
 mod session;
@@ -47,6 +59,7 @@ mod trees;
 mod tunnel;
 mod watch;
 
+pub use certificate::Certificate;
 pub use document::document;
 pub use service::Service;
 pub use token::Token;

@@ -33,10 +33,7 @@ impl Wanted {
     /// # Errors
     /// `InvalidInput` for a number out of bounds.
     pub(crate) fn limit(&self) -> Result<usize> {
-        match self.limit.unwrap_or(USUAL) {
-            limit @ 1..=MOST => Ok(limit as usize),
-            limit => Err(Error::new(ErrorKind::InvalidInput, "list", format!("the limit is 1 to {MOST}")).with("value", limit)),
-        }
+        limit(self.limit)
     }
 
     /// The moment (Unix milliseconds) and the id after which the page begins.
@@ -48,6 +45,17 @@ impl Wanted {
         let after = cursor.split_once('.').and_then(|(moment, id)| Some((moment.parse().ok()?, id)));
         let bad = || Error::new(ErrorKind::InvalidInput, "list", "not a cursor of this server").with("value", format!("{cursor:?}"));
         after.map(Some).ok_or_else(bad)
+    }
+}
+
+/// How many entries a page has at most, by what was said about it.
+///
+/// # Errors
+/// `InvalidInput` for a number out of bounds.
+pub(crate) fn limit(said: Option<u32>) -> Result<usize> {
+    match said.unwrap_or(USUAL) {
+        limit @ 1..=MOST => Ok(limit as usize),
+        limit => Err(Error::new(ErrorKind::InvalidInput, "list", format!("the limit is 1 to {MOST}")).with("value", limit)),
     }
 }
 

@@ -10,30 +10,32 @@ use axum::{
     routing::get,
 };
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto::Builder, graceful::GracefulShutdown},
+    rt::{TokioExecutor, TokioIo},
     service::TowerToHyperService,
 };
-use sandbar_runtime::{Holder, Runtime};
+use sandbar_runtime::Runtime;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
+    sync::watch,
 };
 use tokio_util::io::InspectReader;
 
 use crate::{
+    certificate::Certificate,
+    connections::Connections,
     document::{self, document},
+    feed::Feed,
     guard::{Guard, addressed, authorized},
     idempotency::Creations,
+    metrics::Metrics,
     problem::Problem,
+    requests,
     token::Token,
 };
 
 /// How long requests that are under way may take once the server was asked to stop.
 const FAREWELL: Duration = Duration::from_secs(10);
-
-/// How long a client may take to say what it wants.
-const HEADERS: Duration = Duration::from_secs(30);
 /// How long no connection is taken where there is no descriptor or memory for another.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
@@ -42,12 +44,16 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 pub(crate) struct App {
     pub(crate) runtime: Runtime,
     pub(crate) creations: Arc<Creations>,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Whether the server stops: what has no end must end then.
+    pub(crate) closing: watch::Receiver<bool>,
 }
 
 impl App {
-    /// What a handler has when a key's holder asks.
-    pub(crate) fn on_behalf_of(&self, holder: Holder) -> Self {
-        Self { runtime: self.runtime.on_behalf_of(holder), creations: Arc::clone(&self.creations) }
+    /// The same with the runtime as whoever asks has it.
+    pub(crate) fn as_used_by(&self, runtime: Runtime) -> Self {
+        Self { runtime, ..self.clone() }
     }
 }
 
@@ -66,12 +72,14 @@ pub struct Service {
     runtime: Runtime,
     token: Option<Token>,
     names: Vec<String>,
+    certificate: Option<Certificate>,
+    closing: watch::Sender<bool>,
 }
 
 impl Service {
     /// Serves this runtime.
     pub fn new(runtime: Runtime, token: Token) -> Self {
-        Self { runtime, token: Some(token), names: Vec::new() }
+        Self { runtime, token: Some(token), names: Vec::new(), certificate: None, closing: watch::Sender::new(false) }
     }
 
     /// Serves one client that has shown already that it may, by the way on which it has come.
@@ -88,7 +96,9 @@ impl Service {
             let _ = &held;
         });
         let stream = tokio::io::join(reader, writer);
-        let service = TowerToHyperService::new(Self { runtime, token: None, names: Vec::new() }.router());
+        let service = TowerToHyperService::new(
+            Self { runtime, token: None, names: Vec::new(), certificate: None, closing: watch::Sender::new(false) }.router(),
+        );
         let connection = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
         if let Err(error) = connection.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
             tracing::debug!(error = &*error, "a connection broke");
@@ -103,10 +113,23 @@ impl Service {
         self
     }
 
+    /// Speaks TLS alone, and answers by the names of this certificate too.
+    #[must_use]
+    pub fn with_certificate(self, certificate: Certificate) -> Self {
+        Self { certificate: Some(certificate), ..self }
+    }
+
     /// Everything that is served.
     pub fn router(self) -> Router {
-        let app = App { runtime: self.runtime, creations: Arc::default() };
-        let guard = Arc::new(Guard::new(self.token, self.names, app.runtime.clone()));
+        let (feed, metrics) = (Arc::new(Feed::new(self.runtime.clone())), Arc::new(Metrics::new()));
+        let app = App {
+            runtime: self.runtime,
+            creations: Arc::default(),
+            feed,
+            metrics: Arc::clone(&metrics),
+            closing: self.closing.subscribe(),
+        };
+        let guard = Arc::new(Guard::new(self.token, self.names, self.certificate, app.runtime.clone()));
         let (guarded, _) = document::routes().with_state(app).split_for_parts();
         let text = document().to_pretty_json().unwrap_or_default();
         guarded
@@ -125,32 +148,22 @@ impl Service {
             })
             .layer(from_fn_with_state(guard, addressed))
             .layer(from_fn(last_of_its_connection))
+            .layer(from_fn_with_state(metrics, requests::told))
     }
 
     /// Serves until `stop` has come. Then no connection is taken any more, and requests under way may end, for ten seconds; sandboxes live on.
     pub async fn run(self, listener: TcpListener, stop: impl Future<Output = ()>) {
-        let service = TowerToHyperService::new(self.router());
-        let mut server = Builder::new(TokioExecutor::new());
-        server.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
-        let open = GracefulShutdown::new();
+        let (certificate, closing) = (self.certificate.clone(), self.closing.clone());
+        let mut connections = Connections::new(self.router(), certificate);
         let mut stop = pin!(stop);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
+                () = connections.greet() => continue,
                 () = &mut stop => break,
             };
             match accepted {
-                Ok((stream, _)) => {
-                    // Words of a terminal are small, and each is waited for.
-                    let _ = stream.set_nodelay(true);
-                    let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service.clone()).into_owned();
-                    let connection = open.watch(connection);
-                    tokio::spawn(async move {
-                        if let Err(error) = connection.await {
-                            tracing::debug!(error = &*error, "a connection broke");
-                        }
-                    });
-                }
+                Ok((stream, _)) => connections.take(stream),
                 Err(error) => {
                     tracing::warn!(%error, "cannot take a connection");
                     tokio::time::sleep(EXHAUSTED).await;
@@ -158,7 +171,7 @@ impl Service {
             }
         }
         drop(listener);
-        // What is not done by then is cut off.
-        let _ = tokio::time::timeout(FAREWELL, open.shutdown()).await;
+        closing.send_replace(true);
+        connections.close(FAREWELL).await;
     }
 }

@@ -18,7 +18,10 @@
 //! A client that does not read holds the command back, as with a pipe, and nobody else.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -39,6 +42,7 @@ use crate::{
     caller::{May, Use},
     exec::Command,
     extract::{Path, Query, Upgrade},
+    metrics::Attended,
     problem::{Answer, Problem},
 };
 
@@ -74,9 +78,10 @@ pub(crate) struct Attachment {
     responses((status = 101, description = "The connection is a WebSocket now"), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn exec(app: May<Use>, Path(id): Path<String>, Upgrade(upgrade): Upgrade) -> Answer<Response> {
     let sandbox = app.runtime.sandbox(&id).await?;
+    let metrics = Arc::clone(&app.metrics);
     Ok(limited(upgrade).on_upgrade(move |mut socket| async move {
         match begin(&mut socket, &sandbox).await {
-            Ok(stream) => drive(socket, stream).await,
+            Ok(stream) => drive(socket, stream, metrics.attended()).await,
             Err(error) => refuse(socket, error).await,
         }
     }))
@@ -93,7 +98,8 @@ pub(crate) async fn attach(
     Upgrade(upgrade): Upgrade,
 ) -> Answer<Response> {
     let stream = app.runtime.sandbox(&id).await?.reattach(pid, attachment.from).await?;
-    Ok(limited(upgrade).on_upgrade(move |socket| drive(socket, stream)))
+    let metrics = Arc::clone(&app.metrics);
+    Ok(limited(upgrade).on_upgrade(move |socket| async move { drive(socket, stream, metrics.attended()).await }))
 }
 
 fn limited(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
@@ -115,7 +121,7 @@ async fn refuse(mut socket: WebSocket, error: Error) {
 }
 
 /// Passes everything on until the command has ended or the client is gone.
-async fn drive(socket: WebSocket, stream: ExecStream) {
+async fn drive(socket: WebSocket, stream: ExecStream, _attended: Attended) {
     let (mut sink, mut source) = socket.split();
     let ExecStream { pid, mut input, mut output } = stream;
     let heard = AtomicBool::new(true);

@@ -13,6 +13,7 @@
 //! | `life` | `pause`, `resume`, `stop`, `start`, `rm`, `gc` |
 //! | `port` | `expose`, `unexpose` |
 //! | `net` | `net log`, `net set` |
+//! | `audit` | `audit` |
 //! | `image` | `image` |
 //! | `doctor`, `setup` | `doctor`, `setup` |
 //! | `kernel`, `template` | `kernel`, `template` |
@@ -20,6 +21,7 @@
 //! | `context` | `context add`, `use`, `ls`, `rm` |
 //! | `shell_completions` | `completions` |
 
+mod audit;
 mod checkpoint;
 mod context;
 mod copy;
@@ -51,7 +53,7 @@ use clap::{Args, Parser, Subcommand};
 use sandbar_core::{Context, Result};
 use sandbar_runtime::{Runtime, RuntimeConfig};
 
-use crate::{error::Outcome, output};
+use crate::{error::Outcome, log::LogFormat, output};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -133,6 +135,7 @@ enum Command {
     Expose(port::Expose),
     Unexpose(port::Unexpose),
     Net(net::Net),
+    Audit(audit::Audit),
     Image(image::Image),
     Doctor(doctor::Doctor),
     Serve(serve::Serve),
@@ -168,6 +171,14 @@ impl Cli {
             _ => return Self::try_parse_from(words),
         };
         alone.or_else(|_| Self::try_parse_from(words))
+    }
+
+    /// How it logs, if it was asked for a log.
+    pub(crate) fn log_format(&self) -> Option<LogFormat> {
+        match &self.command {
+            Command::Serve(serve) => serve.log_format(),
+            _ => None,
+        }
     }
 
     /// Does it, and gives the status to exit with.
@@ -228,6 +239,7 @@ impl Command {
             Self::Expose(command) => command.run(runtime).await?,
             Self::Unexpose(command) => command.run(runtime).await?,
             Self::Net(command) => command.run(runtime).await?,
+            Self::Audit(command) => command.run(runtime).await?,
             Self::Image(command) => command.run(runtime).await?,
             Self::Serve(command) => command.run(runtime).await?,
             Self::Key(command) => command.run(runtime)?,

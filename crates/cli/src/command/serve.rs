@@ -1,23 +1,23 @@
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use sandbar_core::Context;
 use sandbar_runtime::Runtime;
-use sandbar_server::{Service, Token};
+use sandbar_server::{Certificate, Service, Token};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
 
-use crate::{args, error::Outcome, output};
+use crate::{args, error::Outcome, log::LogFormat, output};
 
 /// Serve this state folder over HTTP
 ///
-/// Everything under /v1 needs the token in the file `server-token` of the state folder; /openapi.json describes it. Ctrl-C or TERM stops the server, and no
-/// sandbox.
+/// Prints its address when it listens. Everything under /v1 needs the token in the file `server-token` of the state folder; /openapi.json describes it. Ctrl-C or TERM
+/// stops the server, and no sandbox.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  sandbar serve &\n  curl -H \"Authorization: Bearer $(cat $SANDBAR_HOME/server-token)\" http://127.0.0.1:7700/v1/sandboxes"
+    after_help = "Examples:\n  sandbar serve &\n  curl -H \"Authorization: Bearer $(cat $SANDBAR_HOME/server-token)\" http://127.0.0.1:7700/v1/sandboxes\n  sandbar serve --listen 0.0.0.0:7700 --tls-cert box.crt --tls-key box.key"
 )]
 pub(crate) struct Serve {
     /// Where to listen: ADDRESS:PORT, or a port of 127.0.0.1; port 0 is a free one
@@ -27,22 +27,40 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "NAME")]
     name: Vec<String>,
     /// Serve one client, on standard input and output, until it is gone; it needs no token, having come this far
-    #[arg(long, conflicts_with_all = ["listen", "name"])]
+    #[arg(long, conflicts_with_all = ["listen", "name", "tls_cert"])]
     stdio: bool,
+    /// Speak TLS, with this certificate and those that lead from it to an authority, in PEM; clients may call the server by its names
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Log to standard error, a line a request, with what SANDBAR_LOG says (info)
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
 }
 
 impl Serve {
+    /// How it logs, if it was asked for a log.
+    pub(super) fn log_format(&self) -> Option<LogFormat> {
+        self.log_format
+    }
+
     pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
         if self.stdio {
             Service::run_for(runtime.clone(), tokio::io::stdin(), tokio::io::stdout()).await;
             return Ok(());
         }
+        // `clap` has seen to it that there are both or none.
+        let certificate = self.tls_cert.zip(self.tls_key).map(|(chain, key)| Certificate::read(&chain, &key)).transpose()?;
         let token = Token::of(&runtime.config().home)?;
         let cannot = || format!("cannot listen on {}", self.listen);
         let listener = TcpListener::bind(self.listen).await.context("serve", cannot)?;
         let address = listener.local_addr().context("serve", cannot)?;
-        if !address.ip().is_loopback() {
-            output::warning("the server speaks plain HTTP: what goes over a network, the token too, can be read on its way");
+        if certificate.is_none() && !address.ip().is_loopback() {
+            output::warning(
+                "the server speaks plain HTTP: what goes over a network, the token too, can be read on its way; --tls-cert and --tls-key have it speak TLS",
+            );
         }
         let hear = |kind| signal(kind).context("serve", || "cannot hear signals".to_owned());
         let (mut interrupted, mut ended) = (hear(SignalKind::interrupt())?, hear(SignalKind::terminate())?);
@@ -53,7 +71,9 @@ impl Serve {
             }
         };
         let service = self.name.into_iter().fold(Service::new(runtime.clone(), token), Service::with_name);
-        output::line(&format!("http://{address}"))?;
+        let scheme = if certificate.is_some() { "https" } else { "http" };
+        let service = certificate.into_iter().fold(service, Service::with_certificate);
+        output::line(&format!("{scheme}://{address}"))?;
         service.run(listener, stop).await;
         Ok(())
     }

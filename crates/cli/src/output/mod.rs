@@ -4,12 +4,14 @@
 //! drive the reader's terminal. Only the output of a command itself is passed on as it is.
 
 mod json;
+mod moment;
 mod pull;
 mod relay;
 mod table;
 mod text;
 
 pub(crate) use json::json;
+pub(crate) use moment::moment;
 pub(crate) use pull::PullProgress;
 pub(crate) use relay::Relay;
 pub(crate) use table::{Table, ago, bytes};

@@ -18,8 +18,11 @@ mod qemu;
 mod trial;
 mod world;
 
+/// A fact, and what shows it.
+type Case = (&'static str, fn(&World));
+
 /// What is true of every monitor.
-const CASES: &[(&str, fn(&World))] = &[
+const CASES: &[Case] = &[
     ("a_kill_at_any_step_leaks_nothing", kills::leak_nothing),
     ("a_machine_that_ends_or_hangs_is_told", ends::are_told),
     ("a_machine_ends_with_the_client_that_owns_it", owned::ends),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `world` | two state folders, a server, a login |
 //! | `http` | over a server on loopback |
+//! | `tls` | over one that speaks TLS, with an authority of the test's own |
 //! | `ssh`, `sshd` | over a real `sshd` on loopback |
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot do, it has to fail of")]
@@ -15,6 +16,7 @@ mod http;
 mod ssh;
 #[path = "../../../conformance/tests/elsewhere/sshd.rs"]
 mod sshd;
+mod tls;
 mod world;
 
 use std::process::ExitCode;
@@ -22,13 +24,15 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
-    let over_http = http::CASES.iter().map(|(name, body)| {
-        Trial::test(format!("http::{name}"), || {
-            body();
-            Ok(())
+    let named = [("http", http::CASES), ("tls", tls::CASES)].into_iter().flat_map(|(module, cases)| {
+        cases.iter().map(move |(name, body)| {
+            Trial::test(format!("{module}::{name}"), || {
+                body();
+                Ok(())
+            })
         })
     });
     let over_ssh =
         ssh::CASES.iter().map(|(name, body)| trial::trial(&format!("ssh::{name}"), "remote-ssh", world::Login::new, |login| body(&login)));
-    libtest_mimic::run(&Arguments::from_args(), over_http.chain(over_ssh).collect()).exit_code()
+    libtest_mimic::run(&Arguments::from_args(), named.chain(over_ssh).collect()).exit_code()
 }

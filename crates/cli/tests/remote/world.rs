@@ -2,12 +2,16 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
 
 use crate::sshd::Sshd;
+
+/// Long enough for a loaded machine; nothing waits for it that works.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A state folder, and the real command on it.
 pub struct Home(pub TempDir);
@@ -68,13 +72,18 @@ pub struct There {
 
 impl There {
     pub fn new() -> Self {
+        Self::serving(&[])
+    }
+
+    /// One with these options.
+    pub fn serving(options: &[&str]) -> Self {
         let home = Home::new();
-        let (process, url) = Self::start(&home, "127.0.0.1:0");
+        let (process, url) = Self::start(&home, "127.0.0.1:0", options);
         Self { home, url, process }
     }
 
-    fn start(home: &Home, listen: &str) -> (Child, String) {
-        let mut process = home.command(&["serve", "--listen", listen]).stdout(Stdio::piped()).spawn().unwrap();
+    fn start(home: &Home, listen: &str, options: &[&str]) -> (Child, String) {
+        let mut process = home.command(&[&["serve", "--listen", listen], options].concat()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         (process, line.trim().to_owned())
@@ -85,10 +94,24 @@ impl There {
         self.process.wait().unwrap();
     }
 
+    /// Asks it to stop, and waits until it has.
+    pub fn stop(&mut self) -> ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.process.try_wait().unwrap() {
+                Some(status) => return status,
+                None => assert!(Instant::now() < until, "the server does not end"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Another one at the same address.
     pub fn again(&mut self) {
         let address = self.url.strip_prefix("http://").unwrap().to_owned();
-        (self.process, _) = Self::start(&self.home, &address);
+        (self.process, _) = Self::start(&self.home, &address, &[]);
     }
 
     /// A state folder here, with a context `there`.

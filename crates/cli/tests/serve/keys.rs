@@ -4,18 +4,18 @@ use serde_json::{Value, json};
 use crate::server::{Server, expect, problem};
 
 impl Server {
-    fn key(&self, options: &[&str]) -> String {
+    pub fn key(&self, options: &[&str]) -> String {
         let output = self.sandbar(&[&["key", "create"], options].concat());
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
     /// A request by the holder of a key.
-    fn by(&self, key: &str, method: Method, path: &str) -> reqwest::RequestBuilder {
+    pub fn by(&self, key: &str, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.stranger(method, path).bearer_auth(key)
     }
 
-    async fn create_by(&self, key: &str, body: Value) -> String {
+    pub async fn create_by(&self, key: &str, body: Value) -> String {
         let made = expect(self.by(key, Method::POST, "/v1/sandboxes").json(&body), StatusCode::CREATED).await;
         made["id"].as_str().unwrap().to_owned()
     }

@@ -7,15 +7,23 @@
 //! | `commands` | exec, processes, WebSockets |
 //! | `files` | files and trees |
 //! | `keys` | who has a key: what it opens, and what not |
+//! | `audit` | what is told of all that |
+//! | `events` | what is told as it happens |
+//! | `logs` | what the server's own log has of each request |
+//! | `metrics` | what is counted and measured |
 //! | `strangers` | who has no token, or was sent by a page; what makes no sense |
 //! | `faults` | a server that is stopped, or killed |
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot do, it has to fail of")]
 
+mod audit;
 mod commands;
+mod events;
 mod faults;
 mod files;
 mod keys;
 mod life;
+mod logs;
+mod metrics;
 mod server;
 mod strangers;

@@ -45,8 +45,9 @@ fn sandbar(home: &Path) -> Command {
     command
 }
 
-fn start(home: &Path) -> (Child, String) {
-    let mut process = sandbar(home).args(["serve", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().unwrap();
+fn start(home: &Path, options: &[&str], log: Stdio) -> (Child, String) {
+    let mut command = sandbar(home);
+    let mut process = command.args(["serve", "--listen", "127.0.0.1:0"]).args(options).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
     (process, line.trim().strip_prefix("http://").unwrap_or_else(|| panic!("{line:?} is no address")).to_owned())
@@ -54,9 +55,14 @@ fn start(home: &Path) -> (Child, String) {
 
 impl Server {
     pub fn new() -> Self {
+        Self::serving(&[], |_| Stdio::inherit())
+    }
+
+    /// One with these options, whose standard error goes where `log` says, by the state folder.
+    pub fn serving(options: &[&str], log: impl FnOnce(&Path) -> Stdio) -> Self {
         let parent = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
         let home = tempfile::Builder::new().prefix("sandbar-serve-").tempdir_in(parent).unwrap();
-        let (process, address) = start(home.path());
+        let (process, address) = start(home.path(), options, log(home.path()));
         let token = std::fs::read_to_string(home.path().join("server-token")).unwrap().trim().to_owned();
         Self { home, address, token, client: reqwest::Client::new(), process }
     }
@@ -86,7 +92,7 @@ impl Server {
 
     /// Another one, in the place of one that has ended.
     pub fn again(&mut self) {
-        (self.process, self.address) = start(self.home.path());
+        (self.process, self.address) = start(self.home.path(), &[], Stdio::inherit());
     }
 
     pub fn url(&self, path: &str) -> String {

@@ -111,6 +111,20 @@ async fn what_makes_no_sense_is_a_problem_and_no_defect() {
 }
 
 #[tokio::test]
+async fn numbers_that_the_ledger_has_no_room_for_are_no_defect() {
+    let server = Server::new();
+    for most in [i64::MAX as u64, 1 << 63, u64::MAX] {
+        let id = server.create(json!({ "provider": "dangerous-host", "ttl_ms": most })).await;
+        server.post(&format!("/v1/sandboxes/{id}/expiry"), json!({ "ttl_ms": most }), StatusCode::NO_CONTENT).await;
+        for path in
+            [format!("/v1/sandboxes?cursor={most}.sb-x"), format!("/v1/audit?since_ms={most}"), format!("/v1/audit?cursor={most}.{most}")]
+        {
+            assert!(server.get(&path).await["items"].as_array().unwrap().is_empty(), "{path}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn malformed_requests_end_their_own_connection_and_nothing_else() {
     let server = Server::new();
     for request in [

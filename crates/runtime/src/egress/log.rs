@@ -125,6 +125,17 @@ impl NetworkLog {
         self.try_read().context("network log", || format!("cannot read the log in {}", self.folder.display()))
     }
 
+    /// Passes over all that is kept: the next call of [`read`](Self::read) gives what comes after it.
+    pub(crate) fn skip(&mut self) -> Result<()> {
+        let end = open(&self.folder.join(NEW)).and_then(|file| match file {
+            // Lines are written whole.
+            Some(mut file) => file.seek(SeekFrom::End(0)).map(|end| Some((file, end))),
+            None => Ok(None),
+        });
+        self.at = end.context("network log", || format!("cannot read the log in {}", self.folder.display()))?;
+        Ok(())
+    }
+
     fn try_read(&mut self) -> io::Result<Vec<NetworkRecord>> {
         let mut records = Vec::new();
         let number = |file: &Option<File>| file.as_ref().map(File::metadata).transpose().map(|found| found.map(|found| found.ino()));
@@ -203,6 +214,21 @@ mod tests {
         fs::remove_file(folder.path().join(NEW)).unwrap();
         assert_eq!(log.read().unwrap(), [record(2)]);
         assert_eq!(log.read().unwrap(), []);
+    }
+
+    #[test]
+    fn a_reader_that_begins_now_reads_what_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = Writer::new(folder.path().to_owned());
+        let mut log = NetworkLog::of(folder.path().to_owned());
+        log.skip().unwrap();
+        writer.add(&record(1));
+        assert_eq!(log.read().unwrap(), [record(1)]);
+        let mut log = NetworkLog::of(folder.path().to_owned());
+        log.skip().unwrap();
+        assert_eq!(log.read().unwrap(), []);
+        writer.add(&record(2));
+        assert_eq!(log.read().unwrap(), [record(2)]);
     }
 
     #[test]

@@ -9,6 +9,10 @@ impl Sandbox {
     /// # Errors
     /// `Conflict` when it was made without a network: nothing in it asks; `Unsupported` when it is on another host.
     pub async fn set_network(&self, network: Network) -> Result<()> {
+        self.deed("network").at(&network).done(self.set_network_now(network.clone())).await
+    }
+
+    async fn set_network_now(&self, network: Network) -> Result<()> {
         let runtime = self.runtime();
         let row = runtime.row(self.id())?;
         self.require_here(&row)?;
@@ -43,7 +47,12 @@ impl Sandbox {
     pub fn network_log(&self) -> Result<NetworkLog> {
         let row = self.runtime().row(self.id())?;
         self.require_here(&row)?;
-        Ok(NetworkLog::of(self.runtime().home().sandbox(&row.id)))
+        Ok(Self::network_log_in(self.runtime(), &row.id))
+    }
+
+    /// The log of a sandbox here, which may be gone.
+    pub(crate) fn network_log_in(runtime: &Runtime, id: &SandboxId) -> NetworkLog {
+        NetworkLog::of(runtime.home().sandbox(id))
     }
 }
 

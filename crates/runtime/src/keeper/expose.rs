@@ -12,6 +12,10 @@ impl Sandbox {
     /// # Errors
     /// `AlreadyExists` when the port is exposed already or the address is taken.
     pub async fn expose_port(&self, port: u16, listen: SocketAddr) -> Result<ExposedPort> {
+        self.deed("expose").at(format!("{port} at {listen}")).done(self.expose_port_now(port, listen)).await
+    }
+
+    async fn expose_port_now(&self, port: u16, listen: SocketAddr) -> Result<ExposedPort> {
         if port == 0 {
             return Err(Error::new(ErrorKind::InvalidInput, "expose", "a port is 1 to 65535"));
         }
@@ -46,6 +50,10 @@ impl Sandbox {
     /// # Errors
     /// `NotFound` when the port is not exposed; `Conflict` when another process that has no keeper holds it.
     pub async fn unexpose_port(&self, port: u16) -> Result<()> {
+        self.deed("unexpose").at(port).done(self.unexpose_port_now(port)).await
+    }
+
+    async fn unexpose_port_now(&self, port: u16) -> Result<()> {
         let runtime = self.runtime();
         self.forget_dead_holders()?;
         let row = runtime.ledger().ports(self.id())?.into_iter().find(|row| row.port == port);
@@ -102,6 +110,10 @@ impl Sandbox {
     /// # Errors
     /// `NotFound` when it is gone.
     pub async fn expire_in(&self, ttl: Duration) -> Result<()> {
+        self.deed("expire").at(format!("in {} ms", clock::millis(ttl))).done(self.expire_in_now(ttl)).await
+    }
+
+    async fn expire_in_now(&self, ttl: Duration) -> Result<()> {
         let runtime = self.runtime();
         let row = runtime.row(self.id())?;
         runtime.ledger().set_expiry(self.id(), clock::now_ms().saturating_add(clock::millis(ttl)))?;

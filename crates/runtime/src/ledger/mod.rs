@@ -12,11 +12,13 @@
 //! | `checkpoint_row` | [`CheckpointRow`] |
 //! | `port_row`, `keeper_row`, `probe_row` | exposed ports, their keepers, what was found usable |
 //! | `key_row` | keys |
+//! | `event_row` | what happened |
 //!
 //! Calls are synchronous and short (tens of microseconds; a writer waits for the other writers of its moment), and are made where they are
 //! needed, on asynchronous threads too.
 
 mod checkpoint_row;
+mod event_row;
 mod journal;
 mod keeper_row;
 mod key_row;
@@ -30,6 +32,7 @@ mod schema;
 mod store;
 
 pub(crate) use checkpoint_row::{CheckpointRow, CheckpointState};
+pub(crate) use event_row::Gated;
 pub(crate) use journal::LedgerJournal;
 pub(crate) use operation::Operation;
 pub(crate) use port_row::PortRow;

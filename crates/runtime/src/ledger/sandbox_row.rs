@@ -171,6 +171,8 @@ impl Ledger {
     /// When the ledger cannot be read.
     pub(crate) fn sandboxes_after(&self, after: Option<(u64, &str)>, limit: usize, key: Option<i64>) -> Result<Vec<SandboxRow>> {
         let (moment, id) = after.unwrap_or((0, ""));
+        // Nothing is later than what a column holds.
+        let moment = i64::try_from(moment).unwrap_or(i64::MAX);
         self.read(|connection| {
             let sql = format!(
                 "SELECT {COLUMNS} FROM sandboxes WHERE (created_ms, id) > (?1, ?2) AND (?4 IS NULL OR key = ?4)

@@ -7,7 +7,7 @@ use sandbar_core::{Error, ErrorKind, Result};
 ///
 /// Rows that are looked for on the way of every command (what needs somebody's attention) have a partial index, so that an idle ledger of
 /// a thousand sandboxes costs a command one page.
-const MIGRATIONS: [&str; 4] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4];
+const MIGRATIONS: [&str; 5] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5];
 
 const VERSION_1: &str = "
 CREATE TABLE checkpoints (
@@ -127,6 +127,51 @@ ALTER TABLE sandboxes ADD COLUMN key INTEGER REFERENCES keys(id) ON DELETE SET N
 CREATE INDEX sandboxes_key ON sandboxes(key) WHERE key IS NOT NULL;
 ALTER TABLE checkpoints ADD COLUMN key INTEGER REFERENCES keys(id) ON DELETE SET NULL;
 CREATE INDEX checkpoints_key ON checkpoints(key) WHERE key IS NOT NULL;
+";
+
+/// What happens to sandboxes, written by the database itself in the transaction in which it happens: whoever makes it happen, nothing is missing and nothing is told that was
+/// rolled back. The newest ten thousand are kept. Numbers are given in order and never again, since the newest row stays.
+const VERSION_5: &str = "
+CREATE TABLE events (
+    id              INTEGER PRIMARY KEY NOT NULL,
+    time_ms         INTEGER NOT NULL,
+    kind            TEXT NOT NULL,
+    sandbox         TEXT NOT NULL,
+    name            TEXT,
+    detail          TEXT,
+    key             INTEGER
+) STRICT;
+CREATE TRIGGER events_kept AFTER INSERT ON events BEGIN
+    DELETE FROM events WHERE id <= NEW.id - 10000;
+END;
+CREATE TRIGGER sandboxes_turned AFTER UPDATE OF state ON sandboxes
+    WHEN NEW.state <> OLD.state AND NEW.state IN ('running', 'paused', 'stopped', 'crashed')
+BEGIN
+    INSERT INTO events (time_ms, kind, sandbox, name, detail, key) VALUES (
+        CAST(unixepoch('subsec') * 1000 AS INTEGER),
+        CASE NEW.state WHEN 'running' THEN
+            CASE OLD.state WHEN 'provisioning' THEN 'created' WHEN 'paused' THEN 'resumed' ELSE 'started' END
+        ELSE NEW.state END,
+        NEW.id, NEW.name,
+        CASE WHEN NEW.state = 'crashed' THEN NEW.reason WHEN OLD.state = 'provisioning' THEN NEW.provider END,
+        NEW.key);
+END;
+CREATE TRIGGER sandboxes_restored AFTER UPDATE OF committed ON sandboxes
+    WHEN NEW.operation = 'restore' AND NEW.committed = 1 AND OLD.committed = 0
+BEGIN
+    INSERT INTO events (time_ms, kind, sandbox, name, detail, key)
+        VALUES (CAST(unixepoch('subsec') * 1000 AS INTEGER), 'restored', NEW.id, NEW.name, NEW.base, NEW.key);
+END;
+CREATE TRIGGER sandboxes_destroyed AFTER DELETE ON sandboxes WHEN OLD.revision > 0 BEGIN
+    INSERT INTO events (time_ms, kind, sandbox, name, detail, key)
+        VALUES (CAST(unixepoch('subsec') * 1000 AS INTEGER), 'destroyed', OLD.id, OLD.name, NULL, OLD.key);
+END;
+CREATE TRIGGER checkpoints_made AFTER UPDATE OF state ON checkpoints
+    WHEN NEW.state = 'ready' AND OLD.state = 'saving' AND EXISTS (SELECT 1 FROM sandboxes WHERE id = NEW.sandbox)
+BEGIN
+    INSERT INTO events (time_ms, kind, sandbox, name, detail, key)
+        SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER), 'checkpointed', id, name, NEW.id, key FROM sandboxes WHERE id = NEW.sandbox;
+END;
 ";
 
 /// The version that this program writes.

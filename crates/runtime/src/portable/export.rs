@@ -55,6 +55,16 @@ impl Runtime {
         into: impl Write + Send + 'static,
         stop: impl Future<Output = ()>,
     ) -> Result<Exported> {
+        self.deed("export").at(reference).done(self.export_now(reference, options, into, stop)).await
+    }
+
+    async fn export_now(
+        &self,
+        reference: &str,
+        options: ExportOptions,
+        into: impl Write + Send + 'static,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Exported> {
         let row = self.ledger().find_checkpoint(reference, self.own())?;
         check(&row, options)?;
         let (mut root, pin) = self.resolve_again(&row.root.kind).await?;

@@ -55,6 +55,14 @@ impl Runtime {
         name: Option<String>,
         stop: impl Future<Output = ()>,
     ) -> Result<Imported> {
+        let deed = self.deed("import");
+        match self.import_now(from, name, stop).await {
+            Ok(imported) => deed.at(&imported.checkpoint.id).end(Ok(imported)),
+            failed => deed.end(failed),
+        }
+    }
+
+    async fn import_now(&self, from: impl Read + Send + 'static, name: Option<String>, stop: impl Future<Output = ()>) -> Result<Imported> {
         if let Some(name) = &name {
             check_name(name)?;
             if self.is_taken(name) {

@@ -1,0 +1,99 @@
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use sandbar_core::{Error, ErrorKind};
+use sandbar_runtime::{AuditFilter, AuditPlace, AuditRecord, Runtime};
+
+use crate::{args, error::Outcome, output};
+
+/// How often a log that is followed is read.
+const LOOK: Duration = Duration::from_millis(200);
+/// Lines that are read at once.
+const AT_ONCE: usize = 1000;
+
+/// Print what was done to sandboxes, by whom, and what became of it
+///
+/// One a line: time (UTC), who, what, the sandbox, what of it, the outcome, and how long it took. By commands, programs and servers on this state folder. Of a command
+/// in a sandbox the program's name is kept and no arguments; variables and contents are nowhere. The newest 28 to 32 MiB are kept.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sandbar audit --since 1h web
+  sandbar audit --follow --json | while read -r line; do logger -t sandbar \"$line\"; done")]
+pub(crate) struct Audit {
+    /// Go on with what comes
+    #[arg(short = 'f', long)]
+    follow: bool,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    json: bool,
+    /// Only the last of it: seconds, or 5m, 2h, 30d
+    #[arg(long, value_name = "SECONDS", value_parser = args::duration)]
+    since: Option<Duration>,
+    /// Only what was done to this sandbox, which may be gone: an id, its beginning, or a name
+    id: Option<String>,
+}
+
+impl Audit {
+    pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
+        let log = runtime.audit_log();
+        let since = self.since.map(|since| SystemTime::now().checked_sub(since).unwrap_or(UNIX_EPOCH));
+        let since = since.map_or(Duration::ZERO, |since| since.duration_since(UNIX_EPOCH).unwrap_or_default());
+        let since_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let filter = AuditFilter { since_ms, sandbox: self.id };
+        let mut place = AuditPlace::default();
+        loop {
+            let (records, next) = log.read(place, AT_ONCE, &filter)?;
+            for record in &records {
+                output::line(&if self.json { json(record)? } else { line(record) })?;
+            }
+            place = next;
+            if records.len() == AT_ONCE {
+                continue;
+            }
+            if !self.follow {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+fn json(record: &AuditRecord) -> Result<String, Error> {
+    serde_json::to_string(record)
+        .map_err(|source| Error::new(ErrorKind::Internal, "json", "cannot write a record as JSON").with_source(source))
+}
+
+fn line(record: &AuditRecord) -> String {
+    let sandbox = match (&record.sandbox, &record.name) {
+        (Some(id), Some(name)) => format!("{id} ({name})"),
+        (Some(id), None) => id.to_string(),
+        (None, _) => "-".to_owned(),
+    };
+    let target = record.target.as_deref().unwrap_or("-");
+    let took = record.duration_micros as f64 / 1000.0;
+    let time = output::moment(record.time_ms);
+    output::escape(&format!("{time}  {}  {}  {sandbox}  {target}  {}  {took:.1}ms", record.actor, record.verb, record.outcome))
+}
+
+#[cfg(test)]
+mod tests {
+    use sandbar_runtime::Actor;
+
+    use super::*;
+
+    #[test]
+    fn a_line_says_who_did_what_and_cannot_drive_the_terminal() {
+        let record = AuditRecord {
+            time_ms: 1_700_000_000_000,
+            duration_micros: 1250,
+            actor: Actor::Key { name: "ci".to_owned() },
+            verb: "read".to_owned(),
+            sandbox: Some("sb-bbbbbbbbbbbb".parse().unwrap()),
+            name: Some("web".to_owned()),
+            target: Some("/tmp/\x1b[2J".to_owned()),
+            outcome: "not_found".to_owned(),
+        };
+        assert_eq!(line(&record), "2023-11-14T22:13:20Z  key ci  read  sb-bbbbbbbbbbbb (web)  /tmp/\\u{1b}[2J  not_found  1.2ms");
+    }
+}

@@ -1,0 +1,85 @@
+use std::collections::BTreeMap;
+
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+use crate::server::{Server, expect, problem};
+
+/// The samples by name and labels.
+fn samples(text: &str) -> BTreeMap<String, f64> {
+    let mut samples = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line:?} is no sample"));
+        assert!(name.starts_with("sandbar_"), "{line}");
+        assert!(samples.insert(name.to_owned(), value.parse().unwrap()).is_none(), "{line} is there twice");
+    }
+    samples
+}
+
+async fn scrape(request: reqwest::RequestBuilder) -> BTreeMap<String, f64> {
+    let response = request.send().await.unwrap();
+    assert_eq!(
+        (response.status(), &response.headers()["content-type"]),
+        (StatusCode::OK, &"text/plain; version=0.0.4; charset=utf-8".parse().unwrap())
+    );
+    samples(&response.text().await.unwrap())
+}
+
+#[tokio::test]
+async fn requests_sandboxes_and_what_they_use_are_measured() {
+    let server = Server::new();
+    let id = server.create(json!({ "provider": "container" })).await;
+    let stopped = server.create_unwalled().await;
+    server.post(&format!("/v1/sandboxes/{stopped}/stop"), json!({}), StatusCode::OK).await;
+    for _ in 0..3 {
+        server.get("/v1/sandboxes").await;
+    }
+    problem(server.request(Method::GET, "/v1/sandboxes/nothing"), 404).await;
+    problem(server.request(Method::GET, "/made/up"), 404).await;
+    problem(server.stranger("ODD".parse().unwrap(), "/v1/sandboxes"), 405).await;
+    let mut socket = server.socket(&format!("/v1/sandboxes/{id}/exec")).await;
+    socket.say(&json!({ "shell": "x=$(head -c 20000000 /dev/zero | tr '\\0' x); echo up; read y", "stdin": true })).await;
+    socket.started().await;
+    socket.wait_for("up").await;
+
+    let found = scrape(server.request(Method::GET, "/metrics")).await;
+    for (sample, value) in [
+        (r#"sandbar_http_requests_total{method="GET",route="/v1/sandboxes",status="200"}"#, 3.0),
+        (r#"sandbar_http_requests_total{method="GET",route="/v1/sandboxes/{id}",status="404"}"#, 1.0),
+        (r#"sandbar_http_requests_total{method="GET",route="none",status="404"}"#, 1.0),
+        (r#"sandbar_http_requests_total{method="other",route="/v1/sandboxes",status="405"}"#, 1.0),
+        (r#"sandbar_http_request_duration_seconds_count{method="POST",route="/v1/sandboxes"}"#, 2.0),
+        (r#"sandbar_http_request_duration_seconds_bucket{method="POST",route="/v1/sandboxes",le="+Inf"}"#, 2.0),
+        (r#"sandbar_sandboxes{provider="container",state="running"}"#, 1.0),
+        (r#"sandbar_sandboxes{provider="dangerous-host",state="stopped"}"#, 1.0),
+        ("sandbar_sandboxes_unanswered", 0.0),
+        ("sandbar_commands_attended", 1.0),
+    ] {
+        assert_eq!(found.get(sample), Some(&value), "{sample}: {found:#?}");
+    }
+    let of = |name: &str| found.get(&format!("sandbar_sandbox_{name}{{sandbox=\"{id}\"}}")).copied().unwrap_or_default();
+    assert!(of("memory_bytes") > 20e6 && of("cpu_seconds_total") > 0.0 && of("processes") >= 1.0, "{found:#?}");
+    socket.write(b"\n").await;
+    socket.listen().await;
+    let brief = scrape(server.request(Method::GET, "/metrics?sandboxes=false")).await;
+    assert!(!brief.keys().any(|name| name.contains(&id)), "{brief:#?}");
+    assert_eq!((brief["sandbar_commands_attended"], brief[r#"sandbar_sandboxes{provider="container",state="running"}"#]), (0.0, 1.0));
+}
+
+#[tokio::test]
+async fn a_keys_holder_is_told_of_its_own_sandboxes_alone() {
+    let server = Server::new();
+    problem(server.stranger(Method::GET, "/metrics"), 401).await;
+    problem(server.request(Method::GET, "/metrics?sandboxes=maybe"), 400).await;
+    server.create_unwalled().await;
+    let key = server.key(&["ci"]);
+    let id = server.create_by(&key, json!({ "provider": "container" })).await;
+    let found = scrape(server.by(&key, Method::GET, "/metrics")).await;
+    assert_eq!(
+        found.keys().filter(|name| name.starts_with("sandbar_sandboxes{")).collect::<Vec<_>>(),
+        [r#"sandbar_sandboxes{provider="container",state="running"}"#]
+    );
+    assert!(!found.keys().any(|name| name.contains("http") || name.contains("commands")), "{found:#?}");
+    assert!(found.keys().filter(|name| name.contains("sandbox=")).all(|name| name.contains(&id)), "{found:#?}");
+    expect(server.by(&key, Method::DELETE, &format!("/v1/sandboxes/{id}?force=true")), StatusCode::NO_CONTENT).await;
+}

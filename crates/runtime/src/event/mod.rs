@@ -1,0 +1,12 @@
+//! What happens to sandboxes, for those who want to be told.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `life` | [`Event`], [`EventKind`]: what has become of a sandbox, from the ledger |
+//! | `verdicts` | [`Verdicts`]: what was decided about what leaves, of many sandboxes |
+
+mod life;
+mod verdicts;
+
+pub use life::{Event, EventKind};
+pub use verdicts::{Verdict, Verdicts};
