@@ -38,5 +38,7 @@ fn main() -> ExitCode {
     if let Some(code) = elsewhere::serve() {
         return code;
     }
-    run(VARIANTS, case::all())
+    let code = run(VARIANTS, case::all());
+    ssh::end();
+    code
 }

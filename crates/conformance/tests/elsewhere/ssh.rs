@@ -19,7 +19,7 @@ const PART: Part = Part {
     reason: "a login and a program for each operation take long: SANDBAR_LONG=1 asks for all",
 };
 
-/// Those of this run, which end with it.
+/// Those of this run.
 static DAEMONS: Mutex<Vec<Sshd>> = Mutex::new(Vec::new());
 
 fn prepare(world: &World) -> Preparing<'_> {
@@ -45,6 +45,11 @@ async fn find(world: &World) -> Result<Subject, String> {
         subject.only = Some(PART);
     }
     Ok(subject)
+}
+
+/// Ends what this run has started.
+pub fn end() {
+    DAEMONS.lock().unwrap_or_else(PoisonError::into_inner).clear();
 }
 
 /// The command, which the build of the workspace has put beside its tests.

@@ -53,7 +53,7 @@ impl Sshd {
         fs::write(place("sshd_config"), configuration).map_err(cannot)?;
         fs::create_dir_all("/run/sshd").map_err(cannot)?;
         let mut daemon = Command::new(DAEMON);
-        daemon.args(["-D", "-e", "-f"]).arg(place("sshd_config")).stderr(Stdio::null());
+        daemon.args(["-D", "-e", "-f"]).arg(place("sshd_config")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let daemon = daemon.spawn().map_err(cannot)?;
         let script = format!(
             "#!/bin/sh\nexec /usr/bin/ssh -F none -i {} -o IdentitiesOnly=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile={} -o LogLevel=ERROR \"$@\"\n",
