@@ -28,11 +28,12 @@ fn live(world: &World) {
     let checkpoint = world.ok(&["checkpoint", "--with-memory", &id]);
     let fork = world.ok(&["fork", &checkpoint]);
     assert_eq!(world.ok(&["exec", &fork, "--", "cat", "/file"]), "kept");
-    // What a fork began from stays as long as the fork needs it, whatever is removed first.
     world.ok(&["rm", "-f", &id]);
-    world.ok(&["checkpoint", "rm", &checkpoint]);
+    // What a fork began from stays as long as the fork needs it.
+    assert!(!world.run(&["checkpoint", "rm", &checkpoint]).status.success());
     assert_eq!(world.ok(&["exec", &fork, "--", "cat", "/file"]), "kept");
     world.ok(&["rm", "-f", &fork]);
+    world.ok(&["checkpoint", "rm", &checkpoint]);
 }
 
 /// What there is of a state folder on this host.
