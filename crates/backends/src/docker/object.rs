@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     pin::Pin,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bollard::{
@@ -35,6 +35,10 @@ use crate::machine::{
 
 /// How long a first process may take to end once it is killed, and everything with it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an engine may take to hear of what it has done itself.
+const HEARSAY: Duration = Duration::from_millis(500);
+/// Between looks at it.
+const LOOK: Duration = Duration::from_millis(20);
 /// The file in a generation's folder that says which container it is.
 const MARKER: &str = "container.json";
 
@@ -183,9 +187,7 @@ pub(super) async fn start(engine: &Engine, name: &str) -> Result<()> {
 /// # Errors
 /// Those of the engine.
 pub(super) async fn pause(engine: &Engine, name: &str) -> Result<()> {
-    let asked = name.to_owned();
-    let paused = engine.try_ask("freeze the container", SLOW, |client| async move { client.pause_container(&asked).await }).await?;
-    settle(engine, name, "freeze the container", paused, |state| state == &Facts::Frozen).await
+    change(engine, name, true).await
 }
 
 /// Thaws a container. One that is not frozen is left so.
@@ -193,17 +195,28 @@ pub(super) async fn pause(engine: &Engine, name: &str) -> Result<()> {
 /// # Errors
 /// Those of the engine.
 pub(super) async fn unpause(engine: &Engine, name: &str) -> Result<()> {
-    let asked = name.to_owned();
-    let thawed = engine.try_ask("thaw the container", SLOW, |client| async move { client.unpause_container(&asked).await }).await?;
-    settle(engine, name, "thaw the container", thawed, |state| state != &Facts::Frozen).await
+    change(engine, name, false).await
 }
 
-/// A refusal is none when the container is as it was asked to be.
-async fn settle(engine: &Engine, name: &str, what: &str, done: Result<(), Said>, fine: impl Fn(&Facts) -> bool) -> Result<()> {
-    let Err(error) = done else { return Ok(()) };
-    match inspect(engine, name).await?.and_then(|found| found.state) {
-        Some(now) if fine(&state(now.clone())) => Ok(()),
-        _ => Err(explain(engine.endpoint(), what, error)),
+/// Freezes or thaws. A refusal is none when the container is as it was asked to be.
+///
+/// An engine hears of its own pauses and resumes by events as well, in order, and later: that of the resume before makes it forget the pause that came after it, until it
+/// hears of that one, too. So what it refuses, and what it says then, is not believed at once.
+async fn change(engine: &Engine, name: &str, freeze: bool) -> Result<()> {
+    let what = if freeze { "freeze the container" } else { "thaw the container" };
+    let begun = Instant::now();
+    loop {
+        let asked = name.to_owned();
+        let done = engine.try_ask(what, SLOW, move |client| async move {
+            if freeze { client.pause_container(&asked).await } else { client.unpause_container(&asked).await }
+        });
+        let Err(error) = done.await? else { return Ok(()) };
+        match inspect(engine, name).await?.and_then(|found| found.state).map(state) {
+            Some(Facts::Gone(_)) if !freeze => return Ok(()),
+            Some(Facts::Alive | Facts::Frozen) if begun.elapsed() < HEARSAY => tokio::time::sleep(LOOK).await,
+            Some(now) if (now == Facts::Frozen) == freeze => return Ok(()),
+            _ => return Err(explain(engine.endpoint(), what, error)),
+        }
     }
 }
 
