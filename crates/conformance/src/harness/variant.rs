@@ -12,6 +12,16 @@ pub enum Availability {
     Unavailable(String),
 }
 
+/// A subject that this process tests, or why there is none.
+impl From<Result<Subject, String>> for Availability {
+    fn from(found: Result<Subject, String>) -> Self {
+        match found {
+            Ok(subject) => Self::Here(Box::new(subject)),
+            Err(reason) => Self::Unavailable(reason),
+        }
+    }
+}
+
 /// Finds out.
 pub type Prepare = for<'a> fn(&'a World) -> Pin<Box<dyn Future<Output = Availability> + Send + 'a>>;
 

@@ -4,7 +4,7 @@ use sandbar_backends::{
     ProviderOptions, Registry,
     remote::{Contexts, Place},
 };
-use sandbar_conformance::{Availability, Reach, Subject, Variant, World};
+use sandbar_conformance::{Reach, Subject, Variant, World};
 use sandbar_core::{Claim, RootSource};
 
 use super::server::Server;
@@ -17,12 +17,7 @@ pub const CONTAINER: Variant = Variant { name: "remote-http", prepare };
 static SERVERS: Mutex<Vec<Server>> = Mutex::new(Vec::new());
 
 fn prepare(world: &World) -> Preparing<'_> {
-    Box::pin(async {
-        match find(world).await {
-            Ok(subject) => Availability::Here(Box::new(subject)),
-            Err(reason) => Availability::Unavailable(reason),
-        }
-    })
+    Box::pin(async { find(world).await.into() })
 }
 
 async fn find(world: &World) -> Result<Subject, String> {

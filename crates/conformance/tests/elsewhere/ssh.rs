@@ -5,7 +5,7 @@ use std::{
 };
 
 use sandbar_backends::{ProviderOptions, Registry, remote::SshOptions};
-use sandbar_conformance::{Availability, Part, Subject, Variant, World};
+use sandbar_conformance::{Part, Subject, Variant, World};
 
 use super::{http::subject, sshd::Sshd};
 use crate::variants::Preparing;
@@ -23,12 +23,7 @@ const PART: Part = Part {
 static DAEMONS: Mutex<Vec<Sshd>> = Mutex::new(Vec::new());
 
 fn prepare(world: &World) -> Preparing<'_> {
-    Box::pin(async {
-        match find(world).await {
-            Ok(subject) => Availability::Here(Box::new(subject)),
-            Err(reason) => Availability::Unavailable(reason),
-        }
-    })
+    Box::pin(async { find(world).await.into() })
 }
 
 async fn find(world: &World) -> Result<Subject, String> {

@@ -33,10 +33,7 @@ async fn look(world: &World, variant: &str, runtime: &str) -> Availability {
     if !is_root() {
         return Availability::Unavailable("an engine of its own needs root".to_owned());
     }
-    match find(world, variant, runtime).await {
-        Ok(subject) => Availability::Here(Box::new(subject)),
-        Err(reason) => Availability::Unavailable(reason),
-    }
+    find(world, variant, runtime).await.into()
 }
 
 async fn find(world: &World, variant: &str, runtime: &str) -> Result<Subject, String> {
