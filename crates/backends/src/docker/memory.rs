@@ -25,6 +25,7 @@ use super::{
     container::RUN,
     engine::{About, Engine, SLOW},
     error::OPERATION,
+    freezer,
     image::blocking,
     layer, object,
     place::Place,
@@ -102,9 +103,9 @@ pub(super) async fn save(engine: &Engine, place: &Place, options: &CheckpointOpt
     let saved = async {
         require(engine, place).await?;
         quiet(&run).await?;
-        object::pause(engine, &place.name).await?;
+        freezer::freeze(engine, place).await?;
         let saved = saved_while_frozen(engine, place, options).await;
-        object::unpause(engine, &place.name).await?;
+        freezer::thaw(engine, place).await?;
         saved
     };
     let saved = saved.await;

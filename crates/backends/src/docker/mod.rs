@@ -7,7 +7,9 @@
 //! | `wall` | the backend |
 //! | `boot` | bringing up a sandbox, and starting it again |
 //! | `container` | what a container is created with: the wall, as far as the engine lets us build it |
-//! | `object` | one container: state, freezing, end, removal, the way to the agent |
+//! | `object` | one container: state, end, removal, the way to the agent |
+//! | `freezer` | freezing and thawing it, and what the engine has not heard of that yet |
+//! | `shim` | what an engine that was killed leaves of it |
 //! | `place` | where one agent runs, and what this host knows of it |
 //! | `image`, `archive` | the store's layers in the engine, loaded once |
 //! | `holes` | what archives do not carry of files |
@@ -30,6 +32,7 @@ mod endpoint;
 mod engine;
 mod error;
 mod fetch;
+mod freezer;
 mod holes;
 mod image;
 mod info;
@@ -39,6 +42,7 @@ mod memory;
 mod object;
 mod owner;
 mod place;
+mod shim;
 mod usage;
 mod wall;
 

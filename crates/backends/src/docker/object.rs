@@ -26,7 +26,10 @@ use super::{
     container::RUN,
     engine::{Engine, QUICK, SLOW},
     error::{OPERATION, explain, is_missing},
+    freezer,
+    image::blocking,
     owner::{HOME_LABEL, Home},
+    shim,
 };
 use crate::machine::{
     Facts,
@@ -35,10 +38,8 @@ use crate::machine::{
 
 /// How long a first process may take to end once it is killed, and everything with it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// How long an engine may take to hear of what it has done itself.
-const HEARSAY: Duration = Duration::from_millis(500);
-/// Between looks at it.
-const LOOK: Duration = Duration::from_millis(20);
+/// Between attempts.
+const LOOK: Duration = Duration::from_millis(100);
 /// The file in a generation's folder that says which container it is.
 const MARKER: &str = "container.json";
 
@@ -127,7 +128,7 @@ pub(super) fn state_now(engine: &Engine, name: &str) -> Result<Facts> {
     })
 }
 
-fn state(state: ContainerState) -> Facts {
+pub(super) fn state(state: ContainerState) -> Facts {
     if state.paused == Some(true) {
         return Facts::Frozen;
     }
@@ -176,47 +177,23 @@ pub(super) async fn hold_input(engine: &Engine, name: &str) -> Result<Input> {
 /// # Errors
 /// Those of the engine and of its runtime.
 pub(super) async fn start(engine: &Engine, name: &str) -> Result<()> {
-    let asked = name.to_owned();
-    engine
-        .ask("start the container", SLOW, |client| async move { client.start_container(&asked, None::<StartContainerOptions>).await })
-        .await
-}
-
-/// Freezes a container. One that is frozen is left so.
-///
-/// # Errors
-/// Those of the engine.
-pub(super) async fn pause(engine: &Engine, name: &str) -> Result<()> {
-    change(engine, name, true).await
-}
-
-/// Thaws a container. One that is not frozen is left so.
-///
-/// # Errors
-/// Those of the engine.
-pub(super) async fn unpause(engine: &Engine, name: &str) -> Result<()> {
-    change(engine, name, false).await
-}
-
-/// Freezes or thaws. A refusal is none when the container is as it was asked to be.
-///
-/// An engine hears of its own pauses and resumes by events as well, in order, and later: that of the resume before makes it forget the pause that came after it, until it
-/// hears of that one, too. So what it refuses, and what it says then, is not believed at once.
-async fn change(engine: &Engine, name: &str, freeze: bool) -> Result<()> {
-    let what = if freeze { "freeze the container" } else { "thaw the container" };
-    let begun = Instant::now();
+    const WHAT: &str = "start the container";
+    let mut begun = None;
     loop {
         let asked = name.to_owned();
-        let done = engine.try_ask(what, SLOW, move |client| async move {
-            if freeze { client.pause_container(&asked).await } else { client.unpause_container(&asked).await }
-        });
-        let Err(error) = done.await? else { return Ok(()) };
-        match inspect(engine, name).await?.and_then(|found| found.state).map(state) {
-            Some(Facts::Gone(_)) if !freeze => return Ok(()),
-            Some(Facts::Alive | Facts::Frozen) if begun.elapsed() < HEARSAY => tokio::time::sleep(LOOK).await,
-            Some(now) if (now == Facts::Frozen) == freeze => return Ok(()),
-            _ => return Err(explain(engine.endpoint(), what, error)),
+        let started =
+            engine.try_ask(WHAT, SLOW, |client| async move { client.start_container(&asked, None::<StartContainerOptions>).await });
+        let Err(error) = started.await? else { return Ok(()) };
+        if !shim::is_left(&error) || begun.is_some_and(|begun: Instant| begun.elapsed() > PATIENCE) {
+            return Err(explain(engine.endpoint(), WHAT, error));
         }
+        if begun.is_none() {
+            let id = inspect(engine, name).await?.and_then(|found| found.id).unwrap_or_default();
+            blocking(move || shim::end(&id)).await?;
+            begun = Some(Instant::now());
+        }
+        // The engine hears of its end by itself, and tells nobody.
+        tokio::time::sleep(LOOK).await;
     }
 }
 
@@ -237,7 +214,7 @@ pub(super) async fn end(engine: &Engine, name: &str) -> Result<()> {
             .await?;
         if found.state.as_ref().is_some_and(|state| state.paused == Some(true)) {
             // One that has ended of the signal already cannot be thawed: what counts is what comes of it, here too.
-            thawed = unpause(engine, name).await;
+            thawed = freezer::change(engine, name, false).await;
         }
     }
     let asked = name.to_owned();

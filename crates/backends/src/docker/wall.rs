@@ -17,7 +17,7 @@ use super::{
     endpoint::{self, Endpoint},
     engine::Engine,
     error::OPERATION,
-    fetch,
+    fetch, freezer,
     image::blocking,
     info, layer, memory,
     object::{self, Marker},
@@ -97,7 +97,7 @@ impl Host {
             let sent = process.signal(rustix::process::Signal::KILL);
             sent.map_err(|error| Error::io("halt", "cannot end the sandbox's first process", error).with("pid", process.pid))?;
             // A kernel in user space does not wait for that, and is gone when the engine wants to thaw it.
-            let thawed = if frozen { object::unpause(&engine, &place.name).await } else { Ok(()) };
+            let thawed = if frozen { freezer::thaw(&engine, place).await } else { Ok(()) };
             end(process).await.map_err(|error| thawed.err().unwrap_or(error))?;
         }
         let told = object::end(&engine, &place.name).await;
@@ -115,7 +115,7 @@ impl Host {
             Some(Facts::Gone(reason)) => Facts::Gone(self.why(place).unwrap_or(reason)),
             Some(facts) => facts,
             None => match self.engine_at(&place.engine).and_then(|engine| object::state_now(&engine, &place.name)) {
-                Ok(state) => state,
+                Ok(said) => freezer::true_state(&place.folder, said),
                 // Nobody can tell; the agent may answer.
                 Err(_) => Facts::Alive,
             },
@@ -205,11 +205,11 @@ impl Backend for Docker {
     }
 
     async fn freeze(&self, place: &Place) -> Result<()> {
-        object::pause(&self.0.engine_at(&place.engine)?, &place.name).await
+        freezer::freeze(&self.0.engine_at(&place.engine)?, place).await
     }
 
     async fn thaw(&self, place: &Place) -> Result<()> {
-        object::unpause(&self.0.engine_at(&place.engine)?, &place.name).await
+        freezer::thaw(&self.0.engine_at(&place.engine)?, place).await
     }
 
     async fn save(&self, place: Option<&Place>, folder: &Path, options: &CheckpointOptions) -> Result<SavedCheckpoint> {

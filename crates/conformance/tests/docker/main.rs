@@ -1,10 +1,12 @@
 //! What becomes of sandboxes when their engine is killed, restarted, gone, full, broken, or shared with others; images and checkpoints that come from it.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
+mod between;
 mod broken;
 #[path = "../engines/busybox.rs"]
 mod busybox;
 mod case;
+mod each_request;
 #[path = "../engines/engine.rs"]
 mod engine;
 mod engine_gone;
@@ -26,7 +28,7 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
-    let cases = [broken::CASES, engine_gone::CASES, full::CASES, others::CASES, portable::CASES, pulled::CASES];
+    let cases = [broken::CASES, each_request::CASES, engine_gone::CASES, full::CASES, others::CASES, portable::CASES, pulled::CASES];
     let missing = Trial::test("missing::what_is_missing_is_told", || {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         runtime.block_on(missing::what_is_missing_is_told());

@@ -36,8 +36,13 @@ impl World {
     }
 
     pub async fn runtime(&self) -> Runtime {
+        self.runtime_by(&self.socket).await
+    }
+
+    /// A runtime that reaches the engine at `socket`, as soon as it answers there.
+    pub async fn runtime_by(&self, socket: &Path) -> Runtime {
         let mut config = RuntimeConfig::new(self.home.path());
-        config.docker_host = Some(format!("unix://{}", self.socket.display()));
+        config.docker_host = Some(format!("unix://{}", socket.display()));
         let runtime = Runtime::open(config).await.unwrap();
         let begun = Instant::now();
         while let probe = runtime.providers().get("docker").unwrap().probe().await
