@@ -1,8 +1,8 @@
 use xshell::{Shell, cmd};
 
 use crate::{
-    fuzz,
-    outcome::{Failure, all, say},
+    fuzz, licences,
+    outcome::{Failure, all},
     setup, test, tidy,
 };
 
@@ -19,7 +19,7 @@ pub fn check(shell: &Shell) -> Result<(), Failure> {
             "documentation",
             Box::new(|| Ok(cmd!(shell, "cargo doc --workspace --no-deps --quiet").env("RUSTDOCFLAGS", "-D warnings").run()?)),
         ),
-        ("licences and sources", Box::new(|| deny(shell))),
+        ("licences and sources", Box::new(licences::check)),
     ])
 }
 
@@ -31,12 +31,4 @@ pub fn run(shell: &Shell) -> Result<(), Failure> {
         ("test", Box::new(|| test::run(shell, None, true))),
         ("fuzz", Box::new(|| fuzz::run(shell, None, FUZZ_SECONDS))),
     ])
-}
-
-fn deny(shell: &Shell) -> Result<(), Failure> {
-    if cmd!(shell, "cargo deny --version").quiet().ignore_stdout().ignore_stderr().run().is_err() {
-        say("not run: cargo-deny is not installed (cargo install --locked cargo-deny)");
-        return Ok(());
-    }
-    Ok(cmd!(shell, "cargo deny --offline check licenses bans sources").run()?)
 }

@@ -6,6 +6,7 @@ mod ci;
 mod failures;
 mod fuzz;
 mod lab;
+mod licences;
 mod outcome;
 mod setup;
 mod test;
