@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         None => build(&workspace)?,
     };
     let program = fs::read(&built).map_err(|error| format!("{}: {error}", built.display()))?;
-    let digest: String = Sha256::digest(&program).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex::encode(Sha256::digest(&program));
     // A copy of our own: another build may replace the shared one while the compiler reads it.
     let embedded = Path::new(&variable("OUT_DIR")?).join("sandbar-agent");
     if fs::read(&embedded).ok().as_ref() != Some(&program) {

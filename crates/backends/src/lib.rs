@@ -14,6 +14,7 @@
 //! | `vmm` | what walls around virtual machines share |
 //! | [`doctor`] | what this host offers to walls |
 //! | [`kvm`] | whether this machine's KVM runs a stock guest |
+//! | [`find_program`] | programs of this host |
 //! | [`registry`](Registry) | the table of providers of this build |
 
 pub mod container;
@@ -25,10 +26,12 @@ pub mod gvisor;
 mod host;
 pub mod kvm;
 pub mod machine;
+mod program;
 pub mod qemu;
 mod registry;
 pub mod remote;
 mod vmm;
 
 pub use host::owner::{as_layer_owner, layer_ids};
+pub use program::find_program;
 pub use registry::{Enrolled, PROVIDERS, Provider, ProviderOptions, Registry};

@@ -87,7 +87,7 @@ impl RootImage {
             hash.update([0]);
             hash.update(layer.as_os_str().as_encoded_bytes());
         }
-        let name: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let name = hex::encode(&hash.finalize()[..16]);
         Ok(format!("{name}{SUFFIX}"))
     }
 

@@ -125,7 +125,7 @@ impl KernelStore {
         let summary = KernelSummary {
             name: name.unwrap_or(&kernel.release).replace('+', "-"),
             release: kernel.release,
-            digest: format!("sha256:{}", digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+            digest: format!("sha256:{}", hex::encode(digest)),
             modules: modules.loaded.into_iter().map(|module| module.name).collect(),
             missing: modules.missing,
             pvh: kernel.pvh,

@@ -217,7 +217,7 @@ fn leaving() -> [Sample; 6] {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(bytes)
 }
 
 fn unhex(text: &str) -> Vec<u8> {

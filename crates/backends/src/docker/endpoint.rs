@@ -96,7 +96,7 @@ fn of_context(folder: &Path, named: Option<String>) -> Result<Option<String>> {
     };
     let Some(name) = named.or_else(current).filter(|name| name != "default" && !name.is_empty()) else { return Ok(None) };
     // The docker command keeps a context in a folder that is named by the digest of its name.
-    let digest: String = Sha256::digest(name.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex::encode(Sha256::digest(name.as_bytes()));
     let path = folder.join("contexts/meta").join(digest).join("meta.json");
     let host = || {
         let meta: Value = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(of_context(folder.path(), None).unwrap(), None);
         fs::write(folder.path().join("config.json"), r#"{"currentContext": "box"}"#).unwrap();
         assert_eq!(of_context(folder.path(), None).unwrap_err().kind(), ErrorKind::Unavailable);
-        let digest: String = Sha256::digest(b"box").iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex::encode(Sha256::digest(b"box"));
         let meta = folder.path().join("contexts/meta").join(digest);
         fs::create_dir_all(&meta).unwrap();
         fs::write(meta.join("meta.json"), r#"{"Name": "box", "Endpoints": {"docker": {"Host": "unix:///run/box.sock"}}}"#).unwrap();

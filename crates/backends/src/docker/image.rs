@@ -140,7 +140,7 @@ pub(super) fn names(home: &Home, trees: &[PathBuf]) -> Result<Vec<String>> {
     let name = |tree: &PathBuf| {
         let found = std::fs::metadata(tree).context(OPERATION, || format!("cannot find the layer {}", tree.display()))?;
         hasher.update(format!("{}\0{}:{}\n", tree.display(), found.dev(), found.ino()));
-        let digest: String = hasher.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex::encode(hasher.clone().finalize());
         Ok(format!("{}:{}", home.repository(), &digest[..40]))
     };
     trees.iter().map(name).collect()

@@ -116,7 +116,7 @@ fn read_or_make(path: &Path) -> io::Result<String> {
     }
     let mut random = [0; 16];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-    let id: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = hex::encode(random);
     let new = path.with_extension(&id);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
     file.write_all(id.as_bytes())?;

@@ -6,7 +6,7 @@ use std::{
 use sandbar_core::{Error, ErrorKind, IdRange, Probe, Result};
 
 use super::{FirecrackerOptions, version::Version};
-use crate::{kvm::Noted, vmm::find_program};
+use crate::{find_program, kvm::Noted};
 
 const OPERATION: &str = "firecracker";
 /// What names the programs, before `PATH` is asked.

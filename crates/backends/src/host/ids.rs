@@ -147,15 +147,15 @@ fn subordinate() -> Option<&'static Subordinate> {
             Some(Subordinate {
                 uids: range("/etc/subuid")?,
                 gids: range("/etc/subgid")?,
-                uid_program: find_program("newuidmap")?,
-                gid_program: find_program("newgidmap")?,
+                uid_program: find_privileged("newuidmap")?,
+                gid_program: find_privileged("newgidmap")?,
             })
         })
         .as_ref()
 }
 
 /// The program, if it may do what it is for: by its set-user-id bit, or by a file capability.
-fn find_program(name: &str) -> Option<PathBuf> {
+fn find_privileged(name: &str) -> Option<PathBuf> {
     PROGRAM_FOLDERS.iter().map(|folder| Path::new(folder).join(name)).find(|path| {
         let privileged_by_mode = fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o4000 != 0);
         privileged_by_mode || rustix::fs::getxattr(path, "security.capability", &mut [0_u8; 64]).is_ok()

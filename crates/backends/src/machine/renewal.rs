@@ -27,7 +27,7 @@ const MAX_LINES: usize = 64;
 /// `Unavailable` when the agent is gone, `Corrupt` when its report makes no sense. What it could not renew is in the report.
 pub(super) async fn renew<B: Backend>(call: &Call<B>, request: &ProvisionRequest, config: Option<AgentConfig>) -> Result<Renewal> {
     let must_take = config.is_some();
-    let machine_id = random::<MACHINE_ID>()?.iter().map(|byte| format!("{byte:02x}")).collect();
+    let machine_id = hex::encode(random::<MACHINE_ID>()?);
     let hostname = request.spec.hostname.clone().unwrap_or_else(|| request.id.to_string());
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let resumed = Resumed {

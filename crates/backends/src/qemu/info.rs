@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use sandbar_core::{Claim, Error, ErrorKind, Feature, FeatureSet, Isolation, ProviderInfo};
 
-use crate::vmm::{self, find_program};
+use crate::{find_program, vmm};
 
 /// The provider's name.
 pub(super) const NAME: &str = "qemu";

@@ -114,7 +114,7 @@ impl Login {
             let read = path.clone();
             let content = tokio::task::spawn_blocking(move || std::fs::read(read)).await.map_err(io::Error::other).and_then(|read| read);
             let content = content.context(OPERATION, || format!("cannot read {}", path.display()))?;
-            let digest = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+            let digest = hex::encode(Sha256::digest(&content));
             Ok::<_, Error>(Program { path, digest })
         });
         found.await.cloned()

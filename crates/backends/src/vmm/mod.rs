@@ -10,7 +10,6 @@
 //! | `layer` | the writable layer, which only the machine's own agent can give |
 //! | `files` | files with holes: copied, weighed, dug |
 //! | `record` | the record of a machine, in its generation's folder |
-//! | `program` | where a monitor's program is |
 //! | `why` | what a machine's console says of its end |
 //!
 //! The guest is the same behind every monitor: a distribution's kernel (the crate `sandbar-guest`) with the agent as its first process.
@@ -20,7 +19,6 @@ mod claimed;
 mod files;
 mod launched;
 mod layer;
-mod program;
 mod record;
 mod shape;
 mod template;
@@ -31,7 +29,6 @@ pub(crate) use claimed::{FEATURES, LIMITS};
 pub(crate) use files::{copy, dig, occupied, remove};
 pub(crate) use launched::{Launch, end, how_ended, start_console, start_pipe};
 pub(crate) use layer::{Fetched, fetch_layer};
-pub(crate) use program::find_program;
 pub(crate) use record::{read_record, require, write_record};
 pub(crate) use shape::{Shape, reports, usage};
 pub(crate) use template::{Engine, template};

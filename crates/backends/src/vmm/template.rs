@@ -49,7 +49,7 @@ pub(crate) fn template(home: &Path, engine: Engine<'_>, boot: &OwnedBoot) -> Res
     for (name, value) in &parts {
         hash.update(format!("{name}={value}\n"));
     }
-    let name: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let name = hex::encode(&hash.finalize()[..8]);
     // What makes the machine's shape, and nothing else.
     let limits = Limits { memory: limits.memory, cpu_millis: limits.cpu_millis, disk: limits.disk, ..Limits::default() };
     let spec = SandboxSpec { limits, hostname: Some("sandbar".to_owned()), network, ..SandboxSpec::default() };

@@ -20,7 +20,7 @@ pub const CASES: &[Case] = &[
 ];
 
 fn digest(data: &[u8]) -> String {
-    format!("sha256:{}", Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    format!("sha256:{}", hex::encode(Sha256::digest(data)))
 }
 
 fn entry(builder: &mut Builder<Vec<u8>>, kind: EntryType, name: &str, link: &str, content: &[u8]) {

@@ -38,7 +38,7 @@ impl Canary {
         let folder = context.host_folder("canary")?;
         let mut seed = [0; 8];
         fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
-        let secret: String = noise(16, u64::from_le_bytes(seed)).iter().map(|byte| format!("{byte:02x}")).collect();
+        let secret = hex::encode(noise(16, u64::from_le_bytes(seed)));
         fs::write(folder.join("file"), &secret)?;
         // As open as can be: nothing but the wall protects it.
         fs::set_permissions(&folder, Permissions::from_mode(0o777))?;

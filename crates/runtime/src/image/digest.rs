@@ -27,7 +27,7 @@ impl Digest {
 
     /// The 64 digits without the algorithm: the name of files and folders in the store.
     pub fn hex(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(self.0)
     }
 
     /// The digest whose [`hex`](Self::hex) this is.

@@ -1,6 +1,5 @@
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     fs::{self, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
@@ -108,11 +107,7 @@ impl Vault {
 
 /// 128 random bits.
 fn token() -> Result<String> {
-    let mut text = String::new();
-    for byte in random::<16>()? {
-        let _ = write!(text, "{byte:02x}");
-    }
-    Ok(text)
+    random::<16>().map(hex::encode)
 }
 
 #[cfg(test)]
