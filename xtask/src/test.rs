@@ -70,9 +70,10 @@ fn in_lab(shell: &Shell, required: bool) -> Result<(), Failure> {
     ];
     let walls = |seconds, program, words: &[&'static str]| {
         let command: Vec<_> = ["env", required.as_str(), program].into_iter().chain(words.iter().copied()).collect();
-        (WALLS, size(seconds, 6144), command)
+        // Two emulated processors beside each other lose a guest of a guest now and then (it stands still, or panics); one does not.
+        (WALLS, lab::Options { processors: 1, ..size(seconds, 6144) }, command)
     };
-    runs.push(walls(if long { 6 * 3600 } else { 900 }, providers, &["firecracker-", "--test-threads=2"]));
+    runs.push(walls(if long { 12 * 3600 } else { 1200 }, providers, &["firecracker-", "--test-threads=1"]));
     if long {
         runs.push(walls(3600, machines, &["firecracker::", "--test-threads=1"]));
     }
