@@ -23,7 +23,7 @@ use tokio_util::io::InspectReader;
 
 use crate::{
     certificate::Certificate,
-    connections::Connections,
+    connections::{Connections, Room},
     document::{self, document},
     feed::Feed,
     guard::{Guard, addressed, authorized},
@@ -99,7 +99,7 @@ impl Service {
         let service = TowerToHyperService::new(
             Self { runtime, token: None, names: Vec::new(), certificate: None, closing: watch::Sender::new(false) }.router(),
         );
-        let connection = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+        let connection = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new()).http1_only();
         if let Err(error) = connection.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
             tracing::debug!(error = &*error, "a connection broke");
         }
@@ -155,15 +155,15 @@ impl Service {
     pub async fn run(self, listener: TcpListener, stop: impl Future<Output = ()>) {
         let (certificate, closing) = (self.certificate.clone(), self.closing.clone());
         let mut connections = Connections::new(self.router(), certificate);
-        let mut stop = pin!(stop);
+        let (room, mut stop) = (Room::new(), pin!(stop));
         loop {
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = room.next(&listener) => accepted,
                 () = connections.greet() => continue,
                 () = &mut stop => break,
             };
             match accepted {
-                Ok((stream, _)) => connections.take(stream),
+                Ok(guest) => connections.take(guest),
                 Err(error) => {
                     tracing::warn!(%error, "cannot take a connection");
                     tokio::time::sleep(EXHAUSTED).await;
