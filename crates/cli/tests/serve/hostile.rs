@@ -22,6 +22,7 @@ async fn ended(stream: &mut (impl AsyncReadExt + Unpin)) -> Vec<u8> {
 #[tokio::test]
 async fn what_is_half_said_is_cut_off_and_nothing_is_kept_of_it() {
     let server = Server::new();
+    server.get("/v1/sandboxes").await;
     let before = server.descriptors();
     let words = [
         "",
