@@ -66,7 +66,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let upgrade = WebSocketUpgrade::from_request_parts(parts, state).await;
-        upgrade.map(|upgrade| Self(bounded(upgrade))).map_err(|error| Problem::with_status(error.status(), "invalid_input", error.body_text()))
+        upgrade
+            .map(|upgrade| Self(bounded(upgrade)))
+            .map_err(|error| Problem::with_status(error.status(), "invalid_input", error.body_text()))
     }
 }
 

@@ -102,7 +102,8 @@ mod tests {
             outcome: "not_found".to_owned(),
         };
         assert_eq!(line(&record), "2023-11-14T22:13:20Z  key ci  read  sb-bbbbbbbbbbbb (web)  /tmp/\\u{1b}[2J  not_found  1.2ms");
-        let ended = AuditRecord { verb: "exit".to_owned(), target: None, pid: Some(7), exit_code: Some(137), outcome: "ok".to_owned(), ..record };
+        let ended =
+            AuditRecord { verb: "exit".to_owned(), target: None, pid: Some(7), exit_code: Some(137), outcome: "ok".to_owned(), ..record };
         assert_eq!(line(&ended), "2023-11-14T22:13:20Z  key ci  exit  sb-bbbbbbbbbbbb (web)  7 with 137  ok  1.2ms");
     }
 }

@@ -65,7 +65,8 @@ impl Serve {
         let hear = |kind| signal(kind).context("serve", || "cannot hear signals".to_owned());
         let (mut interrupted, mut ended) = (hear(SignalKind::interrupt())?, hear(SignalKind::terminate())?);
         // Without a certificate HUP means what it means to any program.
-        let mut renewal = certificate.clone().map(|certificate| hear(SignalKind::hangup()).map(|hung_up| (hung_up, certificate))).transpose()?;
+        let mut renewal =
+            certificate.clone().map(|certificate| hear(SignalKind::hangup()).map(|hung_up| (hung_up, certificate))).transpose()?;
         let stop = async move {
             loop {
                 tokio::select! {

@@ -150,7 +150,8 @@ async fn many_commands_run_at_once_in_many_sandboxes() {
         let begun = stream::iter(number..number + at_once).map(|number| {
             let (server, ids) = (Arc::clone(&server), Arc::clone(&ids));
             async move {
-                let line = json!({ "shell": format!("read x; echo {number} $x; echo e{number} >&2; exit {}", number % 100), "stdin": true });
+                let line =
+                    json!({ "shell": format!("read x; echo {number} $x; echo e{number} >&2; exit {}", number % 100), "stdin": true });
                 (number, server.begin(&ids[number % ids.len()], line).await.0)
             }
         });
