@@ -1,9 +1,9 @@
-use std::{io, sync::Arc, time::Duration};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
+use hyper::server::conn::http1::Builder;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto::Builder, graceful::GracefulShutdown},
+    rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use rustix::{
@@ -13,7 +13,7 @@ use rustix::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -50,10 +50,11 @@ pub(crate) struct Guest {
 /// The connections of a server: those that are served, and before them those that still agree upon keys.
 pub(crate) struct Connections {
     certificate: Option<Certificate>,
-    server: Builder<TokioExecutor>,
+    server: Builder,
     service: TowerToHyperService<Router>,
     greeting: JoinSet<io::Result<(TlsStream<TcpStream>, OwnedSemaphorePermit)>>,
-    open: GracefulShutdown,
+    /// Each connection that is served has a receiver.
+    closing: watch::Sender<bool>,
 }
 
 impl Room {
@@ -81,16 +82,22 @@ impl Room {
 impl Connections {
     pub(crate) fn new(router: Router, certificate: Option<Certificate>) -> Self {
         // HTTP/1.1 alone: to find out what else a client may speak would wait for its first words without an end.
-        let mut server = Builder::new(TokioExecutor::new()).http1_only();
-        server.http1().timer(TokioTimer::new()).header_read_timeout(WORDS).max_buf_size(HEAD);
-        Self { certificate, server, service: TowerToHyperService::new(router), greeting: JoinSet::new(), open: GracefulShutdown::new() }
+        let mut server = Builder::new();
+        server.timer(TokioTimer::new()).header_read_timeout(WORDS).max_buf_size(HEAD);
+        Self {
+            certificate,
+            server,
+            service: TowerToHyperService::new(router),
+            greeting: JoinSet::new(),
+            closing: watch::Sender::new(false),
+        }
     }
 
     /// Takes a new one.
     pub(crate) fn take(&mut self, Guest { stream, seat }: Guest) {
         // Words of a terminal are small, and each is waited for.
         let _ = stream.set_nodelay(true);
-        if let Err(error) = watch(&stream) {
+        if let Err(error) = ask(&stream) {
             tracing::debug!(%error, "a client that vanishes is noticed late");
         }
         match &self.certificate {
@@ -117,11 +124,20 @@ impl Connections {
         let stream = InspectReader::new(stream, move |_| {
             let _ = &seat;
         });
-        let connection = self.server.serve_connection_with_upgrades(TokioIo::new(stream), self.service.clone()).into_owned();
-        let connection = self.open.watch(connection);
+        let connection = self.server.serve_connection(TokioIo::new(stream), self.service.clone()).with_upgrades();
+        let mut closing = self.closing.subscribe();
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error = &*error, "a connection broke");
+            let mut connection = pin!(connection);
+            let closes = async { closing.wait_for(|closing| *closing).await.map(drop) };
+            let ended = tokio::select! {
+                ended = &mut connection => ended,
+                _ = closes => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection broke");
             }
         });
     }
@@ -129,12 +145,13 @@ impl Connections {
     /// Lets requests that are under way come to their ends. What is not done within `patience` is cut off.
     pub(crate) async fn close(self, patience: Duration) {
         drop(self.greeting);
-        let _ = timeout(patience, self.open.shutdown()).await;
+        self.closing.send_replace(true);
+        let _ = timeout(patience, self.closing.closed()).await;
     }
 }
 
 /// Has TCP ask a silent client whether it is there.
-fn watch(stream: &TcpStream) -> rustix::io::Result<()> {
+fn ask(stream: &TcpStream) -> rustix::io::Result<()> {
     set_tcp_keepidle(stream, SILENCE)?;
     set_tcp_keepcnt(stream, ASKED.0)?;
     set_tcp_keepintvl(stream, ASKED.1)?;

@@ -9,10 +9,8 @@ use axum::{
     response::Response,
     routing::get,
 };
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    service::TowerToHyperService,
-};
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use sandbar_runtime::Runtime;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -99,9 +97,9 @@ impl Service {
         let service = TowerToHyperService::new(
             Self { runtime, token: None, names: Vec::new(), certificate: None, closing: watch::Sender::new(false) }.router(),
         );
-        let connection = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new()).http1_only();
-        if let Err(error) = connection.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
-            tracing::debug!(error = &*error, "a connection broke");
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection broke");
         }
         let _ = gone.await;
     }
