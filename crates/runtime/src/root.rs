@@ -1,5 +1,7 @@
 //! From an image's name to a root file system, and which ones are needed.
 
+use std::path::Path;
+
 use sandbar_core::{Error, ErrorKind, Feature, ImageKind, Result, RootSource, SandboxProvider};
 
 use sandbar_guest::RootImage;
@@ -7,7 +9,7 @@ use sandbar_guest::RootImage;
 use crate::{
     Runtime,
     choice::Choice,
-    image::{Collected, HOST, ImageSummary, Pin, Removed},
+    image::{Collected, HOST, ImageSummary, Pin, ProgressCallback, Removed},
 };
 
 /// The image of sandboxes for which none is named, where the provider cannot show the host's programs.
@@ -79,6 +81,23 @@ impl Runtime {
         self.images().import(&archive, name).await.map(Some)
     }
 
+    /// Fetches an image from a registry; see [`ImageStore::pull`](crate::image::ImageStore::pull).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn pull_image(&self, reference: &str, progress: ProgressCallback) -> Result<ImageSummary> {
+        self.deed("image-pull").at(reference).done(self.images().pull(reference, progress)).await
+    }
+
+    /// Takes in an image from a folder or a file; see [`ImageStore::import`](crate::image::ImageStore::import).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn import_image(&self, source: &Path, name: Option<&str>) -> Result<ImageSummary> {
+        let deed = self.deed("image-import").at(name.map_or_else(|| source.display().to_string(), str::to_owned));
+        deed.done(self.images().import(source, name)).await
+    }
+
     /// The root of a checkpoint's image, without the checkpoint's layers. The image `host` is the skeleton of then over the host's programs of
     /// now: those lie on read-only mounts, so no layer can contradict them.
     ///
@@ -100,7 +119,7 @@ impl Runtime {
     /// `NotFound`; `InvalidInput` for `host`.
     pub async fn remove_image(&self, reference: &str) -> Result<Removed> {
         let runtime = self.clone();
-        self.images().remove(reference, move || runtime.roots_in_use()).await
+        self.deed("image-remove").at(reference).done(self.images().remove(reference, move || runtime.roots_in_use())).await
     }
 
     /// Removes layers that no image, sandbox and checkpoint needs.

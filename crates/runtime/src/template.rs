@@ -52,8 +52,11 @@ impl Runtime {
     /// # Errors
     /// As [`create`](Self::create).
     pub async fn build_template(&self, request: CreateRequest) -> Result<()> {
-        let sandbox = self.create(CreateRequest { lifetime: Lifetime::Owned, name: None, ..request }).await?;
-        sandbox.destroy().await
+        let build = async {
+            let sandbox = self.create(CreateRequest { lifetime: Lifetime::Owned, name: None, ..request }).await?;
+            sandbox.destroy().await
+        };
+        self.deed("template-build").done(build).await
     }
 
     /// Removes a template. Machines that run keep it.
@@ -61,6 +64,10 @@ impl Runtime {
     /// # Errors
     /// `NotFound`.
     pub fn remove_template(&self, id: &str) -> Result<()> {
+        self.deed("template-remove").at(id).end(self.remove_template_now(id))
+    }
+
+    fn remove_template_now(&self, id: &str) -> Result<()> {
         let missing = || Error::new(ErrorKind::NotFound, "template", "there is no such template").with("id", id);
         if id.is_empty() || id.starts_with('.') || id.contains('/') {
             return Err(missing());
@@ -82,7 +89,7 @@ impl Runtime {
         for template in self.templates()? {
             let kernel = template.parts.iter().find(|(name, _)| name == "kernel").map(|(_, digest)| digest);
             if kernel.is_some_and(|digest| !kernels.contains(digest)) {
-                self.remove_template(&template.id)?;
+                self.remove_template_now(&template.id)?;
                 removed.push(template.id);
             }
         }

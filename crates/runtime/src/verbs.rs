@@ -29,7 +29,8 @@ impl Sandbox {
             fault::point("exec.started");
             stream
         };
-        deed.done(started).await
+        let stream = deed.started(started.await)?;
+        Ok(self.told_of_its_end(stream))
     }
 
     /// Runs a command to its end and collects its output.
@@ -44,7 +45,8 @@ impl Sandbox {
 
     /// Attaches to a process that exec started; of a stopped sandbox, to what it said.
     pub async fn reattach(&self, pid: u32, from: Option<u64>) -> Result<ExecStream> {
-        self.deed("attach").at(pid).done(async { self.usable(READABLE).await?.reattach(pid, from).await }).await
+        let stream = self.deed("attach").at(pid).done(async { self.usable(READABLE).await?.reattach(pid, from).await }).await?;
+        Ok(self.told_of_its_end(stream))
     }
 
     /// Sends a signal to the process group of a process that exec started.

@@ -1,49 +1,110 @@
-use std::{io, time::Duration};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
+use hyper::server::conn::http1::Builder;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto::Builder, graceful::GracefulShutdown},
+    rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
+};
+use rustix::{
+    net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
     time::timeout,
 };
 use tokio_rustls::server::TlsStream;
+use tokio_util::io::InspectReader;
 
 use crate::certificate::Certificate;
 
-/// How long a client may take to say what it wants, and before that to agree upon the keys.
-const WORDS: Duration = Duration::from_secs(30);
+/// How long a client may take to say what it wants, and before that to agree upon the keys; and how long it may keep a connection on which it says nothing.
+const WORDS: Duration = Duration::from_secs(15);
+/// Bytes of a request's head, and of what is read and written ahead: strangers have these too, for as long as they may take.
+const HEAD: usize = 64 << 10;
+/// After how much silence a client is asked by TCP whether it is there: who waits for an answer, or has stopped in the middle of a body, is not heard of otherwise.
+const SILENCE: Duration = Duration::from_secs(60);
+/// And how many times, at which distance, until it is gone.
+const ASKED: (u32, Duration) = (4, Duration::from_secs(15));
+/// Descriptors that a connection takes at most: its own, that of the sandbox's agent, and what a request opens for a moment.
+const EACH: u64 = 3;
+/// Descriptors that are left for everything else.
+const RESERVED: u64 = 128;
+/// Connections at most, where descriptors are no limit.
+const MOST: u64 = 1 << 16;
+
+/// Room for connections: what there are descriptors for. A client for whom there is none waits in the kernel's queue.
+#[derive(Clone)]
+pub(crate) struct Room(Arc<Semaphore>);
+
+/// A client, and the room that it takes.
+pub(crate) struct Guest {
+    stream: TcpStream,
+    seat: OwnedSemaphorePermit,
+}
 
 /// The connections of a server: those that are served, and before them those that still agree upon keys.
 pub(crate) struct Connections {
     certificate: Option<Certificate>,
-    server: Builder<TokioExecutor>,
+    server: Builder,
     service: TowerToHyperService<Router>,
-    greeting: JoinSet<io::Result<TlsStream<TcpStream>>>,
-    open: GracefulShutdown,
+    greeting: JoinSet<io::Result<(TlsStream<TcpStream>, OwnedSemaphorePermit)>>,
+    /// Each connection that is served has a receiver.
+    closing: watch::Sender<bool>,
+}
+
+impl Room {
+    /// As much as this process may have. The soft limit of descriptors is for programs that cannot handle many: it is raised to the hard one.
+    pub(crate) fn new() -> Self {
+        let most = getrlimit(Resource::Nofile).maximum;
+        // Where that is refused, there is less room.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let connections = (descriptors.saturating_sub(RESERVED) / EACH).clamp(1, MOST);
+        Self(Arc::new(Semaphore::new(usize::try_from(connections).unwrap_or(1))))
+    }
+
+    /// The next client. May be dropped at any time.
+    ///
+    /// # Errors
+    /// Of the kernel.
+    pub(crate) async fn next(&self, listener: &TcpListener) -> io::Result<Guest> {
+        let seat = Arc::clone(&self.0).acquire_owned().await.map_err(io::Error::other)?;
+        let (stream, _) = listener.accept().await?;
+        Ok(Guest { stream, seat })
+    }
 }
 
 impl Connections {
     pub(crate) fn new(router: Router, certificate: Option<Certificate>) -> Self {
-        let mut server = Builder::new(TokioExecutor::new());
-        server.http1().timer(TokioTimer::new()).header_read_timeout(WORDS);
-        Self { certificate, server, service: TowerToHyperService::new(router), greeting: JoinSet::new(), open: GracefulShutdown::new() }
+        // HTTP/1.1 alone: to find out what else a client may speak would wait for its first words without an end.
+        let mut server = Builder::new();
+        server.timer(TokioTimer::new()).header_read_timeout(WORDS).max_buf_size(HEAD);
+        Self {
+            certificate,
+            server,
+            service: TowerToHyperService::new(router),
+            greeting: JoinSet::new(),
+            closing: watch::Sender::new(false),
+        }
     }
 
     /// Takes a new one.
-    pub(crate) fn take(&mut self, stream: TcpStream) {
+    pub(crate) fn take(&mut self, Guest { stream, seat }: Guest) {
         // Words of a terminal are small, and each is waited for.
         let _ = stream.set_nodelay(true);
+        if let Err(error) = ask(&stream) {
+            tracing::debug!(%error, "a client that vanishes is noticed late");
+        }
         match &self.certificate {
-            None => self.serve(stream),
+            None => self.serve(stream, seat),
             Some(certificate) => {
                 let agreed = timeout(WORDS, certificate.acceptor().accept(stream));
-                self.greeting.spawn(async move { agreed.await? });
+                self.greeting.spawn(async move { Ok((agreed.await??, seat)) });
             }
         }
     }
@@ -51,19 +112,32 @@ impl Connections {
     /// Goes on with the next one that has agreed upon keys. May be dropped at any time.
     pub(crate) async fn greet(&mut self) {
         match self.greeting.join_next().await {
-            Some(Ok(Ok(stream))) => self.serve(stream),
+            Some(Ok(Ok((stream, seat)))) => self.serve(stream, seat),
             Some(Ok(Err(error))) => tracing::debug!(%error, "a client does not speak TLS as the server does"),
             Some(Err(error)) => tracing::error!(%error, "the beginning of a connection failed by a defect"),
             None => std::future::pending().await,
         }
     }
 
-    fn serve(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
-        let connection = self.server.serve_connection_with_upgrades(TokioIo::new(stream), self.service.clone()).into_owned();
-        let connection = self.open.watch(connection);
+    fn serve(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, seat: OwnedSemaphorePermit) {
+        // Whoever has the connection has its seat, also when it has become a WebSocket.
+        let stream = InspectReader::new(stream, move |_| {
+            let _ = &seat;
+        });
+        let connection = self.server.serve_connection(TokioIo::new(stream), self.service.clone()).with_upgrades();
+        let mut closing = self.closing.subscribe();
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error = &*error, "a connection broke");
+            let mut connection = pin!(connection);
+            let closes = async { closing.wait_for(|closing| *closing).await.map(drop) };
+            let ended = tokio::select! {
+                ended = &mut connection => ended,
+                _ = closes => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection broke");
             }
         });
     }
@@ -71,6 +145,15 @@ impl Connections {
     /// Lets requests that are under way come to their ends. What is not done within `patience` is cut off.
     pub(crate) async fn close(self, patience: Duration) {
         drop(self.greeting);
-        let _ = timeout(patience, self.open.shutdown()).await;
+        self.closing.send_replace(true);
+        let _ = timeout(patience, self.closing.closed()).await;
     }
+}
+
+/// Has TCP ask a silent client whether it is there.
+fn ask(stream: &TcpStream) -> rustix::io::Result<()> {
+    set_tcp_keepidle(stream, SILENCE)?;
+    set_tcp_keepcnt(stream, ASKED.0)?;
+    set_tcp_keepintvl(stream, ASKED.1)?;
+    set_socket_keepalive(stream, true)
 }

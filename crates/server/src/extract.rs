@@ -7,6 +7,11 @@ use serde_json::Value;
 
 use crate::problem::Problem;
 
+/// A message of a WebSocket's client at most.
+const LARGEST_MESSAGE: usize = 1 << 20;
+/// What is read from a WebSocket at once.
+const READ_AHEAD: usize = 16 << 10;
+
 /// A JSON body. Fields that are not known are refused by the types themselves.
 pub(crate) struct Body<T>(pub(crate) T);
 
@@ -61,8 +66,15 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let upgrade = WebSocketUpgrade::from_request_parts(parts, state).await;
-        upgrade.map(Self).map_err(|error| Problem::with_status(error.status(), "invalid_input", error.body_text()))
+        upgrade
+            .map(|upgrade| Self(bounded(upgrade)))
+            .map_err(|error| Problem::with_status(error.status(), "invalid_input", error.body_text()))
     }
+}
+
+/// What a client may have this process hold: input comes in pieces, and there may be thousands of connections that say little.
+fn bounded(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
+    upgrade.max_message_size(LARGEST_MESSAGE).max_frame_size(LARGEST_MESSAGE).read_buffer_size(READ_AHEAD)
 }
 
 fn bad(detail: String) -> Problem {

@@ -28,5 +28,5 @@ pub(crate) struct Pulling {
 #[utoipa::path(post, path = "/v1/images/pull", tag = "images", operation_id = "pull_image", request_body = Pulling,
     responses((status = 200, body = ImageSummary), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn pull(app: May<Admin>, Body(pulling): Body<Pulling>) -> Answer<Json<ImageSummary>> {
-    Ok(Json(app.runtime.images().pull(&pulling.reference, std::sync::Arc::new(|_| {})).await?))
+    Ok(Json(app.runtime.pull_image(&pulling.reference, std::sync::Arc::new(|_| {})).await?))
 }

@@ -9,10 +9,8 @@ use axum::{
     response::Response,
     routing::get,
 };
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    service::TowerToHyperService,
-};
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use sandbar_runtime::Runtime;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -23,7 +21,7 @@ use tokio_util::io::InspectReader;
 
 use crate::{
     certificate::Certificate,
-    connections::Connections,
+    connections::{Connections, Room},
     document::{self, document},
     feed::Feed,
     guard::{Guard, addressed, authorized},
@@ -99,9 +97,9 @@ impl Service {
         let service = TowerToHyperService::new(
             Self { runtime, token: None, names: Vec::new(), certificate: None, closing: watch::Sender::new(false) }.router(),
         );
-        let connection = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-        if let Err(error) = connection.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
-            tracing::debug!(error = &*error, "a connection broke");
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection broke");
         }
         let _ = gone.await;
     }
@@ -155,15 +153,15 @@ impl Service {
     pub async fn run(self, listener: TcpListener, stop: impl Future<Output = ()>) {
         let (certificate, closing) = (self.certificate.clone(), self.closing.clone());
         let mut connections = Connections::new(self.router(), certificate);
-        let mut stop = pin!(stop);
+        let (room, mut stop) = (Room::new(), pin!(stop));
         loop {
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = room.next(&listener) => accepted,
                 () = connections.greet() => continue,
                 () = &mut stop => break,
             };
             match accepted {
-                Ok((stream, _)) => connections.take(stream),
+                Ok(guest) => connections.take(guest),
                 Err(error) => {
                     tracing::warn!(%error, "cannot take a connection");
                     tokio::time::sleep(EXHAUSTED).await;

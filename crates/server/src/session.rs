@@ -15,7 +15,7 @@
 //! | server | `{"type":"exited","exit_code":0,"status":{…}}` | the last |
 //! | server | `{"type":"error","problem":{…}}` | a message could not be followed; before a start, or where the connection to the sandbox is lost, the last |
 //!
-//! A client that does not read holds the command back, as with a pipe, and nobody else.
+//! A client's message has 1 MiB at most. A client that does not read holds the command back, as with a pipe, and nobody else.
 
 use std::{
     sync::{
@@ -26,7 +26,7 @@ use std::{
 };
 
 use axum::{
-    extract::ws::{Message, WebSocket, WebSocketUpgrade},
+    extract::ws::{Message, WebSocket},
     response::Response,
 };
 use bytes::{BufMut, Bytes, BytesMut};
@@ -46,8 +46,6 @@ use crate::{
     problem::{Answer, Problem},
 };
 
-/// A client's message at most: standard input comes in pieces.
-const LARGEST_MESSAGE: usize = 1 << 20;
 /// How long a client may take to say what to execute.
 const FIRST_WORDS: Duration = Duration::from_secs(30);
 /// Between pings. A client of which nothing was heard between two of them, not even the answer to the first, is gone.
@@ -79,7 +77,7 @@ pub(crate) struct Attachment {
 pub(crate) async fn exec(app: May<Use>, Path(id): Path<String>, Upgrade(upgrade): Upgrade) -> Answer<Response> {
     let sandbox = app.runtime.sandbox(&id).await?;
     let metrics = Arc::clone(&app.metrics);
-    Ok(limited(upgrade).on_upgrade(move |mut socket| async move {
+    Ok(upgrade.on_upgrade(move |mut socket| async move {
         match begin(&mut socket, &sandbox).await {
             Ok(stream) => drive(socket, stream, metrics.attended()).await,
             Err(error) => refuse(socket, error).await,
@@ -99,11 +97,7 @@ pub(crate) async fn attach(
 ) -> Answer<Response> {
     let stream = app.runtime.sandbox(&id).await?.reattach(pid, attachment.from).await?;
     let metrics = Arc::clone(&app.metrics);
-    Ok(limited(upgrade).on_upgrade(move |socket| async move { drive(socket, stream, metrics.attended()).await }))
-}
-
-fn limited(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
-    upgrade.max_message_size(LARGEST_MESSAGE).max_frame_size(LARGEST_MESSAGE)
+    Ok(upgrade.on_upgrade(move |socket| async move { drive(socket, stream, metrics.attended()).await }))
 }
 
 async fn begin(socket: &mut WebSocket, sandbox: &Sandbox) -> Result<ExecStream> {

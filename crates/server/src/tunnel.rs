@@ -23,7 +23,7 @@ const SHUTDOWN: &str = r#"{"type":"shutdown"}"#;
 
 /// Connect to a port inside, over a WebSocket
 ///
-/// Messages of bytes are the stream, both ways. The message `{"type":"shutdown"}` ends one way and leaves the other open.
+/// Messages of bytes are the stream, both ways; a client's have 1 MiB at most. The message `{"type":"shutdown"}` ends one way and leaves the other open.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/ports/{port}/connect", tag = "ports", operation_id = "connect_port",
     params(("id" = String, Path), ("port" = u16, Path)),
     responses((status = 101, description = "The connection is a WebSocket now"), (status = "default", body = Problem, content_type = "application/problem+json")))]

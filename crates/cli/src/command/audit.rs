@@ -13,7 +13,7 @@ const AT_ONCE: usize = 1000;
 
 /// Print what was done to sandboxes, by whom, and what became of it
 ///
-/// One a line: time (UTC), who, what, the sandbox, what of it, the outcome, and how long it took. By commands, programs and servers on this state folder. Of a command
+/// One a line: time (UTC), who, what, the sandbox, what of it, the outcome, and how long it took. The end of a command is told with its status, if anybody waited for it. By commands, programs and servers on this state folder. Of a command
 /// in a sandbox the program's name is kept and no arguments; variables and contents are nowhere. The newest 28 to 32 MiB are kept.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -70,7 +70,12 @@ fn line(record: &AuditRecord) -> String {
         (Some(id), None) => id.to_string(),
         (None, _) => "-".to_owned(),
     };
-    let target = record.target.as_deref().unwrap_or("-");
+    let target = match (&record.target, record.pid, record.exit_code) {
+        (_, Some(pid), Some(code)) => format!("{pid} with {code}"),
+        (Some(target), Some(pid), None) => format!("{target} as {pid}"),
+        (Some(target), None, _) => target.clone(),
+        (None, ..) => "-".to_owned(),
+    };
     let took = record.duration_micros as f64 / 1000.0;
     let time = output::moment(record.time_ms);
     output::escape(&format!("{time}  {}  {}  {sandbox}  {target}  {}  {took:.1}ms", record.actor, record.verb, record.outcome))
@@ -92,8 +97,13 @@ mod tests {
             sandbox: Some("sb-bbbbbbbbbbbb".parse().unwrap()),
             name: Some("web".to_owned()),
             target: Some("/tmp/\x1b[2J".to_owned()),
+            pid: None,
+            exit_code: None,
             outcome: "not_found".to_owned(),
         };
         assert_eq!(line(&record), "2023-11-14T22:13:20Z  key ci  read  sb-bbbbbbbbbbbb (web)  /tmp/\\u{1b}[2J  not_found  1.2ms");
+        let ended =
+            AuditRecord { verb: "exit".to_owned(), target: None, pid: Some(7), exit_code: Some(137), outcome: "ok".to_owned(), ..record };
+        assert_eq!(line(&ended), "2023-11-14T22:13:20Z  key ci  exit  sb-bbbbbbbbbbbb (web)  7 with 137  ok  1.2ms");
     }
 }

@@ -78,13 +78,13 @@ impl Image {
             }
             Action::Pull { json, on: None, reference } => {
                 let progress = PullProgress::new();
-                let image = runtime.images().pull(&reference, progress.callback()).await;
+                let image = runtime.pull_image(&reference, progress.callback()).await;
                 progress.finish();
                 let image = image?;
                 if json { output::json(&image) } else { output::line(&image.id.to_string()) }
             }
             Action::Import { json, source, name } => {
-                let image = runtime.images().import(&source, name.as_deref()).await?;
+                let image = runtime.import_image(&source, name.as_deref()).await?;
                 if json { output::json(&image) } else { output::line(&image.id.to_string()) }
             }
             Action::Ls { json } => list(runtime, json).await,

@@ -75,7 +75,7 @@ impl Kernel {
                 }
                 table.print()
             }
-            Action::Rm { names } => Failure::from_all(names.iter().filter_map(|name| runtime.kernels().remove(name).err()).collect()),
+            Action::Rm { names } => Failure::from_all(names.iter().filter_map(|name| runtime.remove_kernel(name).err()).collect()),
         }
     }
 }

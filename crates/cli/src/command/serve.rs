@@ -6,14 +6,14 @@ use sandbar_runtime::Runtime;
 use sandbar_server::{Certificate, Service, Token};
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 
 use crate::{args, error::Outcome, log::LogFormat, output};
 
 /// Serve this state folder over HTTP
 ///
-/// Prints its address when it listens. Everything under /v1 needs the token in the file `server-token` of the state folder; /openapi.json describes it. Ctrl-C or TERM
+/// Prints its address when it listens; reads its certificate again at HUP. Everything under /v1 needs the token in the file `server-token` of the state folder; /openapi.json describes it. Ctrl-C or TERM
 /// stops the server, and no sandbox.
 #[derive(Debug, Args)]
 #[command(
@@ -64,10 +64,16 @@ impl Serve {
         }
         let hear = |kind| signal(kind).context("serve", || "cannot hear signals".to_owned());
         let (mut interrupted, mut ended) = (hear(SignalKind::interrupt())?, hear(SignalKind::terminate())?);
+        // Without a certificate HUP means what it means to any program.
+        let mut renewal =
+            certificate.clone().map(|certificate| hear(SignalKind::hangup()).map(|hung_up| (hung_up, certificate))).transpose()?;
         let stop = async move {
-            tokio::select! {
-                _ = interrupted.recv() => {}
-                _ = ended.recv() => {}
+            loop {
+                tokio::select! {
+                    _ = interrupted.recv() => return,
+                    _ = ended.recv() => return,
+                    () = renew(&mut renewal) => {}
+                }
             }
         };
         let service = self.name.into_iter().fold(Service::new(runtime.clone(), token), Service::with_name);
@@ -76,5 +82,16 @@ impl Serve {
         output::line(&format!("{scheme}://{address}"))?;
         service.run(listener, stop).await;
         Ok(())
+    }
+}
+
+/// Waits for HUP, and reads the certificate again. Without one, for ever.
+async fn renew(renewal: &mut Option<(Signal, Certificate)>) {
+    let Some((hung_up, certificate)) = renewal else { return std::future::pending().await };
+    if hung_up.recv().await.is_none() {
+        return std::future::pending().await;
+    }
+    if let Err(error) = certificate.read_again() {
+        output::warning(&format!("the certificate is still the one that it was: {}", error.chain()));
     }
 }

@@ -3,17 +3,19 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, TcpStream},
     process::{Command, Stdio},
+    time::Instant,
 };
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
-use crate::world::{Home, There};
+use crate::world::{Home, PATIENCE, There};
 
 pub const CASES: &[(&str, fn())] = &[
     ("commands_terminals_and_files_go_over_it", commands_terminals_and_files_go_over_it),
     ("who_is_not_vouched_for_gets_nothing", who_is_not_vouched_for_gets_nothing),
     ("a_server_answers_by_the_names_of_its_certificate", a_server_answers_by_the_names_of_its_certificate),
+    ("a_certificate_is_renewed_under_a_server_that_runs", a_certificate_is_renewed_under_a_server_that_runs),
     ("who_does_not_speak_it_holds_up_nobody", who_does_not_speak_it_holds_up_nobody),
     ("a_certificate_or_key_that_cannot_be_used_is_told_before_anything_is_served", what_cannot_be_used),
 ];
@@ -157,6 +159,38 @@ fn a_server_answers_by_the_names_of_its_certificate() {
     for host in ["evil.example", "farm.example", "a.b.farm.example", "box.example.evil.example"] {
         assert_eq!(status(host), "421", "{host}");
     }
+}
+
+fn a_certificate_is_renewed_under_a_server_that_runs() {
+    let (old, new) = (Authority::of(&["127.0.0.1"]), Authority::of(&["127.0.0.1", "new.example"]));
+    let there = old.server();
+    let (before, after) = (old.believer(&there), new.believer(&there));
+    let is_believed = |home: &Home| home.run(&["run", "--on", "there", "--", "true"]).status.success();
+    assert!(is_believed(&before) && !is_believed(&after));
+    let id = before.says(&["create", "--on", "there"]);
+    let mut open = before.command(&["exec", "-i", &id, "--", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut words, mut heard) = (open.stdin.take().unwrap(), open.stdout.take().unwrap());
+    let mut line = [0; 4];
+    words.write_all(b"one\n").unwrap();
+    heard.read_exact(&mut line).unwrap();
+    // Half of a change is refused, and changes nothing.
+    fs::copy(new.file("certificate"), old.file("certificate")).unwrap();
+    there.hang_up();
+    assert!(is_believed(&before));
+    fs::copy(new.file("key"), old.file("key")).unwrap();
+    there.hang_up();
+    let until = Instant::now() + PATIENCE;
+    while !is_believed(&after) {
+        assert!(Instant::now() < until, "the old one is shown");
+    }
+    assert!(!is_believed(&before));
+    // What was open before stays.
+    words.write_all(b"two\n").unwrap();
+    drop(words);
+    let mut rest = String::new();
+    heard.read_to_string(&mut rest).unwrap();
+    assert_eq!((&line, rest.as_str(), open.wait().unwrap().code()), (b"one\n", "two\n", Some(0)));
+    after.says(&["run", "--on", "there", "--", "true"]);
 }
 
 fn who_does_not_speak_it_holds_up_nobody() {

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::sshd::Sshd;
 
 /// Long enough for a loaded machine; nothing waits for it that works.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A state folder, and the real command on it.
 pub struct Home(pub TempDir);
@@ -92,6 +92,11 @@ impl There {
     pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    /// Asks it to read its certificate again.
+    pub fn hang_up(&self) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.process), rustix::process::Signal::HUP).unwrap();
     }
 
     /// Asks it to stop, and waits until it has.

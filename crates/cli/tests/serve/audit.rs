@@ -64,19 +64,30 @@ async fn every_verb_is_told_with_who_and_what_became_of_it_and_without_secrets()
         [
             line("key ann", "create", "container", "ok"),
             line("key ann", "exec", "echo", "ok"),
+            line("key ann", "exit", "", "ok"),
             line("key ann", "exec", "/bin/sh", "ok"),
+            line("key ann", "exit", "", "ok"),
             line("key ann", "exec", "no-such-command", "command_not_found"),
             line("key ann", "write", "/tmp/file", "ok"),
             line("key ann", "stat", "/tmp/file", "ok"),
             line("key ann", "read", "/tmp/file", "ok"),
             line("token", "exec", "sh", "ok"),
+            line("token", "exit", "", "ok"),
             line(&user, "exec", "echo", "ok"),
+            line(&user, "exit", "", "ok"),
             line("key ann", "pause", "", "ok"),
             line("key ann", "pause", "", "conflict"),
             line("token", "destroy", "", "ok"),
         ],
         "{records:?}"
     );
+    // Each end has the process that was started, and its status; of what never started there is neither.
+    let of = |verb: &str| records.iter().filter(|record| record["verb"] == verb).collect::<Vec<_>>();
+    let started: Vec<_> = of("exec").into_iter().filter(|record| record["outcome"] == "ok").map(|record| &record["pid"]).collect();
+    assert_eq!(of("exit").iter().map(|record| &record["pid"]).collect::<Vec<_>>(), started, "{records:?}");
+    assert!(started.iter().all(|pid| pid.is_u64()), "{records:?}");
+    let codes: Vec<_> = of("exit").iter().map(|record| record["exit_code"].as_u64().unwrap()).collect();
+    assert_eq!(codes, [0, 0, 127, 0], "{records:?}");
     for record in &records {
         assert_eq!((&record["sandbox"], &record["name"]), (&json!(id), &json!("web")), "{record}");
         assert!(record["time_ms"].as_u64() > Some(1_700_000_000_000) && record["duration_micros"].as_u64() > Some(0), "{record}");
@@ -115,7 +126,7 @@ async fn it_is_read_in_pages_by_admins_alone_and_goes_on_where_it_was() {
         }
         verbs.extend(items.iter().map(|item| item["verb"].as_str().unwrap().to_owned()));
     }
-    assert_eq!(verbs, ["create", "exec", "exec", "exec", "exec", "exec"]);
+    assert_eq!(verbs, ["create", "exec", "exit", "exec", "exit", "exec", "exit", "exec", "exit", "exec", "exit"]);
     server.sandbar(&["stop", &id]);
     let later = read(&server, &format!("?sandbox={id}{cursor}")).await;
     assert_eq!(later.iter().map(|item| &item["verb"]).collect::<Vec<_>>(), ["stop"]);
@@ -147,17 +158,16 @@ async fn the_command_line_prints_and_follows_it() {
     let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
     assert_eq!(next()["verb"], "create");
     server.shell(&id, "true").await;
-    assert_eq!(
-        (&next()["verb"], told(&read(&server, "?limit=1000").await.pop().unwrap())),
-        (&json!("exec"), line("token", "exec", "/bin/sh", "ok"))
-    );
+    assert_eq!((told(&next()), told(&next())), (line("token", "exec", "/bin/sh", "ok"), line("token", "exit", "", "ok")));
+    assert_eq!(told(&read(&server, "?limit=1000").await.pop().unwrap()), line("token", "exit", "", "ok"));
     assert!(server.sandbar(&["rm", "-f", &id]).status.success());
     assert_eq!(told(&next()), line(&format!("uid {}", rustix::process::getuid().as_raw()), "destroy", "", "ok"));
     follower.kill().unwrap();
     follower.wait().unwrap();
     let printed = String::from_utf8(server.sandbar(&["audit", "--since", "1h", &id[..9]]).stdout).unwrap();
     let lines: Vec<_> = printed.lines().collect();
-    assert_eq!(lines.len(), 3, "{printed}");
-    assert!(lines[1].contains("  token  exec  ") && lines[1].contains("/bin/sh  ok"), "{printed}");
+    assert_eq!(lines.len(), 4, "{printed}");
+    assert!(lines[1].contains("  token  exec  ") && lines[1].contains("/bin/sh as "), "{printed}");
+    assert!(lines[2].contains("  token  exit  ") && lines[2].contains(" with 0  ok"), "{printed}");
     assert!(server.sandbar(&["audit", "sb-nothing"]).stdout.is_empty());
 }

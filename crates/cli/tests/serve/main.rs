@@ -12,7 +12,9 @@
 //! | `logs` | what the server's own log has of each request |
 //! | `metrics` | what is counted and measured |
 //! | `strangers` | who has no token, or was sent by a page; what makes no sense |
+//! | `hostile` | who says half, or what no protocol knows |
 //! | `faults` | a server that is stopped, or killed |
+//! | `load` | many at once |
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot do, it has to fail of")]
 
@@ -21,8 +23,10 @@ mod commands;
 mod events;
 mod faults;
 mod files;
+mod hostile;
 mod keys;
 mod life;
+mod load;
 mod logs;
 mod metrics;
 mod server;

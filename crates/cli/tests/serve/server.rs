@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream,
-    tungstenite::{Message, client::IntoClientRequest},
+    tungstenite::{self, Message, client::IntoClientRequest},
 };
 
 /// Long enough for a loaded machine; nothing waits for it that works.
@@ -70,6 +70,10 @@ impl Server {
     /// The command line, on the same state folder.
     pub fn sandbar(&self, arguments: &[&str]) -> Output {
         sandbar(self.home.path()).args(arguments).output().unwrap()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     pub fn kill(&mut self) {
@@ -158,10 +162,20 @@ impl Socket {
         self.0.send(Message::Binary(bytes.to_vec().into())).await.unwrap();
     }
 
+    /// What is below it.
+    pub fn stream(&mut self) -> &mut MaybeTlsStream<TcpStream> {
+        self.0.get_mut()
+    }
+
+    /// The next message, or what cut the connection.
+    pub async fn try_next(&mut self) -> Option<Result<Message, tungstenite::Error>> {
+        tokio::time::timeout(PATIENCE, self.0.next()).await.expect("the server says nothing")
+    }
+
     /// The next message that is no ping.
     pub async fn next(&mut self) -> Option<Message> {
         loop {
-            match tokio::time::timeout(PATIENCE, self.0.next()).await.expect("the server says nothing") {
+            match self.try_next().await {
                 Some(Ok(Message::Ping(_))) => {}
                 Some(Ok(Message::Close(_))) | None => return None,
                 Some(message) => return Some(message.unwrap()),

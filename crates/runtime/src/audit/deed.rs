@@ -1,6 +1,6 @@
 use std::{fmt::Display, time::Instant};
 
-use sandbar_core::{ErrorKind, Program, Result, SandboxId};
+use sandbar_core::{ErrorKind, ExecStream, Program, Result, SandboxId};
 
 use super::{Actor, AuditLog, AuditRecord};
 use crate::{Runtime, Sandbox, clock};
@@ -61,6 +61,8 @@ impl Runtime {
             sandbox: None,
             name: None,
             target: None,
+            pid: None,
+            exit_code: None,
             outcome: "abandoned".to_owned(),
         };
         Deed { runtime: self.clone(), record, begun: Instant::now(), told: false }
@@ -99,6 +101,27 @@ impl Deed {
             }
             Program::Shell(_) => self.at("/bin/sh"),
         }
+    }
+
+    /// Of this process inside.
+    pub(crate) fn of(mut self, pid: u32) -> Self {
+        self.record.pid = Some(pid);
+        self
+    }
+
+    /// Writes the outcome of a command's start.
+    pub(crate) fn started(self, outcome: Result<ExecStream>) -> Result<ExecStream> {
+        match outcome {
+            Ok(stream) => self.of(stream.pid).end(Ok(stream)),
+            failed => self.end(failed),
+        }
+    }
+
+    /// Writes that a command has ended, for which somebody had waited since then.
+    pub(crate) fn exited(mut self, code: u8, begun: Instant) {
+        self.record.exit_code = Some(code);
+        self.begun = begun;
+        self.conclude("ok");
     }
 
     /// Waits for the outcome, and writes it.

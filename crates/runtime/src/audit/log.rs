@@ -127,6 +127,8 @@ mod tests {
             sandbox: Some(sandbar_core::SandboxId::from_random([1; 8])),
             name: Some("web".to_owned()),
             target: Some(target.to_owned()),
+            pid: None,
+            exit_code: None,
             outcome: "ok".to_owned(),
         }
     }

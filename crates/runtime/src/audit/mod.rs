@@ -3,6 +3,7 @@
 //! | module | noun |
 //! |---|---|
 //! | `record` | [`AuditRecord`], [`Actor`]: one line, and who |
+//! | `ending` | the end of a command, for whoever waits for it |
 //! | `deed` | `Deed`: a verb from its beginning to its outcome |
 //! | `writer` | where lines are added, by any number of processes |
 //! | `log` | [`AuditLog`], [`AuditPlace`]: what is kept, and a place in it |
@@ -11,6 +12,7 @@
 //! processes wait for one another. It holds no arguments, no variables and no content.
 
 mod deed;
+mod ending;
 mod log;
 mod record;
 mod writer;

@@ -38,11 +38,11 @@ impl fmt::Display for Actor {
 pub struct AuditRecord {
     /// When it began, Unix milliseconds.
     pub time_ms: u64,
-    /// How long it took, microseconds; of a command, until it had started.
+    /// How long it took, microseconds; of a command, until it had started; of its end, since whoever was told of it had begun to wait.
     pub duration_micros: u64,
     /// Who.
     pub actor: Actor,
-    /// What: `create`, `exec`, `write`, `destroy` …
+    /// What: `create`, `exec`, `write`, `destroy` … `exit` is the end of a command, told by each client that waited for it.
     pub verb: String,
     /// To which sandbox, where it was one.
     pub sandbox: Option<SandboxId>,
@@ -50,6 +50,10 @@ pub struct AuditRecord {
     pub name: Option<String>,
     /// What of it, or what else: a program's name, a path, a port, a checkpoint.
     pub target: Option<String>,
+    /// The process inside, where a command was started or has ended.
+    pub pid: Option<u32>,
+    /// The status with which a command has ended, as a shell would tell it: the code; 128 and the signal's number; 124 after a timeout.
+    pub exit_code: Option<u8>,
     /// `ok`, the kind of the error, or `abandoned` where somebody went away before it had an outcome.
     pub outcome: String,
 }

@@ -18,8 +18,18 @@ impl Runtime {
     /// # Errors
     /// As there.
     pub async fn import_kernel(&self, file: PathBuf, modules: Option<PathBuf>, name: Option<String>) -> Result<KernelSummary> {
+        let deed = self.deed("kernel-import").at(file.display());
         let store = self.kernels();
         let imported = tokio::task::spawn_blocking(move || store.import(&file, modules.as_deref(), name.as_deref())).await;
-        imported.map_err(|error| Error::new(ErrorKind::Internal, "kernel import", "the work was cut off").with_source(error))?
+        let cut_off = |error| Error::new(ErrorKind::Internal, "kernel import", "the work was cut off").with_source(error);
+        deed.end(imported.map_err(cut_off).and_then(|imported| imported))
+    }
+
+    /// Removes a kernel; see [`KernelStore::remove`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn remove_kernel(&self, name: &str) -> Result<()> {
+        self.deed("kernel-remove").at(name).end(self.kernels().remove(name))
     }
 }

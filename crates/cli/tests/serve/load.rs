@@ -1,0 +1,261 @@
+//! Many at once. `SANDBAR_LONG=1` asks for the full numbers, which take minutes; otherwise they are such that a busy machine bears them in seconds.
+
+use std::{collections::BTreeSet, fs, sync::Arc, time::Instant};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::server::{PATIENCE, Server, Socket, expect};
+
+const MIB: u64 = 1 << 20;
+/// Bytes of a line of numbered output: what belongs at an offset is known from the offset.
+const LINE: u64 = 8;
+/// Numbers that have as many digits.
+const NUMBERS: u64 = 10_000_000;
+/// Descriptors that may come and go: connections that this test's client keeps, and those of the ledger.
+const AROUND: usize = 8;
+/// Memory of the server for a command that somebody waits for, at most; and for one whose output is on its way.
+const EACH_COMMAND: u64 = 160 << 10;
+const EACH_STREAM: u64 = MIB / 2;
+/// And for whatever happened once: the allocator's own, more threads for blocking work.
+const ONCE: u64 = 32 * MIB;
+/// Sandboxes that are made at once.
+const MAKERS: usize = 8;
+
+/// As many as there shall be, or fewer where nobody asked for the long run.
+fn scale(full: usize, brief: usize) -> usize {
+    if std::env::var_os("SANDBAR_LONG").is_some() { full } else { brief }
+}
+
+impl Server {
+    /// A number of `/proc/PID/status` in KiB, as bytes.
+    fn status(&self, field: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
+    /// The most memory that the server ever had.
+    fn peak(&self) -> u64 {
+        self.status("VmHWM")
+    }
+
+    /// Fails where the peak is more than this much, and what happened once, above what it was before.
+    fn has_grown(&self, before: u64, most: u64) {
+        let grown = self.peak() - before;
+        assert!(grown <= most + ONCE, "by {} KiB, of {} KiB", grown >> 10, (most + ONCE) >> 10);
+    }
+
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// Waits until the server holds no more descriptors than before.
+    pub async fn lets_go(&self, before: usize) {
+        let until = Instant::now() + PATIENCE;
+        while self.descriptors() > before + AROUND {
+            assert!(Instant::now() < until, "{} descriptors, {before} before", self.descriptors());
+            // What it says comes after what it has let go of.
+            self.get("/v1/sandboxes?limit=1").await;
+        }
+    }
+
+    async fn create_many(&self, count: usize) -> Vec<String> {
+        stream::iter(0..count).map(|_| self.create(json!({ "provider": "container" }))).buffered(MAKERS).collect().await
+    }
+
+    async fn begin(&self, id: &str, command: Value) -> (Socket, u64) {
+        let mut socket = self.socket(&format!("/v1/sandboxes/{id}/exec")).await;
+        socket.say(&command).await;
+        let pid = socket.started().await;
+        (socket, pid)
+    }
+
+    async fn attended(&self) -> String {
+        let text = self.request(Method::GET, "/metrics?sandboxes=false").send().await.unwrap().text().await.unwrap();
+        text.lines().find_map(|line| line.strip_prefix("sandbar_commands_attended ")).unwrap().to_owned()
+    }
+}
+
+/// Numbered lines without end: after the last number of seven digits comes the first.
+fn numbers(kill_on_disconnect: bool) -> Value {
+    json!({ "shell": "while :; do seq -f %07.0f 0 9999999; done", "kill_on_disconnect": kill_on_disconnect })
+}
+
+/// What numbered output has at these offsets.
+fn is_numbered(offset: u64, data: &[u8]) -> bool {
+    let first = offset / LINE;
+    let last = (offset + data.len() as u64).div_ceil(LINE);
+    let lines: String = (first..last).map(|number| format!("{:07}\n", number % NUMBERS)).collect();
+    let skipped = (offset % LINE) as usize;
+    lines.as_bytes()[skipped..skipped + data.len()] == *data
+}
+
+/// Where a reader of numbered output is.
+#[derive(Debug, Default)]
+struct Place {
+    offset: u64,
+    /// What the ring did not keep.
+    lost: u64,
+    end: Option<Value>,
+}
+
+impl Place {
+    /// Takes a message; what belongs at another place, or is something else, fails.
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Binary(bytes) => {
+                let (head, data) = bytes.split_at(9);
+                assert_eq!(u64::from_be_bytes(head[1..].try_into().unwrap()), self.offset, "output is missing");
+                assert!(is_numbered(self.offset, data), "not the output of {}", self.offset);
+                self.offset += data.len() as u64;
+            }
+            Message::Text(text) => {
+                let words: Value = serde_json::from_str(&text).unwrap();
+                match words["type"].as_str().unwrap() {
+                    "lost" => {
+                        self.lost += words["bytes"].as_u64().unwrap();
+                        self.offset += words["bytes"].as_u64().unwrap();
+                    }
+                    "exited" => self.end = Some(words),
+                    _ => panic!("{words}"),
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_commands_run_at_once_in_many_sandboxes() {
+    let (sandboxes, commands, at_once) = (scale(200, 12), scale(2000, 240), scale(2000, 120));
+    let server = Server::new();
+    let ids = server.create_many(sandboxes).await;
+    let mut listed = BTreeSet::new();
+    let mut cursor = String::new();
+    loop {
+        let page = server.get(&format!("/v1/sandboxes?limit=7{cursor}")).await;
+        listed.extend(page["items"].as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap().to_owned()));
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(listed, ids.iter().cloned().collect());
+    let (before, peak) = (server.descriptors(), server.peak());
+
+    let (server, ids) = (Arc::new(server), Arc::new(ids));
+    let mut number = 0;
+    while number < commands {
+        let begun = stream::iter(number..number + at_once).map(|number| {
+            let (server, ids) = (Arc::clone(&server), Arc::clone(&ids));
+            async move {
+                let line =
+                    json!({ "shell": format!("read x; echo {number} $x; echo e{number} >&2; exit {}", number % 100), "stdin": true });
+                (number, server.begin(&ids[number % ids.len()], line).await.0)
+            }
+        });
+        let begun: Vec<_> = begun.buffer_unordered(64).collect().await;
+        assert_eq!(server.attended().await, at_once.to_string());
+        let ended = stream::iter(begun).for_each_concurrent(None, |(number, mut socket)| async move {
+            socket.write(format!("word{number}\n").as_bytes()).await;
+            let said = socket.listen().await;
+            assert_eq!(String::from_utf8_lossy(&said.stdout), format!("{number} word{number}\n"));
+            assert_eq!(String::from_utf8_lossy(&said.stderr), format!("e{number}\n"));
+            assert_eq!((&said.end["type"], &said.end["exit_code"]), (&"exited".into(), &(number % 100).into()));
+        });
+        ended.await;
+        number += at_once;
+    }
+    server.has_grown(peak, at_once as u64 * EACH_COMMAND);
+    server.lets_go(before).await;
+    assert_eq!(server.attended().await, "0");
+}
+
+#[tokio::test]
+async fn large_outputs_and_clients_that_do_not_read_take_little_memory() {
+    let (sandboxes, readers, sleepers, each) = (scale(10, 2), scale(50, 6), scale(50, 6), scale(64, 4) as u64 * MIB);
+    let server = Server::new();
+    let ids = server.create_many(sandboxes).await;
+    server.begin(&ids[0], json!({ "argv": ["true"] })).await.0.listen().await;
+    let (before, peak) = (server.descriptors(), server.peak());
+
+    let id = |number: usize| &ids[number % ids.len()];
+    let asleep: Vec<_> = stream::iter(0..sleepers).then(|number| server.begin(id(number), numbers(true))).collect().await;
+    let awake = stream::iter(0..readers).for_each_concurrent(None, |number| {
+        let begun = server.begin(id(number), numbers(true));
+        async move {
+            let (mut socket, _) = begun.await;
+            let mut place = Place::default();
+            while place.offset < each {
+                place.take(socket.next().await.unwrap());
+            }
+            assert_eq!(place.lost, 0);
+        }
+    });
+    awake.await;
+    // Whoever did not read has lost nothing, and holds up nobody.
+    for (number, (mut socket, pid)) in asleep.into_iter().enumerate() {
+        let info = server.get(&format!("/v1/sandboxes/{}/processes/{pid}", id(number))).await;
+        assert!(info["ended_ms"].is_null() && info["output_end"].as_u64() < Some(each.max(16 * MIB)), "{info}");
+        let mut place = Place::default();
+        while place.offset < MIB {
+            place.take(socket.next().await.unwrap());
+        }
+        assert_eq!(place.lost, 0);
+    }
+    server.has_grown(peak, (readers + sleepers) as u64 * EACH_STREAM);
+    // All clients have vanished by now, in the middle of the output.
+    server.lets_go(before).await;
+    assert_eq!(server.attended().await, "0");
+}
+
+#[tokio::test]
+async fn what_streams_when_the_server_is_killed_goes_on_where_it_was() {
+    let (sandboxes, commands) = (scale(200, 4), scale(400, 12));
+    let mut server = Server::new();
+    let ids = server.create_many(sandboxes).await;
+    let id = |number: usize| ids[number % ids.len()].as_str();
+    let begun: Vec<_> = stream::iter(0..commands).map(|number| server.begin(id(number), numbers(false))).buffered(16).collect().await;
+    let mut clients: Vec<_> = begun.into_iter().map(|(socket, pid)| (socket, pid, Place::default())).collect();
+    // Everyone is in the middle.
+    for (socket, _, place) in &mut clients {
+        while place.offset < MIB / 4 {
+            place.take(socket.next().await.unwrap());
+        }
+    }
+    server.kill();
+    let rest = stream::iter(clients).map(|(mut socket, pid, mut place)| async move {
+        // What has arrived before the end.
+        while let Some(Ok(message)) = socket.try_next().await {
+            place.take(message);
+        }
+        (pid, place)
+    });
+    let places: Vec<_> = rest.buffered(commands).collect().await;
+    server.again();
+    let listed = server.get(&format!("/v1/sandboxes?limit={sandboxes}")).await;
+    assert_eq!(listed["items"].as_array().unwrap().len(), sandboxes);
+    assert!(listed["items"].as_array().unwrap().iter().all(|item| item["state"] == "running"), "{listed}");
+    let server = &server;
+    let ended = stream::iter(places.into_iter().enumerate()).map(|(number, (pid, mut place))| async move {
+        let path = format!("/v1/sandboxes/{}/processes/{pid}", id(number));
+        let mut socket = server.socket(&format!("{path}/attach?from={}", place.offset)).await;
+        assert_eq!(socket.started().await, pid);
+        let reached = place.offset + MIB;
+        while place.offset < reached {
+            place.take(socket.next().await.unwrap());
+        }
+        let signal = server.request(Method::POST, &format!("{path}/signal")).json(&json!({ "signal": "KILL" }));
+        expect(signal, StatusCode::NO_CONTENT).await;
+        while let Some(message) = socket.next().await {
+            place.take(message);
+        }
+        let info = server.get(&path).await;
+        assert_eq!(info["output_end"], place.offset, "{place:?}");
+        assert_eq!(place.end.as_ref().unwrap()["status"], info["status"]);
+        Ok::<_, ()>(place.lost)
+    });
+    let lost: Vec<u64> = ended.buffered(16).try_collect().await.unwrap();
+    assert_eq!(lost.len(), commands);
+}
