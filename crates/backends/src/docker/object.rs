@@ -29,6 +29,7 @@ use super::{
     freezer,
     image::blocking,
     owner::{HOME_LABEL, Home},
+    place::is_of_container,
     shim,
 };
 use crate::machine::{
@@ -204,7 +205,9 @@ pub(super) async fn start(engine: &Engine, name: &str) -> Result<()> {
 pub(super) async fn end(engine: &Engine, name: &str) -> Result<()> {
     let Some(found) = inspect(engine, name).await? else { return Ok(()) };
     let mut thawed = Ok(());
-    if found.state.as_ref().is_some_and(|state| state.running == Some(true)) {
+    let runs = found.state.as_ref().is_some_and(|state| state.running == Some(true));
+    // Of one whose first process is gone the engine waits in vain for an end that it caused.
+    if runs && !is_dead(&found) {
         let asked = name.to_owned();
         // It may have ended meanwhile: what counts is what comes of it.
         let _ = engine
@@ -217,17 +220,35 @@ pub(super) async fn end(engine: &Engine, name: &str) -> Result<()> {
             thawed = freezer::change(engine, name, false).await;
         }
     }
+    match ended(engine, name).await {
+        Err(error) if error.kind() == ErrorKind::TimedOut && is_dead(&found) => {
+            let id = found.id.unwrap_or_default();
+            blocking(move || shim::end(&id)).await?;
+            ended(engine, name).await
+        }
+        told => told.map_err(|error| thawed.err().unwrap_or(error)),
+    }
+}
+
+/// Waits until the engine knows that a container has ended.
+async fn ended(engine: &Engine, name: &str) -> Result<()> {
     let asked = name.to_owned();
     let waited = engine.try_ask("wait for the container's end", PATIENCE, |client| async move {
         let options = WaitContainerOptions { condition: "not-running".to_owned() };
         std::pin::pin!(client.wait_container(&asked, Some(options))).next().await.transpose()
     });
-    match waited.await.map_err(|error| thawed.err().unwrap_or(error))? {
+    match waited.await? {
         // An exit code other than zero is told as an error.
         Ok(_) | Err(Said::DockerContainerWaitError { .. }) => Ok(()),
         Err(error) if is_missing(&error) => Ok(()),
         Err(error) => Err(explain(engine.endpoint(), "wait for the container's end", error)),
     }
+}
+
+/// Whether the first process of a container is gone, whatever the engine has heard.
+fn is_dead(found: &ContainerInspectResponse) -> bool {
+    let pid = found.state.as_ref().and_then(|state| state.pid).and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
+    pid.zip(found.id.as_deref()).is_some_and(|(pid, id)| !is_of_container(pid, id))
 }
 
 /// Removes a container with its layer, if it is this home's. One that is gone is no error.

@@ -103,14 +103,17 @@ async fn memory_of_all_processes_counts_together(context: &Context) -> Result<()
     // The kernel ends one of the two.
     let outcome = async {
         loop {
-            let running = sandbox.processes().await?.into_iter().filter(|process| process.status.is_none()).count();
-            if running < 2 {
-                return Ok::<_, Failure>(());
+            match sandbox.processes().await {
+                Ok(processes) if processes.iter().filter(|process| process.status.is_none()).count() < 2 => return Ok::<_, Failure>(()),
+                // Without memory nothing in there is quick, the agent included.
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::TimedOut => {}
+                Err(error) => return Err(error.into()),
             }
             tokio::time::sleep(crate::sandbox::POLL).await;
         }
     };
-    timeout(SOON * 2, outcome).await.map_err(|_| Failure::new("128 MiB in two processes under a limit of 96"))??;
+    timeout(SOON * 4, outcome).await.map_err(|_| Failure::new("128 MiB in two processes under a limit of 96"))??;
     let _ = second.input.close().await;
     answers(&sandbox).await
 }
