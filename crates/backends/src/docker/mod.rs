@@ -9,7 +9,7 @@
 //! | `container` | what a container is created with: the wall, as far as the engine lets us build it |
 //! | `object` | one container: state, end, removal, the way to the agent |
 //! | `freezer` | freezing and thawing it, and what the engine has not heard of that yet |
-//! | `shim` | what an engine that was killed leaves of it |
+//! | `shim` | what stands between it and the engine, and may be left when nothing runs any more |
 //! | `place` | where one agent runs, and what this host knows of it |
 //! | `image`, `archive` | the store's layers in the engine, loaded once |
 //! | `holes` | what archives do not carry of files |

@@ -2,7 +2,8 @@
 //!
 //! An engine that is killed while a container with a kernel in user space is paused cannot end it when it is back: the runtime refuses the signal ("cannot signal container in state
 //! paused"). It ends the processes by itself then, but the shim takes the container for paused, cannot be told otherwise, and so the container can never be started again (seen
-//! with Docker 20.10, containerd 1.6 and runsc 20240729). When the shim ends, containerd clears up behind it.
+//! with Docker 20.10, containerd 1.6 and runsc 20240729). When the shim ends, containerd clears up behind it,
+//! and the engine hears that the container has ended: so one that never tells of the end of what it holds is ended as well.
 
 use std::fs;
 
