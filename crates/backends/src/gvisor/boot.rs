@@ -18,7 +18,7 @@ use super::{
     config::Platform,
     engine::{Engine, STATE, first_line, read_back},
     limits,
-    place::{Place, end_process, engine_of, prefer_processes},
+    place::{Place, end_process, engine_of, prefer, runners},
     plan::{Outline, files, plan},
     wire,
 };
@@ -190,8 +190,25 @@ impl OwnedBoot {
         self.journal.step(STEPS[6]);
         let limits = limits::reports(&self.spec.limits);
         let engine = engine_of(&process);
-        prefer_processes(&engine);
+        if let Err(error) = self.confine(&engine, &made.groups) {
+            end_process(&process)?;
+            self.journal.forget(&process.resource("agent"))?;
+            return Err(error);
+        }
         Ok(Place { id: self.id.to_string(), process, engine, folder: self.folder.clone(), groups: made.groups, limits })
+    }
+
+    /// Sees to it that the memory limit ends processes of the sandbox, and neither its sentry nor its agent (which, in a sandbox that was loaded,
+    /// cannot be told from the others).
+    fn confine(&self, engine: &[HostProcess], groups: &Groups) -> Result<()> {
+        let mut runners = runners(engine);
+        if self.image.is_none() {
+            runners.truncate(1);
+        }
+        prefer(&runners);
+        let Some(memory) = self.spec.limits.memory else { return Ok(()) };
+        let pids: Vec<u32> = runners.iter().map(|process| process.pid).collect();
+        groups.confine(&pids, memory).context(OPERATION, || "cannot limit the memory of what runs inside".to_owned())
     }
 
     /// Waits until the agent listens.

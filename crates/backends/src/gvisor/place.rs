@@ -30,6 +30,10 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a process that is ending may take to have ended.
 const MOMENT: Duration = Duration::from_millis(200);
+/// What starting a process takes of the memory inside, at most: half a MiB was seen, besides what the process itself does.
+const START: u64 = 2 << 20;
+/// How long the sentry may take to give back the memory of what was ended, and how often it is looked at.
+const RELEASE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(2));
 /// In the generation's folder: the sandbox was paused by `runsc`, where no control group can freeze it.
 const PAUSED: &str = "paused";
 
@@ -66,6 +70,16 @@ impl Place {
             return Facts::Gone("the sentry hangs: a signal has stopped it".to_owned());
         }
         Facts::Alive
+    }
+
+    /// Waits, for a second at most, until there is memory to start a process. What was ended for want of it has its memory until the sentry
+    /// has noticed; if another is started meanwhile, the kernel may end the process of the host that it is made from, and the sandbox with it.
+    pub(super) async fn wait_for_memory(&self) {
+        let (patience, pause) = RELEASE;
+        let begun = Instant::now();
+        while self.groups.confined_room().is_some_and(|room| room < START) && begun.elapsed() < patience {
+            tokio::time::sleep(pause).await;
+        }
     }
 
     fn why(&self, ended: Option<Ended>) -> String {
@@ -158,13 +172,18 @@ pub(super) fn engine_of(process: &HostProcess) -> Vec<HostProcess> {
     if named.is_empty() { all } else { named }
 }
 
-/// Sees to it that, when memory runs out, the kernel ends a process of the sandbox and never its sentry. Each process inside has one of the
-/// host's (which does nothing but run its code), and all of these descend from the sentry's first children. They inherit what is set here.
-/// Best effort: where they cannot be written to, the kernel takes the largest, which is rarely the sentry.
-pub(super) fn prefer_processes(engine: &[HostProcess]) {
-    let mut next: Vec<HostProcess> = engine.iter().flat_map(children).collect();
-    while let Some(process) = next.pop() {
-        next.extend(children(&process));
+/// The host's processes that run the code of those inside, the first first. The sentry makes each from that one, except the agent's own, the
+/// second after a start; a load makes many.
+pub(super) fn runners(engine: &[HostProcess]) -> Vec<HostProcess> {
+    let mut found: Vec<HostProcess> = engine.iter().flat_map(children).collect();
+    found.sort_by_key(|process| (process.start_time, process.pid));
+    found
+}
+
+/// Sees to it that, when memory runs out, the kernel ends a process of the sandbox and never its sentry: those that are given, and what
+/// descends from them. Best effort: where they cannot be written to, the kernel takes the largest, which is rarely the sentry.
+pub(super) fn prefer(runners: &[HostProcess]) {
+    for process in runners {
         let _ = fs::write(format!("/proc/{}/oom_score_adj", process.pid), "1000");
     }
 }

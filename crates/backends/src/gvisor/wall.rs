@@ -157,6 +157,7 @@ impl Backend for Gvisor {
         if was_left {
             self.recover(place).await?;
         }
+        place.wait_for_memory().await;
         match note.reach(was_left, || place.process.is_alive(), || wire::connect(&place.process)).await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) => {

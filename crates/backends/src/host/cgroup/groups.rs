@@ -9,7 +9,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use sandbar_core::{Context, Journal, Limits, Resource, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{Controller, Hierarchies, remove};
+use super::{Controller, Hierarchies, confine::INSIDE, remove};
 
 const OPERATION: &str = "sandbox limits";
 /// Microseconds over which CPU time is counted: the kernel's own default.
@@ -101,7 +101,12 @@ impl Groups {
     /// Whether the kernel has ended processes in it for want of memory.
     pub(crate) fn ran_out_of_memory(&self) -> bool {
         let unified = self.unified.as_ref().and_then(|group| field(group, "memory.events", "oom_kill"));
-        let v1 = || field(self.v1(Controller::Memory)?, "memory.oom_control", "oom_kill");
+        let v1 = || {
+            // A group counts what was ended in itself, not what was below.
+            let group = self.v1(Controller::Memory)?;
+            let counts = [group.to_owned(), group.join(INSIDE)].map(|group| field(&group, "memory.oom_control", "oom_kill"));
+            counts.into_iter().flatten().max()
+        };
         unified.or_else(v1).is_some_and(|count| count > 0)
     }
 
@@ -196,11 +201,7 @@ const fn limit_file(controller: Controller) -> &'static str {
 fn set_unified(group: &Path, controller: Controller, value: u64) -> io::Result<()> {
     let file = group.join(limit_file(controller));
     match controller {
-        Controller::Memory => {
-            write_existing(&file, value)?;
-            // Without swap accounting there is no such file, and what is swapped out is not counted.
-            missing_is_fine(write_existing(&group.join("memory.swap.max"), 0))
-        }
+        Controller::Memory => limit_memory_unified(group, value),
         Controller::Cpu => write_existing(&file, format!("{} {CPU_PERIOD}", value * CPU_PERIOD / 1000)),
         Controller::Pids => write_existing(&file, value),
         Controller::Freezer => Ok(()),
@@ -209,11 +210,7 @@ fn set_unified(group: &Path, controller: Controller, value: u64) -> io::Result<(
 
 fn set_v1(group: &Path, controller: Controller, value: u64) -> io::Result<()> {
     match controller {
-        Controller::Memory => {
-            write_existing(&group.join("memory.limit_in_bytes"), value)?;
-            // Memory and swap together: as much as memory alone is no swap.
-            missing_is_fine(write_existing(&group.join("memory.memsw.limit_in_bytes"), value))
-        }
+        Controller::Memory => limit_memory_v1(group, value),
         Controller::Cpu => {
             write_existing(&group.join("cpu.cfs_period_us"), CPU_PERIOD)?;
             write_existing(&group.join("cpu.cfs_quota_us"), value * CPU_PERIOD / 1000)
@@ -223,8 +220,20 @@ fn set_v1(group: &Path, controller: Controller, value: u64) -> io::Result<()> {
     }
 }
 
+pub(super) fn limit_memory_unified(group: &Path, bytes: u64) -> io::Result<()> {
+    write_existing(&group.join("memory.max"), bytes)?;
+    // Without swap accounting there is no such file, and what is swapped out is not counted.
+    missing_is_fine(write_existing(&group.join("memory.swap.max"), 0))
+}
+
+pub(super) fn limit_memory_v1(group: &Path, bytes: u64) -> io::Result<()> {
+    write_existing(&group.join("memory.limit_in_bytes"), bytes)?;
+    // Memory and swap together: as much as memory alone is no swap.
+    missing_is_fine(write_existing(&group.join("memory.memsw.limit_in_bytes"), bytes))
+}
+
 /// Like `fs::write`, but never makes a file (an attempt at that is told as a lack of permission).
-fn write_existing(file: &Path, value: impl ToString) -> io::Result<()> {
+pub(super) fn write_existing(file: &Path, value: impl ToString) -> io::Result<()> {
     use io::Write;
     fs::OpenOptions::new().write(true).open(file)?.write_all(value.to_string().as_bytes())
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `hierarchy` | where this host's hierarchies are, and where in them sandboxes may have groups |
 //! | `groups` | the groups of one sandbox: made, limited, read |
+//! | `confine` | a group below, for what is ended first when memory runs out |
 //! | `freezer` | freezing and thawing |
 //! | `removal` | ending what is in a group, and removing it |
 //!
@@ -12,6 +13,7 @@
 //! a thread that moves itself needs no global lock, so this takes 0.05 ms where writing its id into `cgroup.procs` takes 12
 //! (Linux 5.5 and later).
 
+mod confine;
 mod freezer;
 mod groups;
 mod hierarchy;

@@ -1,6 +1,6 @@
 use std::{
     fs, io,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -16,11 +16,14 @@ use super::freezer::wait_for;
 /// How long the last processes of a group may take to end once they are killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Removes a group whose processes have ended, or are about to. One that is gone already is no error.
+/// Removes a group whose processes have ended, or are about to, with the groups below. One that is gone already is no error.
 ///
 /// # Errors
 /// `ResourceBusy` when something still runs in it, or of the kernel.
 pub(crate) fn remove(group: &Path) -> io::Result<()> {
+    for below in groups_below(group)? {
+        remove(&below)?;
+    }
     let deadline = Instant::now() + PATIENCE;
     loop {
         match rustix::fs::rmdir(group) {
@@ -50,6 +53,9 @@ pub(crate) fn empty_and_remove(group: &Path) -> io::Result<()> {
         return Ok(());
     }
     if fs::write(group.join("cgroup.kill"), "1").is_err() {
+        for below in groups_below(group)? {
+            empty_and_remove(&below)?;
+        }
         // Before Linux 5.14, and on v1, one by one, until nobody new has come.
         let _ = fs::write(group.join("freezer.state"), "THAWED");
         let deadline = Instant::now() + PATIENCE;
@@ -67,6 +73,15 @@ fn processes(group: &Path) -> io::Result<Vec<Pid>> {
         Err(error) if is_gone(&error) => Ok(Vec::new()),
         Err(error) => Err(error),
     }
+}
+
+fn groups_below(group: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(group) {
+        Err(error) if is_gone(&error) => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let folders = entries.filter_map(|entry| entry.ok().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())));
+    Ok(folders.map(|entry| entry.path()).collect())
 }
 
 fn is_gone(error: &io::Error) -> bool {
