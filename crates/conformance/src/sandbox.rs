@@ -11,11 +11,11 @@ use std::{
 use bytes::Bytes;
 use sandbar_core::{
     AttachRequest, ErrorKind, ExecRequest, ExecResult, ExecStream, ProcessInfo, ProvisionRequest, PutOptions, Resource, Resource::Process,
-    Result, SandboxHandle, Signal,
+    Result, SandboxHandle, SandboxStatus, Signal, State,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{Failure, Recorder, failure::ensure, guest, host};
@@ -80,6 +80,18 @@ impl Sandbox {
     /// Whether the case has released it.
     pub(crate) fn is_released(&self) -> bool {
         self.0.destroyed.load(Ordering::SeqCst)
+    }
+
+    /// What is true of it. An agent on a busy machine may be silent for longer than a status waits: one that is in doubt is asked again.
+    pub async fn status(&self) -> SandboxStatus {
+        let given_up = Instant::now() + EVENTUALLY;
+        loop {
+            let status = self.0.handle.status().await;
+            if status.certain || status.state != State::Crashed || Instant::now() > given_up {
+                return status;
+            }
+            sleep(POLL).await;
+        }
     }
 
     /// Runs a line of shell to its end, whatever its status.

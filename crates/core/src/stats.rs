@@ -40,6 +40,7 @@ pub struct SandboxStatus {
     pub state: State,
     /// Why it is not what it was, or is not known, in one sentence.
     pub reason: Option<String>,
-    /// Whether this host's own facts say so. They do not where an agent that the host sees alive was silent for too long, or another host was asked.
+    /// Whether the host's own facts say so. They do not where an agent that the host sees alive was silent for too long, or where another host
+    /// cannot be asked.
     pub certain: bool,
 }

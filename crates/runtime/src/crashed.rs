@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{Runtime, Sandbox, ledger::Operation, lock::SandboxLock};
 
-/// An agent that the host sees alive, and that says nothing, is not given up by `gc` before this: the machine may only be slow.
+/// An agent that the host sees alive, and that says nothing, is not given up before this: the machine may only be slow.
 const SILENCE: Duration = Duration::from_secs(15);
 /// Between two looks at such a one.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -61,13 +61,35 @@ impl Runtime {
     }
 }
 
-/// The state, with a crash only where it is beyond doubt.
-async fn settled(handle: &dyn SandboxHandle) -> SandboxStatus {
+impl Sandbox {
+    /// Finds out whether a sandbox that was told as crashed, in doubt, is; then it is written, and everybody told. Waits for its agent as long as for
+    /// one on a slow machine.
+    ///
+    /// # Errors
+    /// Of the ledger; `NotFound`.
+    pub async fn settle_doubt(&self) -> Result<()> {
+        let Some(row) = self.runtime().ledger().sandbox(self.id())? else { return Ok(()) };
+        let handle = self.handle_of(&row).await?;
+        let status = settled(handle.as_ref()).await;
+        let Some(lock) = SandboxLock::try_take(self.runtime().home(), self.id(), "status")? else { return Ok(()) };
+        let Some(mut now) = self.runtime().ledger().sandbox(self.id())? else {
+            lock.remove();
+            return Ok(());
+        };
+        if now.revision != row.revision || now.operation.is_some() || !matches!(now.state, State::Running | State::Paused) {
+            return Ok(());
+        }
+        self.correct(&mut now, status)
+    }
+}
+
+/// The state beyond doubt: a crash by the host's facts, or by a silence for which no slowness accounts.
+pub(crate) async fn settled(handle: &dyn SandboxHandle) -> SandboxStatus {
     let given_up = Instant::now() + SILENCE;
     loop {
         let status = handle.status().await;
         if status.state != State::Crashed || status.certain || Instant::now() >= given_up {
-            return status;
+            return SandboxStatus { certain: true, ..status };
         }
         sleep(AGAIN).await;
     }

@@ -32,6 +32,8 @@ pub struct SandboxSummary {
     pub state: State,
     /// Why it is in this state, where nobody asked for it.
     pub reason: Option<String>,
+    /// Whether the state is beyond doubt. It is not where an agent is silent whose sandbox the host sees alive: the next one who asks may be told otherwise.
+    pub certain: bool,
     /// Unix milliseconds.
     pub created_ms: u64,
     /// Unix milliseconds; after them it is destroyed.
@@ -117,7 +119,7 @@ impl Sandbox {
 
     /// A summary of a row that was just read, with its state verified.
     pub(crate) async fn summarize(&self, row: SandboxRow) -> Result<SandboxSummary> {
-        let row = self.verify(row).await?;
+        let (row, certain) = self.verify(row).await?;
         let ports = self.runtime().ledger().ports(&row.id)?;
         let listening = |row: PortRow| row.actual.filter(|_| row.failure.is_none()).map(|listen| ExposedPort { port: row.port, listen });
         Ok(SandboxSummary {
@@ -128,6 +130,7 @@ impl Sandbox {
             image: row.image,
             state: row.state,
             reason: row.reason,
+            certain,
             created_ms: row.created_ms,
             expires_ms: row.expires_ms,
             owned: row.lifetime == Lifetime::Owned,
@@ -135,22 +138,22 @@ impl Sandbox {
         })
     }
 
-    /// The row with what is true now in the place of what was written.
-    async fn verify(&self, mut row: SandboxRow) -> Result<SandboxRow> {
+    /// The row with what is true now in the place of what was written, and whether that is beyond doubt.
+    async fn verify(&self, mut row: SandboxRow) -> Result<(SandboxRow, bool)> {
         if !matches!(row.state, State::Running | State::Paused) {
-            return Ok(row);
+            return Ok((row, true));
         }
         let handle = match self.handle_of(&row).await {
             Ok(handle) => handle,
             Err(error) => {
                 row.reason = Some(format!("not verified: {}", error.chain()));
-                return Ok(row);
+                return Ok((row, false));
             }
         };
         let status = handle.status().await;
         if status.state == row.state {
             row.reason = status.reason.or(row.reason);
-            return Ok(row);
+            return Ok((row, status.certain));
         }
         match SandboxLock::try_take(self.runtime().home(), &row.id, "status")? {
             Some(lock) => self.settle_difference(row, handle, lock).await,
@@ -163,25 +166,29 @@ impl Sandbox {
                     row.state = status.state;
                     row.reason = Some(format!("a {under_way} is under way{by}"));
                 }
-                Ok(row)
+                Ok((row, false))
             }
         }
     }
 
     /// Under the lock: what differs is corrected, unless it changed while the lock was free.
-    async fn settle_difference(&self, row: SandboxRow, handle: Arc<dyn SandboxHandle>, lock: SandboxLock) -> Result<SandboxRow> {
+    async fn settle_difference(&self, row: SandboxRow, handle: Arc<dyn SandboxHandle>, lock: SandboxLock) -> Result<(SandboxRow, bool)> {
         let Some(mut now) = self.runtime().ledger().sandbox(self.id())? else {
             lock.remove();
             return Err(gone(self.id()));
         };
+        let mut certain = true;
         let unchanged = now.revision == row.revision && now.state == row.state;
         if unchanged && now.operation.is_none() {
-            self.correct(&mut now, handle.as_ref()).await?;
+            let status = handle.status().await;
+            certain = status.certain;
+            self.correct(&mut now, status)?;
         } else if unchanged {
             // Its operator died and nobody has recovered it yet.
             let status = handle.status().await;
+            certain = status.certain;
             (now.state, now.reason) = (status.state, status.reason.or_else(|| Some("the command that worked on it was ended".into())));
         }
-        Ok(now)
+        Ok((now, certain))
     }
 }

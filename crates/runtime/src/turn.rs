@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use sandbar_core::{Result, SandboxHandle, State, Verb};
+use sandbar_core::{Result, SandboxHandle, SandboxStatus, State, Verb};
 
 use crate::{
-    Sandbox, fault,
+    Sandbox,
+    crashed::settled,
+    fault,
     ledger::{Operation, SandboxRow},
     lock::SandboxLock,
     runtime::gone,
@@ -41,8 +43,9 @@ impl Sandbox {
         }
         let handle = self.handle_of(&row).await?;
         if verb.check(row.state).is_err() && matches!(row.state, State::Running | State::Paused) {
-            // What it is may not be what it was: a crash is noticed by whoever looks first.
-            self.correct(&mut row, handle.as_ref()).await?;
+            // What it is may not be what it was: a crash is noticed by whoever looks first. What may be done to a crashed one would end one that
+            // is merely slow.
+            self.correct(&mut row, settled(handle.as_ref()).await)?;
         }
         let next = verb.check(row.state).map_err(|error| error.with("id", self.id()))?;
         runtime.ledger().begin(self.id(), operation, runtime.me())?;
@@ -58,11 +61,13 @@ impl Sandbox {
         Ok(Turn { sandbox: self.clone(), operation, _lock: lock, row, handle, next })
     }
 
-    /// Writes what the host's facts say, where it is not what the row says. Only under the lock.
-    pub(crate) async fn correct(&self, row: &mut SandboxRow, handle: &dyn SandboxHandle) -> Result<()> {
-        let status = handle.status().await;
+    /// Takes what is true into the row, where it is not what the row says, and writes it, unless that is in doubt: an agent that was silent for a
+    /// moment may answer whoever asks next. Only under the lock.
+    pub(crate) fn correct(&self, row: &mut SandboxRow, status: SandboxStatus) -> Result<()> {
         if status.state != row.state && matches!(status.state, State::Running | State::Paused | State::Crashed) {
-            self.runtime().ledger().correct(self.id(), status.state, status.reason.as_deref())?;
+            if status.certain {
+                self.runtime().ledger().correct(self.id(), status.state, status.reason.as_deref())?;
+            }
             row.state = status.state;
             row.reason = status.reason;
         }
@@ -96,7 +101,7 @@ impl Turn {
                 }
                 if matches!(row.state, State::Running | State::Paused) {
                     let status = self.handle.status().await;
-                    if status.state != State::Stopped {
+                    if status.certain && status.state != State::Stopped {
                         (row.state, row.reason) = (status.state, status.reason);
                     }
                 }

@@ -174,6 +174,44 @@ async fn a_crash_is_noticed_by_whoever_looks_and_the_layer_is_kept() {
 }
 
 #[tokio::test]
+async fn an_agent_that_was_silent_for_a_moment_has_not_crashed() {
+    let (_home, fake, runtime) = setup().await;
+    let sandbox = runtime.create(named("web")).await.unwrap();
+    text(&sandbox, &["write", "file", "kept"]).await;
+    // Both looks of whoever asks: before the lock is held, and under it.
+    fake.is_silent(2);
+    let seen = sandbox.summary().await.unwrap();
+    assert_eq!((seen.state, seen.certain, seen.reason.as_deref()), (State::Crashed, false, Some("the agent does not answer")));
+    assert_eq!(text(&sandbox, &["read", "file"]).await, "kept");
+    let seen = sandbox.summary().await.unwrap();
+    assert_eq!((seen.state, seen.certain, seen.reason), (State::Running, true, None));
+    // Starting it would end what runs.
+    fake.is_silent(3);
+    assert_eq!(sandbox.start().await.unwrap_err().kind(), ErrorKind::Conflict);
+    fake.is_silent(3);
+    sandbox.settle_doubt().await.unwrap();
+    assert_eq!(text(&sandbox, &["read", "file"]).await, "kept");
+}
+
+#[tokio::test]
+async fn an_agent_that_stays_silent_is_given_up() {
+    let (_home, fake, runtime) = setup().await;
+    let sandbox = runtime.create(named("web")).await.unwrap();
+    text(&sandbox, &["write", "file", "kept"]).await;
+    fake.is_silent(usize::MAX);
+    tokio::time::pause();
+    sandbox.settle_doubt().await.unwrap();
+    tokio::time::resume();
+    fake.is_silent(0);
+    // It stays what everybody was told.
+    assert_eq!(sandbox.summary().await.unwrap().state, State::Crashed);
+    let error = sandbox.exec(command(&["x"])).await.unwrap_err();
+    assert!(error.to_string().contains("crashed"), "{error}");
+    sandbox.start().await.unwrap();
+    assert_eq!(text(&sandbox, &["read", "file"]).await, "kept");
+}
+
+#[tokio::test]
 async fn a_verb_that_fails_leaves_the_state_that_is_true() {
     let (home, fake, runtime) = setup().await;
     let sandbox = runtime.create(named("web")).await.unwrap();

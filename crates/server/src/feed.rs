@@ -3,9 +3,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sandbar_core::{Error, ErrorKind, Result};
-use sandbar_runtime::{Runtime, Verdict, Verdicts};
-use tokio::sync::broadcast;
+use sandbar_core::{Error, ErrorKind, Result, State};
+use sandbar_runtime::{Runtime, SandboxSummary, Verdict, Verdicts};
+use tokio::{sync::broadcast, task::JoinHandle};
 
 /// How often logs are read.
 const LOOK: Duration = Duration::from_millis(200);
@@ -50,6 +50,7 @@ impl Feed {
 
     async fn tell(self: Arc<Self>, mut followed: Verdicts, sender: broadcast::Sender<Arc<Verdict>>) {
         let mut rested = Instant::now();
+        let mut doubts = Vec::new();
         while !self.is_over(&sender) {
             tokio::time::sleep(LOOK).await;
             let (back, read) = match blocking(move || Ok((followed.read(), followed))).await {
@@ -69,11 +70,29 @@ impl Feed {
             if rested <= Instant::now() {
                 let begun = Instant::now();
                 // What is found is written into the ledger, which tells everybody.
-                if let Err(error) = self.runtime.list().await {
-                    tracing::warn!(error = error.chain(), "cannot ask the sandboxes how they are");
+                match self.runtime.list().await {
+                    Ok(list) => self.settle(list, &mut doubts),
+                    Err(error) => tracing::warn!(error = error.chain(), "cannot ask the sandboxes how they are"),
                 }
                 rested = Instant::now() + ASK.max(begun.elapsed() * REST);
             }
+        }
+    }
+
+    /// Finds out whether those that were told as crashed, in doubt, are, beside what goes on here. Later doubts wait for these.
+    fn settle(&self, list: Vec<SandboxSummary>, doubts: &mut Vec<JoinHandle<()>>) {
+        doubts.retain(|doubt| !doubt.is_finished());
+        if !doubts.is_empty() {
+            return;
+        }
+        for summary in list.into_iter().filter(|summary| summary.state == State::Crashed && !summary.certain) {
+            let runtime = self.runtime.clone();
+            doubts.push(tokio::spawn(async move {
+                let settled = async { runtime.sandbox(summary.id.as_str()).await?.settle_doubt().await };
+                if let Err(error) = settled.await {
+                    tracing::warn!(id = %summary.id, error = error.chain(), "cannot settle whether it has crashed");
+                }
+            }));
         }
     }
 

@@ -116,8 +116,8 @@ impl Host {
             Some(facts) => facts,
             None => match self.engine_at(&place.engine).and_then(|engine| object::state_now(&engine, &place.name)) {
                 Ok(said) => freezer::true_state(&place.folder, said),
-                // Nobody can tell; the agent may answer.
-                Err(_) => Facts::Alive,
+                // Nobody can tell but ourselves; the agent may answer.
+                Err(_) => freezer::true_state(&place.folder, Facts::Alive),
             },
         }
     }
@@ -156,6 +156,9 @@ async fn end(process: HostProcess) -> Result<()> {
 #[async_trait]
 impl Backend for Docker {
     type Place = Place;
+
+    // A kernel in user space answers late on a busy machine, and what commands said last would be lost.
+    const SETTLING: Duration = Duration::from_secs(15);
 
     fn info(&self) -> ProviderInfo {
         info::info(&self.0)

@@ -124,6 +124,9 @@ pub(super) fn hold(process: &HostProcess) -> Result<std::os::fd::OwnedFd> {
 impl Backend for Gvisor {
     type Place = Place;
 
+    // A kernel in user space answers late on a busy machine, and what commands said last would be lost.
+    const SETTLING: Duration = Duration::from_secs(15);
+
     fn info(&self) -> ProviderInfo {
         info::info(self.engine().ok().as_ref())
     }

@@ -286,16 +286,18 @@ impl SandboxHandle for Handle {
 
     async fn status(&self) -> SandboxStatus {
         let known = self.record().state;
-        let (state, reason) = match self.seen().await {
-            Ok(Seen { state: state @ (State::Running | State::Paused), reason, .. }) => (state, reason),
-            Ok(Seen { state: State::Stopped, .. }) if known == State::Stopped => (known, None),
-            Ok(Seen { state, reason, .. }) => (State::Crashed, Some(reason.unwrap_or_else(|| format!("on the other host it is {state}")))),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                (State::Crashed, Some("the other host has no such sandbox any more".to_owned()))
+        let (state, reason, certain) = match self.seen().await {
+            Ok(Seen { state: state @ (State::Running | State::Paused), reason, certain, .. }) => (state, reason, certain),
+            Ok(Seen { state: State::Stopped, .. }) if known == State::Stopped => (known, None, true),
+            Ok(Seen { state, reason, certain, .. }) => {
+                (State::Crashed, Some(reason.unwrap_or_else(|| format!("on the other host it is {state}"))), certain)
             }
-            Err(error) => (known, Some(format!("not verified: {}", error.chain()))),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                (State::Crashed, Some("the other host has no such sandbox any more".to_owned()), true)
+            }
+            Err(error) => (known, Some(format!("not verified: {}", error.chain())), false),
         };
-        SandboxStatus { state, reason, certain: false }
+        SandboxStatus { state, reason, certain }
     }
 
     async fn destroy(&self) -> Result<()> {

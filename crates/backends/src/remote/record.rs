@@ -39,6 +39,9 @@ impl Record {
 pub(super) struct Seen {
     pub(super) state: State,
     pub(super) reason: Option<String>,
+    /// Whether the other side is in no doubt.
+    #[serde(default)]
+    pub(super) certain: bool,
     #[serde(default)]
     limits: Vec<LimitReport>,
     #[serde(default)]

@@ -3,7 +3,10 @@ use std::{
     fs,
     io::ErrorKind as Io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -20,6 +23,7 @@ use super::fake_handle::FakeHandle;
 #[derive(Clone, Default)]
 pub struct Fake {
     failing: Arc<Mutex<BTreeSet<&'static str>>>,
+    silent: Arc<AtomicUsize>,
 }
 
 /// One generation of a sandbox.
@@ -92,6 +96,16 @@ impl Fake {
     /// What fails from now on: `provision`, `stop`, `restore`, `destroy`, `reclaim`, `probe` ….
     pub fn failing(&self) -> MutexGuard<'_, BTreeSet<&'static str>> {
         self.failing.lock().unwrap()
+    }
+
+    /// How often agents, which the host sees alive, do not answer who asks for the state, from now on.
+    pub fn is_silent(&self, times: usize) {
+        self.silent.store(times, Ordering::SeqCst);
+    }
+
+    /// Whether an agent says nothing this time.
+    pub(super) fn says_nothing(&self) -> bool {
+        self.silent.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
     }
 
     pub(super) fn check(&self, what: &'static str) -> Result<()> {

@@ -268,6 +268,9 @@ impl SandboxHandle for FakeHandle {
     }
 
     async fn status(&self) -> SandboxStatus {
+        if self.fake.says_nothing() {
+            return SandboxStatus { state: State::Crashed, reason: Some("the agent does not answer".to_owned()), certain: false };
+        }
         let (state, reason) = match self.agent().as_deref() {
             Ok("paused") => (State::Paused, None),
             Ok(_) => (State::Running, None),
