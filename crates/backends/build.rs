@@ -15,11 +15,13 @@ use std::{
 use sha2::{Digest, Sha256};
 
 /// What the agent is built from, relative to the workspace.
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 8] = [
     "crates/agent/src",
     "crates/agent/Cargo.toml",
     "crates/protocol/src",
     "crates/protocol/Cargo.toml",
+    "crates/relay/src",
+    "crates/relay/Cargo.toml",
     "crates/tree/src",
     "crates/tree/Cargo.toml",
 ];

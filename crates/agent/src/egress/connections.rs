@@ -12,6 +12,7 @@ use tokio::{io::Interest, net::TcpStream};
 use super::{
     claim,
     host::{Host, Left},
+    redirect::TCP,
 };
 use crate::{dial, watched::Watched};
 
@@ -73,7 +74,7 @@ async fn pass(host: &Host, stream: &TcpStream, peer: SocketAddr) {
         IpAddr::V6(_) => None,
     };
     let _ = stream.set_nodelay(true);
-    let process = claim::of(peer).await;
+    let process = claim::of(TCP, peer, destination).await;
     match host.connect(name, destination.ip(), destination.port(), process).await {
         Some(Left { remote, ahead, revoked, id }) => {
             tokio::select! {

@@ -1,4 +1,4 @@
-//! Messages to the kernel: routes and packet rules, by netlink(7). Only what `redirect` needs.
+//! Messages to the kernel: routes, packet rules and questions about sockets, by netlink(7). Only what `redirect` and `claim` need.
 
 use std::io;
 
@@ -37,7 +37,7 @@ impl Messages {
         self.push(kind, REQUEST | ACKNOWLEDGE | CREATE | APPEND, fixed, attributes)
     }
 
-    /// The begin or the end of a batch.
+    /// One that is not acknowledged: the begin or the end of a batch, or a question.
     pub(super) fn bracket(&mut self, kind: u16, fixed: &[u8]) -> &mut Self {
         self.push(kind, REQUEST, fixed, |_| {})
     }
@@ -105,6 +105,28 @@ impl Messages {
         }
         Ok(count)
     }
+}
+
+/// Asks the kernel for one thing; its answer without the header.
+///
+/// # Errors
+/// The kernel's refusal, or that there is no such thing.
+pub(super) fn ask(family: u32, kind: u16, request: &[u8]) -> io::Result<Vec<u8>> {
+    let protocol = rustix::net::RawProtocol::new(family).map(Protocol::from_raw);
+    let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+    let mut message = Messages::default();
+    message.bracket(kind, request);
+    rustix::net::send(&socket, &message.bytes, SendFlags::empty())?;
+    let mut buffer = [0_u8; 8192];
+    // It has answered before the call above returned.
+    let (length, _) = rustix::net::recv(&socket, buffer.as_mut_slice(), RecvFlags::DONTWAIT)?;
+    let malformed = || io::Error::new(io::ErrorKind::InvalidData, "netlink's answer is malformed");
+    let (header, body) = buffer.get(..length).and_then(|bytes| bytes.split_at_checked(HEADER)).ok_or_else(malformed)?;
+    if u16::from_ne_bytes([header[4], header[5]]) == ERROR {
+        let number = body.get(..4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes).ok_or_else(malformed)?;
+        return Err(io::Error::from_raw_os_error(-number));
+    }
+    Ok(body.to_vec())
 }
 
 /// Attributes (`struct nlattr`): a length, a kind and a value, padded to four bytes.

@@ -2,17 +2,14 @@ use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
-use sandbar_core::{Connection, Error, ErrorKind, ExposedPort, Result};
+use sandbar_core::{Connection, Error, ErrorKind, ExposedPort, ReadAhead, Result};
 use sandbar_protocol::{Dial, request::Operation};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes},
+    io::copy_bidirectional_with_sizes,
     net::TcpStream,
     sync::Semaphore,
     task::{JoinHandle, JoinSet},
@@ -50,53 +47,13 @@ impl Link {
     pub(super) fn into_stream(self) -> Connection {
         let (reader, ahead) = self.reader.into_parts();
         let stream = reader.unsplit(self.writer.into_inner());
-        if ahead.is_empty() { stream } else { Box::new(ReadAhead { ahead, stream }) }
+        if ahead.is_empty() { stream } else { Box::new(ReadAhead::new(ahead, stream)) }
     }
 
     /// The connection, for frames of raw bytes after the answer.
     fn into_framed(self) -> Connection {
         let (reader, ahead) = self.reader.into_parts();
         Box::new(Framed::new(reader.unsplit(self.writer.into_inner()), ahead))
-    }
-}
-
-/// A stream of which some bytes were read already, together with the answer before them.
-struct ReadAhead {
-    ahead: Bytes,
-    stream: Connection,
-}
-
-impl AsyncRead for ReadAhead {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.ahead.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(context, buffer);
-        }
-        let length = self.ahead.len().min(buffer.remaining());
-        buffer.put_slice(&self.ahead[..length]);
-        self.ahead.advance(length);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for ReadAhead {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, data)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 

@@ -11,19 +11,22 @@ use std::{
 use sandbar_core::NetworkLimits;
 use tokio::time::{Instant, sleep_until};
 
-/// Connections of one sandbox at the same time, with those that are being made, where no limit says otherwise: with their buffers they take 128 MiB at most.
+/// Connections of one sandbox at the same time, with those that are being made, where no limit says otherwise. Those that wait for
+/// bytes have no buffers; what is on its way takes 256 MiB at most, by far the most of it in the kernel.
 pub(super) const MOST_CONNECTIONS: u32 = 2048;
-/// Bytes that one direction of a connection holds.
-const BUFFER: usize = 32 << 10;
+/// Bytes that one direction of a connection holds at most where they are copied, and that pass at once under a limit.
+pub(super) const BUFFER: usize = 32 << 10;
+/// Connections that may each fill a pipe of 256 KiB both ways. Of more, each has no more on its way than if it were copied.
+const FEW: u32 = 256;
 /// Under a rate this much may pass at once that was not used before, as a part of a second.
 const BURST: Duration = Duration::from_millis(100);
 /// Pieces in which a second's bytes pass at least, so that connections take turns.
 const PIECES: u64 = 20;
 /// The file in the sandbox's folder with the bytes that passed.
 const FILE: &str = "network.bytes";
-/// Bytes that are written down ahead: so many a sandbox may lose of its limit when whoever decides is killed.
+/// Bytes that are written down ahead under a limit: so many a sandbox may lose of it when whoever decides is killed.
 const AHEAD: u64 = 4 << 20;
-/// Parts of a limit that are written down ahead at most.
+/// Parts of a limit that are written down ahead at most; without one, of what has passed, if that is more than [`AHEAD`].
 const PARTS: u64 = 64;
 
 /// How much passes, of all connections of one sandbox.
@@ -107,7 +110,13 @@ impl Meter {
         limits.bytes.filter(|most| passed >= *most).map_or(Ok(()), |most| Err(Reached::bytes(most)))
     }
 
-    /// Most bytes that are to pass at once.
+    /// Most bytes that are to be moved by page at once, where there is a limit or connections are many.
+    pub(super) fn bound(&self, limits: NetworkLimits) -> Option<usize> {
+        let is_bounded = limits.rate.is_some() || limits.bytes.is_some() || self.connections.load(Ordering::Relaxed) > FEW;
+        is_bounded.then(|| Self::piece(limits))
+    }
+
+    /// Most bytes that are to be copied at once.
     pub(super) fn piece(limits: NetworkLimits) -> usize {
         let rated = limits.rate.map(|rate| usize::try_from(rate / PIECES).unwrap_or(BUFFER).max(1));
         rated.unwrap_or(BUFFER).min(BUFFER)
@@ -142,7 +151,7 @@ impl Meter {
             return Err(Reached::bytes(most));
         }
         if after > passed.written {
-            let ahead = limits.bytes.map_or(AHEAD, |most| (most / PARTS).min(AHEAD));
+            let ahead = limits.bytes.map_or_else(|| (after / PARTS).max(AHEAD), |most| (most / PARTS).min(AHEAD));
             passed.written = after.saturating_add(ahead);
             self.write(passed.written);
         }
@@ -188,6 +197,9 @@ mod tests {
         let all: Vec<_> = (0..MOST_CONNECTIONS - 1).map(|_| meter.enter(UNLIMITED).unwrap()).collect();
         assert!(meter.enter(UNLIMITED).is_err());
         assert_eq!(all.len(), 2047);
+        assert_eq!(meter.bound(UNLIMITED), Some(BUFFER));
+        drop(all);
+        assert_eq!((meter.bound(UNLIMITED), meter.bound(NetworkLimits { bytes: Some(1 << 30), ..UNLIMITED })), (None, Some(BUFFER)));
     }
 
     #[tokio::test]

@@ -2,34 +2,26 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use sandbar_core::{Connection, Decision, Destination, DomainName, Policy, Protocol, SandboxHandle};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::{net::TcpStream, time::timeout};
 
 use super::{
+    carrier::{self, Carrier, Counted, Inside, Verdict},
     gate::{Gate, Wish},
     log::NetworkEvent,
-    meter::{Meter, Place, Reached},
-    secret::{Failure, Held, Interception, Watch, Watched},
-    shown::{Beginning, Shown},
+    meter::Place,
+    secret::{Failure, Held, Interception, Watch},
+    shown::Shown,
 };
 
 /// How long a name may take to be resolved. Resolvers give up after some five seconds a server.
 const RESOLVING: Duration = Duration::from_secs(15);
 /// How long one address may take to be connected to.
 const CONNECTING: Duration = Duration::from_secs(10);
-/// How long the agent may take to reset a connection.
-const FAREWELL: Duration = Duration::from_secs(1);
 /// Most addresses of one name that are tried.
 const MOST_ADDRESSES: usize = 8;
 /// Bytes between who takes a connection apart and the server, one way.
@@ -64,7 +56,9 @@ pub(super) struct Open {
 impl Passage {
     /// Decides, resolves, connects. `None`: it is refused, and the agent is to be told.
     pub(super) async fn open(mut self) -> Option<Open> {
-        let place = match self.gate.meter.enter(self.gate.policy().limits()) {
+        // Read once: what is decided by is what was in force when it came.
+        let policy = self.gate.policy();
+        let place = match self.gate.meter.enter(policy.limits()) {
             Ok(place) => place,
             Err(reached) => {
                 self.gate.tell(&self.wish, NetworkEvent::Refused, &reached.into());
@@ -72,9 +66,9 @@ impl Passage {
             }
         };
         let found = match (self.wish.name.clone(), self.wish.address) {
-            (Some(name), _) => self.by_name(&name).await,
+            (Some(name), _) => self.by_name(&name, &policy).await,
             (None, Some(address)) => {
-                let decision = self.gate.policy().decide(&destination(None, address, self.port));
+                let decision = policy.decide(&destination(None, address, self.port));
                 if decision.allowed { Ok(vec![(address, decision)]) } else { Err((NetworkEvent::Refused, decision)) }
             }
             (None, None) => return None,
@@ -131,8 +125,7 @@ impl Passage {
     }
 
     /// The addresses of a name that may be connected to. A name that may not be asked for is not looked up.
-    async fn by_name(&mut self, name: &DomainName) -> Result<Vec<(IpAddr, Decision)>, (NetworkEvent, Decision)> {
-        let policy = self.gate.policy();
+    async fn by_name(&mut self, name: &DomainName, policy: &Policy) -> Result<Vec<(IpAddr, Decision)>, (NetworkEvent, Decision)> {
         let asked = policy.decide_name(name);
         if !asked.allowed {
             return Err((NetworkEvent::Refused, asked));
@@ -161,28 +154,38 @@ impl Passage {
     }
 }
 
-/// Why a connection is cut off, where that is no mere break.
-type Verdict = OnceLock<(NetworkEvent, Decision)>;
-
 impl Open {
     /// Passes bytes both ways until both have ended, something breaks, or the policy does not allow it any more. In the latter cases it is to be
     /// reset, which `reset` asks the agent for.
     pub(super) async fn run(self, reset: impl Future<Output = ()>) {
-        let Self { admitted, inside, outside } = self;
-        let inside = Held::new(inside);
+        let Self { admitted, inside, mut outside } = self;
+        let interception = admitted.interception();
+        let mut inside = if interception.is_some() { Inside::Stream(Held::new(inside)) } else { Inside::new(inside) };
         let (counted, verdict) = (Counted::default(), Verdict::new());
-        let mut relay: Pin<Box<dyn Future<Output = io::Result<()>> + Send + '_>> = match admitted.interception() {
-            Some(interception) => Box::pin(intercept(&admitted, interception, inside.clone(), outside, &counted, &verdict)),
-            None => Box::pin(relay(&admitted, inside.clone(), outside, &counted, &verdict)),
+        let [there, back] = [&counted.sent, &counted.received].map(|counter| Carrier { gate: &admitted.gate, counter, verdict: &verdict });
+        let mut relay: Pin<Box<dyn Future<Output = io::Result<()>> + Send + '_>> = match (interception, &mut inside) {
+            (Some(interception), Inside::Stream(held)) => {
+                Box::pin(intercept(&admitted, interception, held.clone(), &mut outside, [there, back], &verdict))
+            }
+            (_, inside) => {
+                let judge = |shown: &Shown| match admitted.disagreement(shown) {
+                    None => true,
+                    Some(decision) => {
+                        let _ = verdict.set((NetworkEvent::Refused, decision));
+                        false
+                    }
+                };
+                Box::pin(carrier::relay(inside, &mut outside, [there, back], admitted.watch(), judge))
+            }
         };
         let broken = tokio::select! {
             relayed = &mut relay => relayed.err().map(|error: io::Error| format!("broken off: {error}")),
             now = admitted.revoked() => Some(format!("cut off: {}", now.reason)),
         };
+        drop(relay);
         if broken.is_some() {
             reset.await;
-            // An end that comes before the reset would be taken for an orderly one.
-            let _ = timeout(FAREWELL, tokio::io::copy(&mut inside.clone(), &mut tokio::io::sink())).await;
+            inside.await_reset().await;
         }
         let Admitted { gate, wish, decision, .. } = &admitted;
         let (sent, received) = (counted.sent.load(Ordering::Relaxed), counted.received.load(Ordering::Relaxed));
@@ -193,42 +196,18 @@ impl Open {
     }
 }
 
-/// Bytes that have passed.
-#[derive(Default)]
-struct Counted {
-    sent: AtomicU64,
-    received: AtomicU64,
-}
-
-/// As it comes, but for what must not go out.
-async fn relay(admitted: &Admitted, inside: Held, outside: TcpStream, counted: &Counted, verdict: &Verdict) -> io::Result<()> {
-    let mut to_inside = inside.clone();
-    let (mut from_outside, mut to_outside) = outside.into_split();
-    let judge = |shown: &Shown| match admitted.disagreement(shown) {
-        None => true,
-        Some(decision) => {
-            let _ = verdict.set((NetworkEvent::Refused, decision));
-            false
-        }
-    };
-    let mut from_inside = Beginning::new(Watched::new(inside, admitted.watch()), judge);
-    let there = pass(&admitted.gate, &mut from_inside, &mut to_outside, &counted.sent, verdict);
-    let back = pass(&admitted.gate, &mut from_outside, &mut to_inside, &counted.received, verdict);
-    tokio::try_join!(there, back).map(drop)
-}
-
 /// With somebody in between, who puts secrets in. What counts is what passes outside.
 async fn intercept(
     admitted: &Admitted,
     interception: Interception,
     inside: Held,
-    outside: TcpStream,
-    counted: &Counted,
+    outside: &mut TcpStream,
+    [there, back]: [Carrier<'_>; 2],
     verdict: &Verdict,
 ) -> io::Result<()> {
     let (near, far) = tokio::io::duplex(PIPE);
     let (mut from_near, mut to_near) = tokio::io::split(far);
-    let (mut from_outside, mut to_outside) = outside.into_split();
+    let (mut from_outside, mut to_outside) = outside.split();
     let between = async {
         interception.run(inside, Box::new(near)).await.map_err(|failure| match failure {
             Failure::Broken(error) => error,
@@ -239,9 +218,9 @@ async fn intercept(
             }
         })
     };
-    let there = pass(&admitted.gate, &mut from_near, &mut to_outside, &counted.sent, verdict);
+    let there = there.copy(&mut from_near, &mut to_outside);
     let mut through = pin!(async { tokio::try_join!(between, there).map(drop) });
-    let back = pass(&admitted.gate, &mut from_outside, &mut to_near, &counted.received, verdict);
+    let back = back.copy(&mut from_outside, &mut to_near);
     tokio::select! {
         // Who is in between has done with both sides: what the server may say yet is for nobody.
         through = &mut through => return through,
@@ -313,31 +292,4 @@ impl Admitted {
 
 fn destination(name: Option<&DomainName>, address: IpAddr, port: u16) -> Destination<'_> {
     Destination { name, address, port, protocol: Protocol::Tcp }
-}
-
-/// Passes bytes on, as many as may pass, until their end, which it passes on too.
-async fn pass(
-    gate: &Gate,
-    from: &mut (impl AsyncRead + Unpin),
-    to: &mut (impl AsyncWrite + Unpin),
-    counter: &AtomicU64,
-    verdict: &Verdict,
-) -> io::Result<()> {
-    let full = |reached: Reached| {
-        let _ = verdict.set((NetworkEvent::Refused, reached.into()));
-        io::Error::from(io::ErrorKind::QuotaExceeded)
-    };
-    let mut buffer = Vec::new();
-    loop {
-        let limits = gate.limits();
-        buffer.resize(Meter::piece(limits), 0);
-        let length = from.read(&mut buffer).await?;
-        if length == 0 {
-            return to.shutdown().await;
-        }
-        gate.meter.spend(length, limits).await.map_err(full)?;
-        to.write_all(&buffer[..length]).await?;
-        to.flush().await?;
-        counter.fetch_add(length as u64, Ordering::Relaxed);
-    }
 }

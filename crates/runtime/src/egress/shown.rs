@@ -126,6 +126,11 @@ impl<R, J: FnMut(&Shown) -> bool> Beginning<R, J> {
         Self { client, seen: Some(Vec::new()), judge }
     }
 
+    /// Whether nothing is looked at any more.
+    pub(super) const fn is_clear(&self) -> bool {
+        self.seen.is_none()
+    }
+
     /// Whether these bytes may go out.
     fn accepts(&mut self, bytes: &[u8]) -> bool {
         let Some(seen) = &mut self.seen else { return true };

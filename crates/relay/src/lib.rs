@@ -1,0 +1,14 @@
+//! Bytes from one socket to another, for the agent inside a sandbox and for the host.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `socket` | [`Socket`]: one of the event loop, for calls that the loop does not know |
+//! | `pass` | [`pass()`]: one direction to its end; [`Toll`]: who has a say about how much |
+//! | `pipe` | what bytes go through, where they are moved by page and not copied |
+
+mod pass;
+mod pipe;
+mod socket;
+
+pub use pass::{Free, Toll, pass, write};
+pub use socket::Socket;
