@@ -6,7 +6,7 @@ use tokio::io::Interest;
 
 use crate::{
     pipe::{self, Pipe},
-    socket::{Socket, perform},
+    socket::{Socket, is_passing, perform},
 };
 
 /// Who has a say about how much is passed on.
@@ -41,35 +41,28 @@ impl Toll for Free {
 /// # Errors
 /// Of the sockets, or of the toll.
 pub async fn pass(from: &impl Socket, to: &impl Socket, toll: &impl Toll) -> io::Result<()> {
-    match splice(from, to, toll).await {
-        Err(error)
-            if matches!(
-                Errno::from_io_error(&error),
-                Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::MFILE | Errno::NFILE)
-            ) =>
-        {
-            copy(from, to, toll).await?;
-        }
-        other => other?,
+    if !splice(from, to, toll).await? {
+        copy(from, to, toll).await?;
     }
     // A connection that is gone as a whole has no half to end.
     let _ = rustix::net::shutdown(to, rustix::net::Shutdown::Write);
     Ok(())
 }
 
-/// Fails with `INVAL` or its like only where nothing that was taken is lost.
-async fn splice(from: &impl Socket, to: &impl Socket, toll: &impl Toll) -> io::Result<()> {
+/// Whether it came to the end: not so where there are no pipes, or what comes cannot be moved into one. Then nothing has been taken that was not passed on.
+async fn splice(from: &impl Socket, to: &impl Socket, toll: &impl Toll) -> io::Result<bool> {
     let mut can_leave = true;
     loop {
         // An idle stream costs nothing.
         from.ready(Interest::READABLE).await?;
-        let pipe = Pipe::take()?;
+        let Ok(pipe) = Pipe::take() else { return Ok(false) };
         let most = toll.piece().unwrap_or(4 * pipe::SIZE);
         match from.attempt(Interest::READABLE, || pipe.fill(from, most)) {
             Ok(0) => {
                 pipe.give_back();
-                return Ok(());
+                return Ok(true);
             }
+            // One that is not emptied, since this fails or is dropped, is closed.
             Ok(length) => {
                 toll.pay(length).await?;
                 empty(&pipe, to, length, &mut can_leave).await?;
@@ -78,7 +71,10 @@ async fn splice(from: &impl Socket, to: &impl Socket, toll: &impl Toll) -> io::R
             }
             Err(error) => {
                 pipe.give_back();
-                if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
+                if cannot_move(&error) {
+                    return Ok(false);
+                }
+                if !is_passing(&error) {
                     return Err(error);
                 }
             }
@@ -86,37 +82,45 @@ async fn splice(from: &impl Socket, to: &impl Socket, toll: &impl Toll) -> io::R
     }
 }
 
+/// Whether the kernel cannot move pages between these two.
+fn cannot_move(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
+}
+
 /// Passes on what is in a pipe. A socket that takes no pages gets copies.
 async fn empty(pipe: &Pipe, to: &impl Socket, mut waiting: usize, can_leave: &mut bool) -> io::Result<()> {
     while waiting > 0 && *can_leave {
         match perform(to, Interest::WRITABLE, || pipe.drain(to, waiting)).await {
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => *can_leave = false,
+            Err(error) if cannot_move(&error) => *can_leave = false,
             length => waiting = waiting.saturating_sub(length?),
         }
     }
-    let mut buffer = Vec::new();
     while waiting > 0 {
-        buffer.resize(waiting.min(pipe::SIZE), 0);
+        let mut buffer = vec![0; waiting.min(pipe::SIZE)];
         let length = pipe.read(&mut buffer)?;
-        write(to, Bytes::copy_from_slice(&buffer[..length])).await?;
+        buffer.truncate(length);
         waiting = waiting.saturating_sub(length);
+        write(to, buffer.into()).await?;
     }
     Ok(())
 }
 
 async fn copy(from: &impl Socket, to: &impl Socket, toll: &impl Toll) -> io::Result<()> {
     loop {
-        // An idle stream costs no buffer.
+        // An idle stream costs no buffer, and how much may pass at once is asked when something comes.
         from.ready(Interest::READABLE).await?;
         let mut buffer = vec![0; toll.piece().unwrap_or(pipe::SIZE)];
-        let length = perform(from, Interest::READABLE, || Ok(rustix::io::read(from, &mut buffer)?)).await?;
-        if length == 0 {
-            return Ok(());
+        match from.attempt(Interest::READABLE, || Ok(rustix::io::read(from, &mut buffer)?)) {
+            Ok(0) => return Ok(()),
+            Ok(length) => {
+                buffer.truncate(length);
+                toll.pay(length).await?;
+                write(to, buffer.into()).await?;
+                toll.passed(length);
+            }
+            Err(error) if is_passing(&error) => {}
+            Err(error) => return Err(error),
         }
-        buffer.truncate(length);
-        toll.pay(length).await?;
-        write(to, buffer.into()).await?;
-        toll.passed(length);
     }
 }
 

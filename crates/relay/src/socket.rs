@@ -40,13 +40,18 @@ impl Socket for TcpStream {
     }
 }
 
-/// Attempts something until it does not fail with `WouldBlock`.
+/// Attempts something until it does not fail for want of readiness.
 pub(crate) async fn perform<T>(socket: &impl Socket, interest: Interest, mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         socket.ready(interest).await?;
         match socket.attempt(interest, &mut call) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) if is_passing(&error) => {}
             other => return other,
         }
     }
+}
+
+/// Whether it may be attempted again, when the socket is ready.
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -177,6 +177,8 @@ fn changed(outer: &Home) {
     open.wait_for_line("cat: -: Connection reset by peer");
     open.wait_for_line("over");
     assert_eq!(open.finish().code, 0);
+    // The server does not take it for an end either.
+    eventually("it is cut off outside", || stage.seen().iter().any(|line| line == "reset 93.184.215.14 7000"));
     assert_refused(&home, &id, &["http://allowed.test/"]);
     let sealed = home.create(&[]);
     let refused = home.sandbar(&["net", "set", &sealed, "open"]);

@@ -178,12 +178,19 @@ impl Open {
                 Box::pin(carrier::relay(inside, &mut outside, [there, back], admitted.watch(), judge))
             }
         };
+        // The policy may have changed while it was connected: nothing passes before it has been asked again.
         let broken = tokio::select! {
-            relayed = &mut relay => relayed.err().map(|error: io::Error| format!("broken off: {error}")),
-            now = admitted.revoked() => Some(format!("cut off: {}", now.reason)),
+            biased;
+            now = admitted.revoked() => Some((true, format!("cut off: {}", now.reason))),
+            relayed = &mut relay => relayed.err().map(|error: io::Error| (verdict.get().is_some(), format!("broken off: {error}"))),
         };
         drop(relay);
-        if broken.is_some() {
+        if let Some((is_cut, _)) = broken {
+            if is_cut {
+                // Nor may the server take what has come so far for all of it.
+                let _ = outside.set_zero_linger();
+                drop(outside);
+            }
             reset.await;
             inside.await_reset().await;
         }
@@ -191,7 +198,7 @@ impl Open {
         let (sent, received) = (counted.sent.load(Ordering::Relaxed), counted.received.load(Ordering::Relaxed));
         match verdict.get() {
             Some((event, decision)) => gate.tell(wish, *event, decision),
-            None => gate.tell_end(wish, decision, broken.unwrap_or_else(|| "ended".to_owned()), sent, received),
+            None => gate.tell_end(wish, decision, broken.map_or_else(|| "ended".to_owned(), |(_, reason)| reason), sent, received),
         }
     }
 }
