@@ -15,7 +15,7 @@ use clap::Parser;
 /// Measures sandbar beside named peers.
 #[derive(Parser)]
 struct Arguments {
-    /// Only the cases whose names contain one of these words: exec, create, limits, stream, parallel, idle, gvisor, docker.
+    /// Only the cases whose names contain one of these words: exec, create, limits, stream, egress, parallel, idle, server, gvisor, docker.
     only: Vec<String>,
     /// Samples per row.
     #[arg(long, default_value_t = 60)]
@@ -23,6 +23,9 @@ struct Arguments {
     /// How many idle sandboxes to measure the memory of.
     #[arg(long, default_value_t = 500)]
     idle: usize,
+    /// Of how many sandboxes a server is to know when its memory is measured.
+    #[arg(long, default_value_t = 1000)]
+    known: usize,
     /// The sandbar program whose whole-process times are measured.
     #[arg(long)]
     sandbar: Option<PathBuf>,
@@ -38,7 +41,7 @@ async fn main() -> Result {
         Some(path) => path,
         None => std::env::current_exe()?.with_file_name("sandbar"),
     };
-    let setting = case::Setting { samples: arguments.samples, idle: arguments.idle, sandbar };
+    let setting = case::Setting { samples: arguments.samples, idle: arguments.idle, known: arguments.known, sandbar };
     table::paragraph(&host::describe());
     case::run(&setting, &arguments.only).await
 }

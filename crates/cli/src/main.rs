@@ -35,8 +35,7 @@ fn main() -> ExitCode {
         Err(error) => return exit(error::report_usage(&error)),
     };
     log::begin(cli.log_format());
-    // One thread: a command waits for one or two sockets, and starting more threads would cost more than the work.
-    let status = match runtime().map_err(Failure::from).and_then(|runtime| finish(runtime, cli)) {
+    let status = match runtime(cli.has_clients()).map_err(Failure::from).and_then(|runtime| finish(runtime, cli)) {
         Ok(status) => status,
         Err(failure) => failure.report(),
     };
@@ -44,8 +43,11 @@ fn main() -> ExitCode {
     exit(status)
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start", || "cannot start the event loop".to_owned())
+/// One thread for a command: it waits for one or two sockets, and starting more threads would cost more than the work.
+fn runtime(has_clients: bool) -> Result<tokio::runtime::Runtime> {
+    use tokio::runtime::Builder;
+    let mut builder = if has_clients { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+    builder.enable_all().build().context("start", || "cannot start the event loop".to_owned())
 }
 
 fn finish(runtime: tokio::runtime::Runtime, cli: Cli) -> Outcome<u8> {

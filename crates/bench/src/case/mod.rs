@@ -10,6 +10,7 @@ pub mod life;
 mod limits;
 mod parallel;
 mod sandbox;
+mod server;
 mod stream;
 
 use std::{
@@ -24,7 +25,7 @@ use self::sandbox::Stage;
 use crate::{Result, peer::docker::Docker, table};
 
 /// The names of the cases, in their order.
-pub const NAMES: [&str; 9] = ["exec", "create", "limits", "stream", "egress", "parallel", "idle", "gvisor", "docker"];
+pub const NAMES: [&str; 10] = ["exec", "create", "limits", "stream", "egress", "parallel", "idle", "server", "gvisor", "docker"];
 /// What one case may take. Rows have budgets of their own far below: what takes longer hangs.
 const DEADLINE: Duration = Duration::from_secs(240);
 /// What all of them may take: what is not done by then is told as failed.
@@ -36,6 +37,8 @@ pub struct Setting {
     pub samples: usize,
     /// Idle sandboxes.
     pub idle: usize,
+    /// Sandboxes that a server knows when its memory is measured.
+    pub known: usize,
     /// The program.
     pub sandbar: PathBuf,
 }
@@ -70,6 +73,7 @@ async fn run_one(setting: &Setting, name: &str, deadline: Duration) -> Result {
             "stream" => stream::run(setting, &stage).await,
             "egress" => egress::run(setting, &stage).await,
             "parallel" => parallel::run(setting, &stage).await,
+            "server" => server::run(setting, &stage).await,
             "gvisor" => gvisor::run(setting, &stage).await,
             "docker" => docker::run(setting, &stage).await,
             _ => idle::run(setting, &stage).await,

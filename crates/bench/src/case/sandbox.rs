@@ -23,8 +23,13 @@ impl Stage {
             writeln!(config, "docker-host = {host:?}")?;
         }
         fs::write(folder.path().join("sandbar.toml"), config)?;
-        let runtime = Runtime::open(RuntimeConfig::at(folder.path())?).await?;
+        let runtime = Self::runtime_at(folder.path()).await?;
         Ok(Self { runtime, folder })
+    }
+
+    /// A runtime on a state folder that is there.
+    pub async fn runtime_at(folder: &Path) -> Result<Runtime> {
+        Ok(Runtime::open(RuntimeConfig::at(folder)?).await?)
     }
 
     /// Its state folder.

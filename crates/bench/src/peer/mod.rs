@@ -8,6 +8,8 @@ pub mod nsjail;
 pub mod runc;
 pub mod runsc;
 pub mod spawn;
+#[path = "../../../conformance/tests/elsewhere/sshd.rs"]
+pub mod sshd;
 
 use std::process::Stdio;
 

@@ -181,6 +181,11 @@ impl Cli {
         }
     }
 
+    /// Whether many clients are to be answered at once.
+    pub(crate) fn has_clients(&self) -> bool {
+        matches!(&self.command, Command::Serve(serve) if serve.has_clients())
+    }
+
     /// Does it, and gives the status to exit with.
     pub(crate) async fn run(self) -> Outcome<u8> {
         let home = self.place.home;

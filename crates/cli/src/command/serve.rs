@@ -46,6 +46,11 @@ impl Serve {
         self.log_format
     }
 
+    /// Whether there may be more than one client.
+    pub(super) fn has_clients(&self) -> bool {
+        !self.stdio
+    }
+
     pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
         if self.stdio {
             Service::run_for(runtime.clone(), tokio::io::stdin(), tokio::io::stdout()).await;

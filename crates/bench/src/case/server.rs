@@ -1,0 +1,239 @@
+use std::{
+    fmt::Write as _,
+    fs,
+    path::Path,
+    process::Stdio,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use sandbar_core::Limits;
+use sandbar_runtime::{CreateRequest, Sandbox};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    task::JoinSet,
+};
+
+use super::{
+    Setting,
+    sandbox::{Stage, truth},
+};
+use crate::{
+    Result, peer,
+    peer::sshd::Sshd,
+    sample::{Once, Samples, in_turns},
+    table,
+};
+
+/// Clients that ask at once, each on connections of its own, and how long they do.
+const CLIENTS: usize = 8;
+const SPAN: Duration = Duration::from_secs(4);
+
+/// A command over a server on loopback and over a login on loopback, beside the library; what a server answers in a second; and its memory.
+pub async fn run(setting: &Setting, stage: &Stage) -> Result {
+    let server = Server::start(setting, stage.home()).await?;
+    let at_rest = server.memory()?;
+    exec(setting, stage, &server).await?;
+    rates(stage, &server).await?;
+
+    table::heading("Memory of the server (proportional set size)");
+    let mut rows = vec![vec!["at rest".to_owned(), kibibytes(at_rest)]];
+    for _ in 0..setting.known {
+        stage.container(Limits::default()).await?;
+    }
+    let begun = Instant::now();
+    let list = server.get("/v1/sandboxes?limit=1000").await?;
+    let (known, took) = (list["items"].as_array().map_or(0, Vec::len), begun.elapsed());
+    rows.push(vec![format!("after a list of {known} sandboxes, which took {} ms", table::milliseconds(took)), kibibytes(server.memory()?)]);
+    table::rows(&["", "KiB"], &rows);
+    Ok(())
+}
+
+fn kibibytes(bytes: u64) -> String {
+    (bytes >> 10).to_string()
+}
+
+async fn exec(setting: &Setting, stage: &Stage, server: &Server) -> Result {
+    table::heading("exec `true` in a running container, from the library, here and elsewhere");
+    let here = stage.container(Limits::default()).await?;
+    let there = Elsewhere::over_http(setting, stage, server).await?;
+    let login = Elsewhere::over_ssh(setting).await;
+    let mut rows: Vec<(String, Once<'_>)> = vec![
+        ("this host".into(), Box::new(async || truth(&here).await)),
+        ("`http://` on loopback".into(), Box::new(async || truth(&there.sandbox).await)),
+    ];
+    match &login {
+        Ok(login) => rows.push(("`ssh://` on loopback".into(), Box::new(async || truth(&login.sandbox).await))),
+        Err(why) => table::paragraph(&format!("`ssh://` cannot be measured: {why}")),
+    }
+    let measured = in_turns(setting.samples, &mut rows).await;
+    drop(rows);
+    there.sandbox.destroy().await?;
+    if let Ok(login) = &login {
+        login.sandbox.destroy().await?;
+    }
+    here.destroy().await?;
+    table::ratios(&measured?);
+    Ok(())
+}
+
+/// A container on another host, as it is used from a state folder on this one.
+struct Elsewhere {
+    sandbox: Sandbox,
+    /// What it needs as long as it is used.
+    _kept: (TempDir, Option<(Sshd, TempDir)>),
+}
+
+impl Elsewhere {
+    async fn over_http(setting: &Setting, stage: &Stage, server: &Server) -> Result<Self> {
+        let home = TempDir::new()?;
+        let (folder, key) = (home.path().display().to_string(), stage.home().join("server-token").display().to_string());
+        let program = setting.sandbar.display().to_string();
+        let url = format!("{}/container", server.url);
+        let arguments = ["--home", &folder, "context", "add", "there", &url, "--key-file", &key].map(str::to_owned);
+        peer::run(&program, &arguments).await?;
+        Ok(Self { sandbox: container_at(home.path(), "there").await?, _kept: (home, None) })
+    }
+
+    async fn over_ssh(setting: &Setting) -> Result<Self> {
+        let (home, there) = (TempDir::new()?, TempDir::new()?);
+        let sshd = Sshd::start(there.path(), &there.path().join("home"), &there.path().join("cache"))?;
+        let mut config = String::new();
+        writeln!(config, "[ssh]\nssh = {:?}\nupload = {:?}", sshd.client, setting.sandbar)?;
+        fs::write(home.path().join("sandbar.toml"), config)?;
+        let provider = format!("{}/container", sshd.url);
+        Ok(Self { sandbox: container_at(home.path(), &provider).await?, _kept: (home, Some((sshd, there))) })
+    }
+}
+
+async fn container_at(home: &Path, provider: &str) -> Result<Sandbox> {
+    let request = CreateRequest { provider: Some(provider.to_owned()), ..CreateRequest::default() };
+    Ok(Stage::runtime_at(home).await?.create(request).await?)
+}
+
+async fn rates(stage: &Stage, server: &Server) -> Result {
+    table::heading(&format!("Requests of {CLIENTS} clients at once, over HTTP on loopback"));
+    let sandbox = stage.container(Limits::default()).await?;
+    let exec = format!("/v1/sandboxes/{}/exec", sandbox.id());
+    let mut rows = Vec::new();
+    for (name, what) in [("list (one sandbox)", Asked::List), ("exec `true`", Asked::Exec(exec)), ("create and destroy", Asked::Life)] {
+        let what = Arc::new(what);
+        let begun = Instant::now();
+        let mut clients = JoinSet::new();
+        for _ in 0..CLIENTS {
+            let (server, what) = (server.client(), Arc::clone(&what));
+            clients.spawn(async move {
+                let mut times = Vec::new();
+                while begun.elapsed() < SPAN {
+                    let asked = Instant::now();
+                    what.ask(&server).await?;
+                    times.push(asked.elapsed());
+                }
+                Ok(times)
+            });
+        }
+        let times: Vec<Duration> = clients.join_all().await.into_iter().collect::<Result<Vec<Vec<Duration>>>>()?.concat();
+        let (rate, samples) = (times.len() as f64 / begun.elapsed().as_secs_f64(), Samples::new(times));
+        let cells = [format!("{rate:.0}"), table::milliseconds(samples.p50()), table::milliseconds(samples.p99())];
+        rows.push([name.to_owned()].into_iter().chain(cells).collect());
+    }
+    sandbox.destroy().await?;
+    table::rows(&["", "a second", "p50 ms", "p99 ms"], &rows);
+    Ok(())
+}
+
+enum Asked {
+    List,
+    Exec(String),
+    Life,
+}
+
+impl Asked {
+    async fn ask(&self, client: &Client) -> Result {
+        match self {
+            Self::List => drop(client.get("/v1/sandboxes").await?),
+            Self::Exec(path) => {
+                let said = client.post(path, &json!({ "argv": ["/bin/true"] })).await?;
+                if said["exit_code"] != 0 {
+                    return Err(format!("true: {said}").into());
+                }
+            }
+            Self::Life => {
+                let made = client.post("/v1/sandboxes", &json!({ "provider": "container" })).await?;
+                let id = made["id"].as_str().ok_or("a sandbox without an id")?;
+                client.delete(&format!("/v1/sandboxes/{id}")).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `sandbar serve` on a state folder. It ends with this.
+struct Server {
+    url: String,
+    token: String,
+    process: Child,
+    client: Client,
+}
+
+impl Server {
+    async fn start(setting: &Setting, home: &Path) -> Result<Self> {
+        let mut command = Command::new(&setting.sandbar);
+        command.arg("--home").arg(home).args(["serve", "--listen", "127.0.0.1:0"]);
+        let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().ok_or("no output")?).read_line(&mut line).await?;
+        let (url, token) = (line.trim().to_owned(), fs::read_to_string(home.join("server-token"))?.trim().to_owned());
+        let client = Client::new(&url, &token);
+        Ok(Self { url, token, process, client })
+    }
+
+    /// A client with connections of its own.
+    fn client(&self) -> Client {
+        Client::new(&self.url, &self.token)
+    }
+
+    async fn get(&self, path: &str) -> Result<Value> {
+        self.client.get(path).await
+    }
+
+    /// Bytes of memory that are its own, and its part of what it shares.
+    fn memory(&self) -> Result<u64> {
+        let pid = self.process.id().ok_or("the server has ended")?;
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).ok_or("no set size")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
+    }
+}
+
+struct Client {
+    http: reqwest::Client,
+    url: String,
+    token: String,
+}
+
+impl Client {
+    fn new(url: &str, token: &str) -> Self {
+        Self { http: reqwest::Client::new(), url: url.to_owned(), token: token.to_owned() }
+    }
+
+    async fn get(&self, path: &str) -> Result<Value> {
+        self.answer(self.http.get(format!("{}{path}", self.url))).await
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        self.answer(self.http.post(format!("{}{path}", self.url)).json(body)).await
+    }
+
+    async fn delete(&self, path: &str) -> Result {
+        self.http.delete(format!("{}{path}", self.url)).bearer_auth(&self.token).send().await?.error_for_status()?;
+        Ok(())
+    }
+
+    async fn answer(&self, request: reqwest::RequestBuilder) -> Result<Value> {
+        Ok(request.bearer_auth(&self.token).send().await?.error_for_status()?.json().await?)
+    }
+}
