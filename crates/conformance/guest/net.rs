@@ -2,7 +2,7 @@ use std::{
     io::{self, Read, Write},
     net::{Shutdown, TcpListener, TcpStream, UdpSocket},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{ready, say};
@@ -58,8 +58,13 @@ pub(crate) fn connect(address: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Connects, says something, and prints what comes back until the end.
+/// Connects, says something, and prints what comes back until the end; of a failure, also how long it took to come.
 pub(crate) fn talk(address: &str, text: &str) -> io::Result<()> {
+    let begun = Instant::now();
+    exchange(address, text).map_err(|error| io::Error::other(format!("{error} after {} ms", begun.elapsed().as_millis())))
+}
+
+fn exchange(address: &str, text: &str) -> io::Result<()> {
     let address = address.parse().map_err(io::Error::other)?;
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(20))?;
     stream.write_all(text.as_bytes())?;

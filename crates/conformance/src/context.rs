@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::{Failure, Recorder, Sandbox, Subject, host};
 
-/// The most that a destroy may take.
+/// The most that a destroy may take, where the subject has no more patience.
 const DESTROY: Duration = Duration::from_secs(30);
 
 /// Makes the sandboxes of one case and takes care that nothing of them is left.
@@ -139,7 +139,7 @@ impl Context {
     /// Those of the provider.
     pub async fn provision(&self, request: ProvisionRequest, journal: Arc<Recorder>) -> Result<Sandbox> {
         let handle = self.subject.provider.provision(request.clone()).await?;
-        Ok(self.remember(Sandbox::new(handle, request, journal)))
+        Ok(self.remember(Sandbox::new(handle, request, journal, self.subject.patience)))
     }
 
     /// A sandbox from a checkpoint.
@@ -158,7 +158,7 @@ impl Context {
         let (mut request, journal) = self.request(spec)?;
         request.root = from.root.clone();
         let handle = self.subject.provider.restore(request.clone(), from).await?;
-        Ok(self.remember(Sandbox::new(handle, request, journal)))
+        Ok(self.remember(Sandbox::new(handle, request, journal, self.subject.patience)))
     }
 
     /// What puts a sandbox, or a new one, back to a checkpoint of `of`.
@@ -189,8 +189,9 @@ impl Context {
     /// When it cannot be destroyed, or something is left.
     pub async fn destroy(&self, sandbox: &Sandbox) -> Result<(), Failure> {
         sandbox.released();
-        let destroyed = timeout(DESTROY, sandbox.destroy()).await;
-        destroyed.map_err(|_| Failure::new(format!("destroy did not end within {} s", DESTROY.as_secs())))??;
+        let most = DESTROY * self.subject.patience;
+        let destroyed = timeout(most, sandbox.destroy()).await;
+        destroyed.map_err(|_| Failure::new(format!("destroy did not end within {} s", most.as_secs())))??;
         Self::nothing_is_left(sandbox)
     }
 

@@ -22,14 +22,20 @@ use crate::{Failure, Recorder, failure::ensure, guest, host};
 
 /// How often something is asked again that cannot be waited for.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
-/// What "within seconds" means.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
-/// How long something may take that a command has yet to do, on a busy machine.
-const EVENTUALLY: Duration = Duration::from_secs(30);
+/// How long what must come is waited for: far longer than it takes on a busy machine, for it says only when a case gives up. How soon something
+/// comes, it does not say: that is [`SECONDS`].
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+/// What "within seconds" means to a call that is to fail at once: a call that waits for an agent in vain ends after 15 seconds or more.
+const SECONDS: Duration = Duration::from_secs(10);
 
-/// Waits for something that must come within seconds.
+/// Waits for something that must come.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> Result<T, Failure> {
     timeout(SOON, future).await.map_err(|_| Failure::new(format!("{what} did not end within {} s", SOON.as_secs())))
+}
+
+/// Waits for something that must come within seconds.
+pub(crate) async fn within_seconds<T>(what: &str, future: impl Future<Output = T>) -> Result<T, Failure> {
+    timeout(SECONDS, future).await.map_err(|_| Failure::new(format!("{what} did not end within {} s", SECONDS.as_secs())))
 }
 
 /// A sandbox of one case, with what the cases say most often. Everything else is the handle's.
@@ -41,6 +47,8 @@ struct Inner {
     request: ProvisionRequest,
     journal: Arc<Recorder>,
     destroyed: AtomicBool,
+    /// How long something may take that has yet to be done in it.
+    patience: Duration,
 }
 
 impl Deref for Sandbox {
@@ -52,8 +60,8 @@ impl Deref for Sandbox {
 }
 
 impl Sandbox {
-    pub(crate) fn new(handle: Box<dyn SandboxHandle>, request: ProvisionRequest, journal: Arc<Recorder>) -> Self {
-        Self(Arc::new(Inner { handle, request, journal, destroyed: AtomicBool::new(false) }))
+    pub(crate) fn new(handle: Box<dyn SandboxHandle>, request: ProvisionRequest, journal: Arc<Recorder>, patience: u32) -> Self {
+        Self(Arc::new(Inner { handle, request, journal, destroyed: AtomicBool::new(false), patience: SOON * patience }))
     }
 
     /// What it was made from.
@@ -161,7 +169,7 @@ impl Sandbox {
                 sleep(POLL).await;
             }
         };
-        timeout(SOON, wait).await.map_err(|_| Failure::new(format!("process {pid} still runs")))?
+        timeout(self.0.patience, wait).await.map_err(|_| Failure::new(format!("process {pid} still runs")))?
     }
 
     /// Waits until a line of shell succeeds.
@@ -172,7 +180,7 @@ impl Sandbox {
             }
             Ok(())
         };
-        timeout(EVENTUALLY, wait).await.map_err(|_| Failure::new(format!("`{line}` never succeeded")))?
+        timeout(self.0.patience, wait).await.map_err(|_| Failure::new(format!("`{line}` never succeeded")))?
     }
 
     /// Ends a process and waits for that.
@@ -233,7 +241,7 @@ impl Sandbox {
                 sleep(POLL).await;
             }
         };
-        timeout(SOON, wait).await.map_err(|_| Failure::new(format!("still there: {resource:?}")))
+        timeout(self.0.patience, wait).await.map_err(|_| Failure::new(format!("still there: {resource:?}")))
     }
 }
 

@@ -1,5 +1,3 @@
-use std::time::{Duration, Instant};
-
 use sandbar_core::{
     CheckpointKind, CheckpointOptions,
     Feature::{DiskCheckpoint, Fork, StopStart},
@@ -126,9 +124,7 @@ async fn it_costs_what_changed(context: &Context) -> Result<(), Failure> {
     let (layer, whole) = context.checkpoint(&sandbox).await?;
     let fork = context.fork(&sandbox, &layer, SandboxSpec::default()).await?;
     fork.put("small", "x").await?;
-    let begin = Instant::now();
     let (_, delta) = context.checkpoint(&fork).await?;
     ensure!(delta.bytes < whole.bytes / 10, "a fork that changed one byte is saved as {} bytes of {}", delta.bytes, whole.bytes);
-    ensure!(begin.elapsed() < Duration::from_secs(5), "that took {:?}", begin.elapsed());
     Ok(())
 }

@@ -67,7 +67,7 @@ async fn a_free_port_listens_and_passes_bytes(context: &Context) -> Result<(), F
 
 async fn the_address_asked_for_is_taken(context: &Context) -> Result<(), Failure> {
     let sandbox = serving(context, 18181).await?;
-    let free = TcpListener::bind(ANY).await?.local_addr()?;
+    let free = TcpListener::bind(address_of_its_own()).await?.local_addr()?;
     ensure_eq!(sandbox.expose_port(18181, free).await?.listen, free, "the address");
     echoes(free, b"there").await
 }
@@ -173,7 +173,7 @@ async fn it_may_be_exposed_before_anything_listens(context: &Context) -> Result<
 
 async fn it_ends_with_the_sandbox(context: &Context) -> Result<(), Failure> {
     let sandbox = serving(context, 18190).await?;
-    let exposed = sandbox.expose_port(18190, ANY).await?;
+    let exposed = sandbox.expose_port(18190, address_of_its_own()).await?;
     let mut open = TcpStream::connect(exposed.listen).await?;
     open.write_all(b"x").await?;
     timeout(SOON, open.read_u8()).await??;

@@ -89,7 +89,7 @@ async fn memory_over_the_limit_ends_the_process_and_not_the_sandbox(context: &Co
     let sandbox = limited(context, Limits { memory: Some(96 * MEBIBYTE), ..Limits::default() }).await?;
     let within = sandbox.start_guest(&["memory", "32"]).await?;
     sandbox.kill(within.pid).await?;
-    let over = timeout(SOON * 3, sandbox.guest(&["memory", "400"])).await??;
+    let over = timeout(SOON, sandbox.guest(&["memory", "400"])).await??;
     ensure!(!over.status.success() && !over.status.timed_out, "400 MiB were taken under a limit of 96: {}", over.status);
     let touched = over.stdout_text().lines().last().and_then(|line| number(line, 1).ok()).unwrap_or(0);
     ensure!(touched <= 96, "{touched} MiB were taken under a limit of 96");
@@ -113,7 +113,7 @@ async fn memory_of_all_processes_counts_together(context: &Context) -> Result<()
             tokio::time::sleep(crate::sandbox::POLL).await;
         }
     };
-    timeout(SOON * 4, outcome).await.map_err(|_| Failure::new("128 MiB in two processes under a limit of 96"))??;
+    timeout(SOON * 2, outcome).await.map_err(|_| Failure::new("128 MiB in two processes under a limit of 96"))??;
     let _ = second.input.close().await;
     answers(&sandbox).await
 }
@@ -123,7 +123,7 @@ async fn files_in_memory_count_as_memory(context: &Context) -> Result<(), Failur
     if !sandbox.shell("grep -q ' /dev/shm tmpfs ' /proc/mounts").await?.status.success() {
         return Err(Failure::Ignored("there is no /dev/shm inside".to_owned()));
     }
-    let result = timeout(SOON * 3, sandbox.guest(&["fill", "/dev/shm/file", "400"])).await??;
+    let result = timeout(SOON, sandbox.guest(&["fill", "/dev/shm/file", "400"])).await??;
     let wrote = number(&result.stdout_text(), 1).unwrap_or(0);
     ensure!(wrote < 100, "{wrote} MiB went into memory under a limit of 64");
     sandbox.text("rm -f /dev/shm/file").await?;

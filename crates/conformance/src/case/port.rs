@@ -28,15 +28,17 @@ cases! { "port";
     many_connections_live_at_the_same_time,
     large_transfers_are_complete,
     the_far_side_may_close_first [.reach(&[Shell])],
-    a_reader_that_stops_holds_the_far_side_back [.reach(&[Shell])],
+    a_reader_that_stops_holds_the_far_side_back [.reach(&[Shell]).seconds(120)],
     a_dropped_connection_is_closed_inside [.reach(&[Shell])],
     it_is_open_only_inside [.reach(&[Shell])],
 }
 
-/// A port that no other case of this run listens on: sandboxes of `dangerous-host` share the host's.
+/// A port that no other case of this run listens on, at any address: sandboxes of `dangerous-host` share the host's. Another user's cases run in a
+/// process of their own, at the same time.
 fn fresh_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(18_080);
-    NEXT.fetch_add(1, Ordering::Relaxed)
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = if rustix::process::geteuid().is_root() { 18_600 } else { 20_600 };
+    first + NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 async fn a_connection_carries_bytes_both_ways(context: &Context) -> Result<(), Failure> {
@@ -72,22 +74,25 @@ async fn a_listener_on_ipv6_is_reached(context: &Context) -> Result<(), Failure>
         return Err(Failure::Ignored("its loopback has no IPv6".to_owned()));
     }
     sandbox.put_guest().await?;
-    let server = sandbox.start_guest(&["echo", "[::1]:18081"]).await?;
-    timeout(SOON, sandbox.echoes(18081, b"six")).await??;
+    let port = fresh_port();
+    let server = sandbox.start_guest(&["echo", &format!("[::1]:{port}")]).await?;
+    timeout(SOON, sandbox.echoes(port, b"six")).await??;
     sandbox.kill(server.pid).await
 }
 
 async fn a_listener_on_every_address_is_reached(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     sandbox.put_guest().await?;
-    let server = sandbox.start_guest(&["echo", "0.0.0.0:18082"]).await?;
-    timeout(SOON, sandbox.echoes(18082, b"any")).await??;
+    let port = fresh_port();
+    let server = sandbox.start_guest(&["echo", &format!("0.0.0.0:{port}")]).await?;
+    timeout(SOON, sandbox.echoes(port, b"any")).await??;
     sandbox.kill(server.pid).await
 }
 
 async fn nothing_listening_is_unavailable(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    refused("a connection", timeout(SOON, sandbox.connect_port(18089)).await?.map(drop), &[ErrorKind::Unavailable])?;
+    let port = fresh_port();
+    refused("a connection", timeout(SOON, sandbox.connect_port(port)).await?.map(drop), &[ErrorKind::Unavailable])?;
     Ok(())
 }
 
@@ -100,10 +105,11 @@ async fn port_zero_is_refused(context: &Context) -> Result<(), Failure> {
 async fn many_connections_live_at_the_same_time(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     sandbox.put_guest().await?;
-    let server = sandbox.start_guest(&["echo", "127.0.0.1:18083"]).await?;
+    let port = fresh_port();
+    let server = sandbox.start_guest(&["echo", &format!("127.0.0.1:{port}")]).await?;
     let mut connections = Vec::new();
     for _ in 0..60 {
-        connections.push(sandbox.connect_port(18083).await?);
+        connections.push(sandbox.connect_port(port).await?);
     }
     for (index, connection) in connections.iter_mut().enumerate().rev() {
         connection.write_all(&[index as u8]).await?;
@@ -116,9 +122,10 @@ async fn many_connections_live_at_the_same_time(context: &Context) -> Result<(),
 async fn large_transfers_are_complete(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     sandbox.put_guest().await?;
-    let server = sandbox.start_guest(&["echo", "127.0.0.1:18084"]).await?;
+    let port = fresh_port();
+    let server = sandbox.start_guest(&["echo", &format!("127.0.0.1:{port}")]).await?;
     let bytes = noise(24 << 20, 12);
-    let (mut reader, mut writer) = tokio::io::split(sandbox.connect_port(18084).await?);
+    let (mut reader, mut writer) = tokio::io::split(sandbox.connect_port(port).await?);
     let sent = bytes.clone();
     let sender = tokio::spawn(async move {
         writer.write_all(&sent).await?;
@@ -134,9 +141,10 @@ async fn large_transfers_are_complete(context: &Context) -> Result<(), Failure> 
 async fn the_far_side_may_close_first(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     sandbox.put_guest().await?;
-    let server = sandbox.start_guest(&["hello", "127.0.0.1:18085"]).await?;
+    let port = fresh_port();
+    let server = sandbox.start_guest(&["hello", &format!("127.0.0.1:{port}")]).await?;
     let mut text = String::new();
-    timeout(SOON, sandbox.connect_port(18085).await?.read_to_string(&mut text)).await??;
+    timeout(SOON, sandbox.connect_port(port).await?.read_to_string(&mut text)).await??;
     ensure_eq!(text, "hello\n", "what was said before it closed");
     sandbox.kill(server.pid).await
 }
@@ -144,14 +152,15 @@ async fn the_far_side_may_close_first(context: &Context) -> Result<(), Failure> 
 async fn a_reader_that_stops_holds_the_far_side_back(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     sandbox.put_guest().await?;
-    let mut server = sandbox.start_guest(&["flood", "127.0.0.1:18086"]).await?;
-    let mut connection = sandbox.connect_port(18086).await?;
+    let port = fresh_port();
+    let mut server = sandbox.start_guest(&["flood", &format!("127.0.0.1:{port}")]).await?;
+    let mut connection = sandbox.connect_port(port).await?;
     connection.read_u8().await?;
     // The server says how much was taken after each block; it stops when the buffers on the way are full.
     crate::stream::drain(&mut server, Duration::from_secs(1)).await?;
     let before = sandbox.process(server.pid).await?.output_end;
     let mut block = vec![0; 32 << 20];
-    timeout(SOON, connection.read_exact(&mut block)).await??;
+    timeout(SOON * 2, connection.read_exact(&mut block)).await??;
     read_until(&mut server, "\n").await?;
     ensure!(sandbox.process(server.pid).await?.output_end > before, "the far side does not go on");
     drop(server.output);
@@ -161,12 +170,13 @@ async fn a_reader_that_stops_holds_the_far_side_back(context: &Context) -> Resul
 async fn a_dropped_connection_is_closed_inside(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     sandbox.put_guest().await?;
-    let server = sandbox.start_guest(&["echo", "127.0.0.1:18087"]).await?;
+    let port = fresh_port();
+    let server = sandbox.start_guest(&["echo", &format!("127.0.0.1:{port}")]).await?;
     for _ in 0..20 {
-        drop(sandbox.connect_port(18087).await?);
+        drop(sandbox.connect_port(port).await?);
     }
-    // 01 is ESTABLISHED; 46A7 is 18087.
-    sandbox.until("! grep -qi ':46A7 [0-9A-F]*:[0-9A-F]* 01' /proc/net/tcp").await?;
+    // 01 is ESTABLISHED.
+    sandbox.until(&format!("! grep -qi ':{port:04X} [0-9A-F]*:[0-9A-F]* 01' /proc/net/tcp")).await?;
     sandbox.kill(server.pid).await
 }
 
@@ -178,8 +188,9 @@ async fn it_is_open_only_inside(context: &Context) -> Result<(), Failure> {
     }
     let sandbox = context.sandbox().await?;
     sandbox.put_guest().await?;
-    let server = sandbox.start_guest(&["echo", "0.0.0.0:18088"]).await?;
-    let outside = timeout(SOON, tokio::net::TcpStream::connect("127.0.0.1:18088")).await?;
+    let port = fresh_port();
+    let server = sandbox.start_guest(&["echo", &format!("0.0.0.0:{port}")]).await?;
+    let outside = timeout(SOON, tokio::net::TcpStream::connect(("127.0.0.1", port))).await?;
     ensure!(outside.is_err(), "a port inside is reached from the host without being exposed");
     sandbox.kill(server.pid).await
 }

@@ -125,12 +125,7 @@ async fn a_daemon_that_left_its_session_dies_with_the_sandbox(context: &Context)
     sandbox
         .text(&format!("(setsid sh -c 'trap \"\" TERM HUP INT; (sleep {marker} &) ; sleep {marker}' </dev/null >/dev/null 2>&1 &)"))
         .await?;
-    let seen = async {
-        while host::processes_with(&marker).len() < 2 {
-            tokio::time::sleep(POLL).await;
-        }
-    };
-    tokio::time::timeout(SOON, seen).await?;
+    ensure!(host::appear(&marker, 2).await, "this test cannot see the processes of the sandbox");
     context.destroy(&sandbox).await?;
     ensure_eq!(host::processes_with(&marker), [0u32; 0], "processes that outlived their sandbox");
     Ok(())

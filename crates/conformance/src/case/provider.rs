@@ -71,8 +71,7 @@ async fn provision_undoes_what_it_did_when_the_journal_refuses(context: &Context
     for count in 1..=intents {
         let (request, journal) = context.request(SandboxSpec::default())?;
         journal.refuse_from(count);
-        let outcome =
-            timeout(SOON, context.refusal(request, journal)).await?.map_err(|failure| failure.during(format!("intent {count}")))?;
+        let outcome = context.refusal(request, journal).await.map_err(|failure| failure.during(format!("intent {count}")))?;
         refused(&format!("provision with intent {count} refused"), outcome.map(drop), &[ErrorKind::Unavailable])?;
     }
     Ok(())
@@ -131,7 +130,7 @@ async fn reclaim_ends_what_a_crash_left(context: &Context) -> Result<(), Failure
     sandbox.start_shell(&format!("(setsid sleep {marker} &); sleep {marker}")).await?;
     let held = sandbox.journal().held();
     // As after a crash of the runtime: only the journal's rows are known.
-    timeout(SOON, context.subject().provider.reclaim(sandbox.id(), &held)).await??;
+    timeout(SOON * context.subject().patience, context.subject().provider.reclaim(sandbox.id(), &held)).await??;
     sandbox.released();
     for resource in &held {
         sandbox.gone(resource).await?;
@@ -188,10 +187,10 @@ async fn an_owned_sandbox_ends_with_its_owner(context: &Context) -> Result<(), F
             tokio::time::sleep(crate::sandbox::POLL).await;
         }
     };
-    let outcome = timeout(SOON, gone).await;
+    let outcome = timeout(SOON * context.subject().patience, gone).await;
     context.subject().provider.reclaim(&owned.id, &owned.resources).await?;
     ensure!(lived, "the command of the owned sandbox was never seen");
-    outcome.map_err(|_| Failure::new("its processes outlived the owner by more than ten seconds"))?;
+    outcome.map_err(|_| Failure::new("its processes outlived the owner"))?;
     let left: Vec<_> = owned.resources.iter().filter(|resource| host::exists(resource)).collect();
     ensure!(left.is_empty(), "after reclaim there still are {left:?}");
     Ok(())

@@ -8,7 +8,7 @@ use crate::{
     Sandbox,
     failure::{ensure, ensure_eq, refused},
     host,
-    sandbox::{POLL, SOON, soon},
+    sandbox::{POLL, SOON, within_seconds},
     stream::read_until,
     suite::cases,
 };
@@ -43,7 +43,7 @@ async fn crash(context: &Context, sandbox: &Sandbox) -> Result<(), Failure> {
 
 async fn a_running_one_is_running(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    let status = soon("status", sandbox.status()).await?;
+    let status = within_seconds("status", sandbox.status()).await?;
     ensure_eq!((status.state, status.reason), (State::Running, None), "the status");
     ensure_eq!(sandbox.journal().states().last(), Some(&State::Running), "what was committed");
     Ok(())
@@ -52,7 +52,7 @@ async fn a_running_one_is_running(context: &Context) -> Result<(), Failure> {
 async fn an_agent_that_was_killed_is_a_crash_with_a_reason(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     crash(context, &sandbox).await?;
-    let status = soon("status", sandbox.status()).await?;
+    let status = within_seconds("status", sandbox.status()).await?;
     ensure_eq!(status.state, State::Crashed, "the state");
     ensure!(status.reason.as_deref().is_some_and(|reason| !reason.is_empty()), "no reason is told");
     Ok(())
@@ -62,11 +62,11 @@ async fn calls_on_a_crashed_one_fail_within_seconds(context: &Context) -> Result
     let sandbox = context.sandbox().await?;
     crash(context, &sandbox).await?;
     let gone = [ErrorKind::Unavailable];
-    refused("exec", soon("exec", sandbox.exec(ExecRequest::argv(["true"]))).await?, &gone)?;
-    refused("list", soon("list", sandbox.processes()).await?, &gone)?;
-    refused("put", soon("put", sandbox.put("file", "x")).await?, &gone)?;
-    refused("get", soon("get", sandbox.get("file")).await?, &gone)?;
-    refused("connect", soon("connect", sandbox.connect_port(18480)).await?.map(drop), &gone)?;
+    refused("exec", within_seconds("exec", sandbox.exec(ExecRequest::argv(["true"]))).await?, &gone)?;
+    refused("list", within_seconds("list", sandbox.processes()).await?, &gone)?;
+    refused("put", within_seconds("put", sandbox.put("file", "x")).await?, &gone)?;
+    refused("get", within_seconds("get", sandbox.get("file")).await?, &gone)?;
+    refused("connect", within_seconds("connect", sandbox.connect_port(18480)).await?.map(drop), &gone)?;
     Ok(())
 }
 
@@ -122,7 +122,7 @@ async fn a_second_handle_sees_the_crash(context: &Context) -> Result<(), Failure
     let sandbox = context.sandbox().await?;
     crash(context, &sandbox).await?;
     let other = context.subject().provider.attach(sandbox.attach_request()?).await?;
-    let status = soon("status", other.status()).await?;
+    let status = within_seconds("status", other.status()).await?;
     ensure_eq!(status.state, State::Crashed, "the state");
     Ok(())
 }

@@ -6,7 +6,7 @@ use crate::{
     Reach::{HostProcesses, Shell},
     failure::{ensure, ensure_eq, refused},
     host,
-    sandbox::{SOON, soon},
+    sandbox::{SOON, within_seconds},
     stream::{read_all, read_until},
     suite::cases,
 };
@@ -65,7 +65,7 @@ async fn what_ignores_term_is_killed(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     let mut stream = sandbox.start_shell("trap '' TERM; echo ready; while :; do sleep 0.05; done").await?;
     read_until(&mut stream, "ready\n").await?;
-    timeout(SOON * 2, sandbox.stop()).await.map_err(|_| Failure::new("the stop waits for ever"))??;
+    timeout(SOON * context.subject().patience, sandbox.stop()).await.map_err(|_| Failure::new("the stop waits for ever"))??;
     let status = sandbox.process(stream.pid).await?.status;
     ensure_eq!(status, Some(ExitStatus::signaled(9)), "how it ended");
     Ok(())
@@ -101,16 +101,16 @@ async fn calls_on_a_stopped_one_fail_within_seconds(context: &Context) -> Result
     let sandbox = context.sandbox().await?;
     sandbox.stop().await?;
     let kinds = [ErrorKind::Conflict, ErrorKind::Unavailable];
-    refused("exec", soon("exec", sandbox.exec(ExecRequest::argv(["true"]))).await?, &kinds)?;
-    refused("put", soon("put", sandbox.put("file", "x")).await?, &kinds)?;
-    refused("connect", soon("connect", sandbox.connect_port(18280)).await?.map(drop), &kinds)?;
+    refused("exec", within_seconds("exec", sandbox.exec(ExecRequest::argv(["true"]))).await?, &kinds)?;
+    refused("put", within_seconds("put", sandbox.put("file", "x")).await?, &kinds)?;
+    refused("connect", within_seconds("connect", sandbox.connect_port(18280)).await?.map(drop), &kinds)?;
     Ok(())
 }
 
 async fn the_state_is_told_and_committed(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     sandbox.stop().await?;
-    ensure_eq!(soon("status", sandbox.status()).await?.state, State::Stopped, "told while it is stopped");
+    ensure_eq!(within_seconds("status", sandbox.status()).await?.state, State::Stopped, "told while it is stopped");
     ensure_eq!(sandbox.journal().states().last(), Some(&State::Stopped), "committed");
     sandbox.start().await?;
     ensure_eq!(sandbox.status().await.state, State::Running, "told afterwards");

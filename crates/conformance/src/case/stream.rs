@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use sandbar_core::{ExecEvent, ExecRequest, ExitStatus, OutputKind};
 use tokio::time::{sleep, timeout};
 
@@ -21,8 +19,8 @@ cases! { "stream";
     offsets_count_both_streams,
     the_end_is_told_last_and_once,
     a_great_deal_of_output_is_complete [.reach(&[Shell]).heavy()],
-    a_reader_that_stops_holds_the_process_back_and_loses_nothing [.reach(&[Shell])],
-    a_reader_that_stops_does_not_hold_others_back [.reach(&[Shell])],
+    a_reader_that_stops_holds_the_process_back_and_loses_nothing [.reach(&[Shell]).seconds(120)],
+    a_reader_that_stops_does_not_hold_others_back [.reach(&[Shell]).seconds(120)],
     a_closed_stdout_is_no_end [.reach(&[Shell])],
 }
 
@@ -116,7 +114,7 @@ async fn a_reader_that_stops_holds_the_process_back_and_loses_nothing(context: &
         return Err(Failure::new("the first event is no output"));
     };
     // Wait until it makes no progress any more.
-    let held_at = timeout(SOON, async {
+    let held_at = timeout(SOON * 2, async {
         let mut before = String::new();
         loop {
             let now = sandbox.text("cat progress 2>/dev/null || true").await?;
@@ -139,7 +137,7 @@ async fn a_reader_that_stops_does_not_hold_others_back(context: &Context) -> Res
     let sandbox = context.sandbox().await?;
     let stopped = sandbox.start_shell("while :; do head -c 65536 /dev/zero; done").await?;
     for _ in 0..20 {
-        let result = timeout(Duration::from_secs(5), sandbox.shell("echo here")).await??;
+        let result = timeout(SOON * context.subject().patience, sandbox.shell("echo here")).await??;
         ensure_eq!(result.stdout_text(), "here\n", "another command");
     }
     sandbox.put("file", noise(1 << 20, 3)).await?;

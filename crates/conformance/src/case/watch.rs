@@ -206,7 +206,7 @@ async fn a_burst_is_told_whole_or_as_an_overflow(context: &Context) -> Result<()
             }
         }
     };
-    timeout(SOON * 2, whole).await.map_err(|_| Failure::new("neither the last file nor an overflow was told"))?
+    timeout(SOON, whole).await.map_err(|_| Failure::new("neither the last file nor an overflow was told"))?
 }
 
 async fn a_dropped_watch_costs_nothing(context: &Context) -> Result<(), Failure> {

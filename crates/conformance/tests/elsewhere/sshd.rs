@@ -2,10 +2,11 @@
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU8, Ordering},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -14,9 +15,16 @@ const DAEMON: &str = "/usr/sbin/sshd";
 /// Long enough for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// An address of this machine that nobody else uses: on 127.0.0.1 a port that is free for a moment may be another's already.
+pub fn address_of_its_own() -> Ipv4Addr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, high | 0x80, low, NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
 /// The daemon; it ends with this.
 pub struct Sshd {
-    /// `ssh://root@127.0.0.1:PORT`.
+    /// `ssh://root@ADDRESS:PORT`.
     pub url: String,
     /// The user's own `ssh`, as it would be by the user's own configuration; the only file in its folder.
     pub client: PathBuf,
@@ -41,9 +49,9 @@ impl Sshd {
             }
         }
         fs::copy(place("client.pub"), place("authorized")).map_err(cannot)?;
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).map_err(cannot)?.port();
+        let address = TcpListener::bind((address_of_its_own(), 0)).and_then(|listener| listener.local_addr()).map_err(cannot)?;
         let configuration = format!(
-            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
+            "ListenAddress {address}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
              PermitRootLogin yes\nSetEnv SANDBAR_HOME={} XDG_CACHE_HOME={}\n",
             place("host").display(),
             place("authorized").display(),
@@ -63,9 +71,9 @@ impl Sshd {
         let client = place("bin/ssh");
         fs::create_dir(place("bin")).and_then(|()| fs::write(&client, script)).map_err(cannot)?;
         fs::set_permissions(&client, fs::Permissions::from_mode(0o755)).map_err(cannot)?;
-        let sshd = Self { url: format!("ssh://root@127.0.0.1:{port}"), client, daemon };
+        let sshd = Self { url: format!("ssh://root@{address}"), client, daemon };
         let until = Instant::now() + PATIENCE;
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while TcpStream::connect(address).is_err() {
             if Instant::now() > until {
                 return Err("sshd does not listen".to_owned());
             }

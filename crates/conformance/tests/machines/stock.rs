@@ -5,6 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 use sandbar_conformance::{Reach, Subject, World};
 use sandbar_core::{RootSource, SandboxId};
 use sandbar_guest::KernelStore;
@@ -61,6 +65,15 @@ fn crash(folder: &Path, id: &SandboxId, monitor: &str) -> bool {
     };
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
     let Some(machine) = processes.into_iter().find(|path| is_machine(path)) else { return false };
-    let pid = machine.file_name().and_then(|name| name.to_str()?.parse().ok()).and_then(rustix::process::Pid::from_raw);
-    pid.is_some_and(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok())
+    let pid = machine.file_name().and_then(|name| name.to_str()?.parse().ok()).and_then(Pid::from_raw);
+    pid.is_some_and(|pid| end(pid).is_ok())
+}
+
+/// Ends a process, and waits until it has ended.
+fn end(pid: Pid) -> rustix::io::Result<()> {
+    let process = pidfd_open(pid, PidfdFlags::empty())?;
+    pidfd_send_signal(&process, Signal::KILL)?;
+    let limit = Timespec { tv_sec: 60, tv_nsec: 0 };
+    let ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit))?;
+    if ended == 1 { Ok(()) } else { Err(rustix::io::Errno::TIMEDOUT) }
 }
