@@ -378,7 +378,9 @@ async fn ports_inside_are_reached_and_exposed() {
 async fn every_descendant_ends_with_the_sandbox() {
     let home = Home::new();
     let sandbox = home.sandbox(1).await;
-    let pids = sandbox.shell("setsid sleep 100 >/dev/null 2>&1 & echo $!; (setsid sh -c 'sleep 100 & echo $!; wait' &) ; sleep 0.1").await;
+    let line = "setsid sleep 1000 >/dev/null 2>&1 & echo $!; (setsid sh -c 'sleep 1000 & echo $!; : > told; wait' &)
+        until test -e told; do sleep 0.01; done";
+    let pids = sandbox.shell(line).await;
     let processes: Vec<_> = pids.lines().map(|line| HostProcess::of(line.trim().parse().unwrap()).unwrap()).collect();
     assert_eq!(processes.len(), 2, "{pids}");
     sandbox.destroy().await;

@@ -328,7 +328,7 @@ async fn a_reboot_is_noticed() {
 #[tokio::test]
 async fn a_sandbox_whose_time_has_passed_is_destroyed_by_this_process_or_the_next_command() {
     let (home, fake, runtime) = setup().await;
-    let spec = SandboxSpec { ttl: Some(Duration::from_millis(200)), ..SandboxSpec::default() };
+    let spec = SandboxSpec { ttl: Some(Duration::from_secs(5)), ..SandboxSpec::default() };
     let sandbox = runtime.create(CreateRequest { spec: spec.clone(), ..named("web") }).await.unwrap();
     assert!(sandbox.summary().await.unwrap().expires_ms.is_some());
     while !runtime.list().await.unwrap().is_empty() {

@@ -115,7 +115,7 @@ async fn refuse(mut socket: WebSocket, error: Error) {
 }
 
 /// Passes everything on until the command has ended or the client is gone.
-async fn drive(socket: WebSocket, stream: ExecStream, _attended: Attended) {
+async fn drive(socket: WebSocket, stream: ExecStream, attended: Attended) {
     let (mut sink, mut source) = socket.split();
     let ExecStream { pid, mut input, mut output } = stream;
     let heard = AtomicBool::new(true);
@@ -132,7 +132,11 @@ async fn drive(socket: WebSocket, stream: ExecStream, _attended: Attended) {
     };
     tokio::select! {
         () = listen => {}
-        _ = say(&mut sink, pid, output.as_mut(), told, &heard) => drop(sink.send(Message::Close(None)).await),
+        _ = say(&mut sink, pid, output.as_mut(), told, &heard) => {
+            // Who has heard the end finds it counted.
+            drop(attended);
+            drop(sink.send(Message::Close(None)).await);
+        }
     }
 }
 

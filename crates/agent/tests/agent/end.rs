@@ -75,8 +75,9 @@ fn the_newest_output_is_handed_over_first() {
 fn every_descendant_ends_at_shutdown() {
     let mut host = Host::new();
     // A session of its own, orphaned, deaf to TERM, and one that forks on and on.
-    let line = "setsid sh -c 'trap \"\" TERM HUP; echo $$; (setsid sleep 1000 & echo $!); while :; do sleep 1000; done' & \
-                setsid sh -c 'while :; do (sleep 1000 &); sleep 0.02; done' & sleep 0.2; echo end";
+    let line = "setsid sh -c 'trap \"\" TERM HUP; echo $$; (setsid sleep 1000 & echo $!); : > told; while :; do sleep 1000; done' & \
+                setsid sh -c 'while :; do (sleep 1000 &); : > forks; sleep 0.02; done' & \
+                until test -e told -a -e forks; do sleep 0.01; done; echo end";
     let mut session = host.shell(line);
     let seen = session.wait_for("end");
     let pids: Vec<u32> = seen.lines().filter_map(|line| line.parse().ok()).collect();
@@ -99,13 +100,16 @@ fn every_descendant_ends_at_shutdown() {
 #[test]
 fn as_process_1_it_reaps_all_and_ends_all() {
     let Some(mut host) = Host::as_init() else { return };
-    let mut session =
-        host.shell("(setsid sh -c 'trap \"\" TERM HUP; while :; do sleep 1000; done' &); (sleep 0.05 &); sleep 0.1; echo $PPID; echo end");
+    let mut session = host.shell(
+        "(setsid sh -c 'trap \"\" TERM HUP; : > deaf; while :; do sleep 1000; done' &); (sleep 0.05 &); \
+         until test -e deaf; do sleep 0.01; done; echo $PPID; echo end",
+    );
     assert!(session.wait_for("end").starts_with("1\n"));
     // Requests to end come from the host, and not as signals, which anyone inside may send.
-    assert_eq!(host.run("kill -TERM 1; kill -KILL 1; kill -STOP 1; kill -INT 1; ps -e -o stat= | grep -c Z").text(), "0\n");
-    let reply::Answer::Usage(usage) = host.ask(Operation::Usage(Usage {})).1 else { panic!() };
-    assert_eq!(usage.pids, 3, "the agent, the deaf shell and its sleep");
+    let line = "kill -TERM 1; kill -KILL 1; kill -STOP 1; kill -INT 1; while ps -e -o stat= | grep -q Z; do sleep 0.01; done; echo reaped";
+    assert_eq!(host.exec(Exec { timeout_ms: 20_000, ..shell(line) }).collect().text(), "reaped\n");
+    // The agent, the deaf shell and its sleep.
+    eventually("only three are left", || matches!(host.ask(Operation::Usage(Usage {})).1, reply::Answer::Usage(usage) if usage.pids == 3));
     let left = shut_down(&host, 50, 100);
     assert_eq!(left.processes.len(), 2);
     assert!(host.agent.wait().unwrap().success());

@@ -33,11 +33,9 @@ fn curl(home: &Home, id: &str, words: &[&str]) -> (i32, String) {
 
 /// Fails unless the address is not reached, without waiting.
 fn assert_refused(home: &Home, id: &str, words: &[&str]) {
-    let begun = Instant::now();
     let (code, said) = curl(home, id, words);
     // Not resolved, not connected, TLS not connected, an empty answer, reset before it was sent or after; 28 would be a timeout.
     assert!([6, 7, 35, 52, 55, 56].contains(&code), "{words:?}: {code}: {said}\n{}", home.ok(&["net", "log", id]));
-    assert!(begun.elapsed() < Duration::from_secs(8), "{words:?} took {:?}", begun.elapsed());
 }
 
 fn assert_reached(home: &Home, id: &str, words: &[&str], text: &str) {

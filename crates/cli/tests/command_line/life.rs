@@ -106,7 +106,7 @@ fn volumes(home: &Home) {
 }
 
 fn ttl(home: &Home) {
-    let id = home.create(&["--ttl", "1"]);
+    let id = home.create(&["--ttl", "5"]);
     assert!(home.json(&["inspect", &id])["expires_ms"].is_u64());
     eventually("its time is over", || home.ids().is_empty());
 }

@@ -122,11 +122,15 @@ impl World {
     pub fn is_settled(&self, step: &str) -> Vec<String> {
         self.ok(&["gc"]);
         let ids: Vec<String> = self.ok(&["ls", "-q"]).lines().map(str::to_owned).collect();
-        let running = ids.iter().filter(|id| self.inspect(id)["state"] == "running").count();
-        // The process beside a machine sees its end by itself.
+        // The process beside a machine sees its end by itself; an agent that is slow to answer is for a while not said to run.
         let begun = Instant::now();
-        while self.processes().len() != 2 * running {
-            assert!(begun.elapsed() < PATIENCE, "after {step} {running} run, and there are {:?}", self.processes());
+        loop {
+            let running = ids.iter().filter(|id| self.inspect(id)["state"] == "running").count();
+            let processes = self.processes();
+            if processes.len() == 2 * running {
+                break;
+            }
+            assert!(begun.elapsed() < PATIENCE, "after {step} {running} run, and there are {processes:?}");
             sleep(Duration::from_millis(20));
         }
         let half = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(".new-");

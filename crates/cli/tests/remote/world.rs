@@ -8,7 +8,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::sshd::Sshd;
+use crate::sshd::{Sshd, address_of_its_own};
 
 /// Long enough for a loaded machine; nothing waits for it that works.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -72,13 +72,17 @@ pub struct There {
 
 impl There {
     pub fn new() -> Self {
-        Self::serving(&[])
+        Self::at(&format!("{}:0", address_of_its_own()), &[])
     }
 
     /// One with these options.
     pub fn serving(options: &[&str]) -> Self {
+        Self::at("127.0.0.1:0", options)
+    }
+
+    fn at(listen: &str, options: &[&str]) -> Self {
         let home = Home::new();
-        let (process, url) = Self::start(&home, "127.0.0.1:0", options);
+        let (process, url) = Self::start(&home, listen, options);
         Self { home, url, process }
     }
 
@@ -113,7 +117,7 @@ impl There {
         }
     }
 
-    /// Another one at the same address.
+    /// Another one at the same address, which nobody else has taken meanwhile.
     pub fn again(&mut self) {
         let address = self.url.strip_prefix("http://").unwrap().to_owned();
         (self.process, _) = Self::start(&self.home, &address, &[]);
