@@ -179,7 +179,7 @@ async fn collecting_stops_at_the_limit_and_counts_the_rest(context: &Context) ->
 
 async fn commands_run_at_the_same_time(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    let long = sandbox.start_shell("sleep 100").await?;
+    let long = sandbox.start_shell("sleep 1000").await?;
     let (left, right) = tokio::join!(sandbox.shell("echo left"), sandbox.shell("echo right"));
     ensure_eq!((left?.stdout_text(), right?.stdout_text()), ("left\n".to_owned(), "right\n".to_owned()), "two beside a third");
     sandbox.kill(long.pid).await

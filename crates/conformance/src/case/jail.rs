@@ -15,7 +15,7 @@ cases! { "jail";
     parents_of_the_workspace_are_refused [.reach(&[Workspace])],
     links_lead_nowhere_outside [.reach(&[Workspace])],
     the_workspaces_own_absolute_paths_work [.reach(&[Workspace])],
-    a_race_between_a_folder_and_a_link_leads_nowhere_outside [.reach(&[Shell, Workspace]).seconds(90)],
+    a_race_between_a_folder_and_a_link_leads_nowhere_outside [.reach(&[Shell, Workspace]).seconds(180)],
     removing_the_workspace_itself_is_refused [.reach(&[Workspace])],
 }
 

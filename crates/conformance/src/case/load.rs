@@ -24,12 +24,12 @@ use crate::{
 
 cases! { "load";
     millions_of_lines_come_complete [.reach(&[Shell]).seconds(180)],
-    two_hundred_commands_at_once [.reach(&[Shell]).seconds(120)],
-    two_hundred_commands_that_stay [.reach(&[Shell]).seconds(120)],
+    two_hundred_commands_at_once [.reach(&[Shell]).seconds(240)],
+    two_hundred_commands_that_stay [.reach(&[Shell]).seconds(240)],
     a_gibibyte_goes_in_and_out [.reach(&[Shell, LargeFiles]).seconds(300)],
     sixteen_mebibytes_go_in_and_out [.reach(&[Shell])],
     a_reader_that_stops_costs_the_agent_no_memory [.reach(&[Shell, HostProcesses]).seconds(180)],
-    detached_output_costs_the_agent_no_memory [.reach(&[Shell, HostProcesses]).seconds(120)],
+    detached_output_costs_the_agent_no_memory [.reach(&[Shell, HostProcesses]).seconds(240)],
 }
 
 const LINES: u64 = 3_000_000;

@@ -27,10 +27,10 @@ cases! { "process";
 async fn running_ones_are_listed(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut stream = sandbox.start_shell("echo 12345; sleep 100").await?;
+    let mut stream = sandbox.start_shell("echo 12345; sleep 1000").await?;
     read_until(&mut stream, "12345\n").await?;
     let process = sandbox.process(stream.pid).await?;
-    ensure!(process.command.contains("sleep 100"), "the command reads {:?}", process.command);
+    ensure!(process.command.contains("sleep 1000"), "the command reads {:?}", process.command);
     ensure_eq!((process.status, process.ended_ms, process.pty), (None, None, false), "a running process");
     ensure_eq!((process.output_start, process.output_end), (0, 6), "its output");
     ensure_eq!(process.attached, 1, "its clients");
@@ -51,7 +51,7 @@ async fn ended_ones_are_listed_with_their_status(context: &Context) -> Result<()
 
 async fn it_outlives_its_client(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    let mut stream = sandbox.start_shell("echo ready; sleep 100").await?;
+    let mut stream = sandbox.start_shell("echo ready; sleep 1000").await?;
     read_until(&mut stream, "ready\n").await?;
     let pid = stream.pid;
     drop(stream);
@@ -68,7 +68,7 @@ async fn it_outlives_its_client(context: &Context) -> Result<(), Failure> {
 
 async fn it_ends_with_its_client_when_asked(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    let request = ExecRequest { kill_on_disconnect: true, ..ExecRequest::shell("echo ready; sleep 100") };
+    let request = ExecRequest { kill_on_disconnect: true, ..ExecRequest::shell("echo ready; sleep 1000") };
     let mut stream = sandbox.exec_stream(request).await?;
     read_until(&mut stream, "ready\n").await?;
     let pid = stream.pid;

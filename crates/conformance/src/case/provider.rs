@@ -17,7 +17,7 @@ cases! { "provider";
     looking_changes_nothing,
     it_says_what_it_is,
     provision_returns_when_the_agent_answers,
-    provision_undoes_what_it_did_when_the_journal_refuses [.seconds(120)],
+    provision_undoes_what_it_did_when_the_journal_refuses [.seconds(240)],
     many_are_provisioned_at_once,
     a_limit_too_small_to_work_is_refused,
     attach_gives_a_working_handle,

@@ -139,8 +139,8 @@ async fn all_output_comes_before_the_end(context: &Context) -> Result<(), Failur
 
 async fn it_is_listed_as_a_terminal(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    let with = start(&sandbox, "sleep 100").await?;
-    let without = sandbox.start_shell("sleep 100").await?;
+    let with = start(&sandbox, "sleep 1000").await?;
+    let without = sandbox.start_shell("sleep 1000").await?;
     ensure!(sandbox.process(with.pid).await?.pty, "a terminal is not listed as one");
     ensure!(!sandbox.process(without.pid).await?.pty, "a pipe is listed as a terminal");
     sandbox.kill(with.pid).await?;
@@ -149,7 +149,7 @@ async fn it_is_listed_as_a_terminal(context: &Context) -> Result<(), Failure> {
 
 async fn a_resize_without_a_terminal_is_refused(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    let mut stream = sandbox.start_shell("sleep 100").await?;
+    let mut stream = sandbox.start_shell("sleep 1000").await?;
     refused("a resize", stream.input.resize(SIZE).await, &[ErrorKind::InvalidInput])?;
     sandbox.kill(stream.pid).await
 }

@@ -27,7 +27,7 @@ cases! { "reattach";
 
 /// A process that has said `text` and whose client is gone.
 async fn detached(sandbox: &Sandbox, text: &str) -> Result<u32, Failure> {
-    let mut stream = sandbox.start_shell(&format!("printf '{text}'; sleep 100")).await?;
+    let mut stream = sandbox.start_shell(&format!("printf '{text}'; sleep 1000")).await?;
     read_until(&mut stream, text).await?;
     Ok(stream.pid)
 }

@@ -27,7 +27,7 @@ async fn a_signal_ends_the_process(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     for signal in [Signal::TERM, Signal::KILL, Signal::INT, Signal::HUP] {
         // Some shells catch SIGINT while they start a child, so there is none.
-        let mut stream = sandbox.start_shell("echo ready; exec sleep 100").await?;
+        let mut stream = sandbox.start_shell("echo ready; exec sleep 1000").await?;
         read_until(&mut stream, "ready\n").await?;
         sandbox.signal(stream.pid, signal).await?;
         ensure_eq!(read_all(&mut stream).await?.status, Some(ExitStatus::signaled(signal.0)), "after {signal:?}");
@@ -111,7 +111,7 @@ async fn a_process_that_has_ended_is_a_conflict(context: &Context) -> Result<(),
 
 async fn a_number_that_is_no_signal_is_refused(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    let stream = sandbox.start_shell("sleep 100").await?;
+    let stream = sandbox.start_shell("sleep 1000").await?;
     for number in [0, -1, 65] {
         refused(&format!("signal {number}"), sandbox.signal(stream.pid, Signal(number)).await, &[ErrorKind::InvalidInput])?;
     }

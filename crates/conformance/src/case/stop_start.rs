@@ -75,7 +75,7 @@ async fn processes_and_output_are_told_after_a_stop(context: &Context) -> Result
     let sandbox = context.sandbox().await?;
     let mut ended = sandbox.start_shell("echo ended; echo aside >&2; exit 5").await?;
     read_all(&mut ended).await?;
-    let mut running = sandbox.start_shell("echo running; sleep 100").await?;
+    let mut running = sandbox.start_shell("echo running; sleep 1000").await?;
     read_until(&mut running, "running\n").await?;
     sandbox.stop().await?;
     ensure_eq!(sandbox.process(ended.pid).await?.status, Some(ExitStatus::exited(5)), "the one that ended");

@@ -19,8 +19,8 @@ cases! { "stream";
     offsets_count_both_streams,
     the_end_is_told_last_and_once,
     a_great_deal_of_output_is_complete [.reach(&[Shell]).heavy()],
-    a_reader_that_stops_holds_the_process_back_and_loses_nothing [.reach(&[Shell]).seconds(120)],
-    a_reader_that_stops_does_not_hold_others_back [.reach(&[Shell]).seconds(120)],
+    a_reader_that_stops_holds_the_process_back_and_loses_nothing [.reach(&[Shell])],
+    a_reader_that_stops_does_not_hold_others_back [.reach(&[Shell])],
     a_closed_stdout_is_no_end [.reach(&[Shell])],
 }
 
@@ -55,14 +55,14 @@ async fn output_is_binary_safe(context: &Context) -> Result<(), Failure> {
 
 async fn output_is_told_while_the_process_runs(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    let mut stream = sandbox.start_shell("echo first; sleep 100").await?;
+    let mut stream = sandbox.start_shell("echo first; sleep 1000").await?;
     read_until(&mut stream, "first\n").await?;
     sandbox.kill(stream.pid).await
 }
 
 async fn output_without_a_line_end_is_told_at_once(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    let mut stream = sandbox.start_shell("printf 'name? '; sleep 100").await?;
+    let mut stream = sandbox.start_shell("printf 'name? '; sleep 1000").await?;
     read_until(&mut stream, "name? ").await?;
     sandbox.kill(stream.pid).await
 }

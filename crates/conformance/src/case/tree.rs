@@ -31,7 +31,7 @@ cases! { "tree";
     a_file_in_the_place_of_the_folder_is_told,
     getting_a_missing_one_is_not_found,
     getting_a_file_is_refused,
-    many_files_come_and_go [.seconds(120)],
+    many_files_come_and_go [.seconds(240)],
     long_names_come_and_go,
     fifos_and_sockets_do_not_hang_it [.reach(&[Shell])],
     a_tree_deeper_than_a_path_can_say_is_got_or_told [.reach(&[Shell])],
