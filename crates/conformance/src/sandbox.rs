@@ -92,7 +92,7 @@ impl Sandbox {
 
     /// What is true of it. An agent on a busy machine may be silent for longer than a status waits: one that is in doubt is asked again.
     pub async fn status(&self) -> SandboxStatus {
-        let given_up = Instant::now() + EVENTUALLY;
+        let given_up = Instant::now() + self.0.patience;
         loop {
             let status = self.0.handle.status().await;
             if status.certain || status.state != State::Crashed || Instant::now() > given_up {

@@ -68,7 +68,7 @@ async fn calls_meanwhile_fail_within_seconds(context: &Context) -> Result<(), Fa
 async fn the_state_is_told_and_committed(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     sandbox.pause().await?;
-    ensure_eq!(within_seconds("status", sandbox.status()).await?.state, State::Paused, "told while it is paused");
+    ensure_eq!(soon("status", sandbox.status()).await?.state, State::Paused, "told while it is paused");
     ensure_eq!(sandbox.journal().states().last(), Some(&State::Paused), "committed");
     sandbox.resume().await?;
     ensure_eq!(sandbox.status().await.state, State::Running, "told afterwards");

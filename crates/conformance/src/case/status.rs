@@ -8,7 +8,7 @@ use crate::{
     Sandbox,
     failure::{ensure, ensure_eq, refused},
     host,
-    sandbox::{POLL, SOON, within_seconds},
+    sandbox::{POLL, SOON, soon, within_seconds},
     stream::read_until,
     suite::cases,
 };
@@ -43,7 +43,7 @@ async fn crash(context: &Context, sandbox: &Sandbox) -> Result<(), Failure> {
 
 async fn a_running_one_is_running(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    let status = within_seconds("status", sandbox.status()).await?;
+    let status = soon("status", sandbox.status()).await?;
     ensure_eq!((status.state, status.reason), (State::Running, None), "the status");
     ensure_eq!(sandbox.journal().states().last(), Some(&State::Running), "what was committed");
     Ok(())
@@ -52,7 +52,7 @@ async fn a_running_one_is_running(context: &Context) -> Result<(), Failure> {
 async fn an_agent_that_was_killed_is_a_crash_with_a_reason(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     crash(context, &sandbox).await?;
-    let status = within_seconds("status", sandbox.status()).await?;
+    let status = soon("status", sandbox.status()).await?;
     ensure_eq!(status.state, State::Crashed, "the state");
     ensure!(status.reason.as_deref().is_some_and(|reason| !reason.is_empty()), "no reason is told");
     Ok(())
@@ -122,7 +122,7 @@ async fn a_second_handle_sees_the_crash(context: &Context) -> Result<(), Failure
     let sandbox = context.sandbox().await?;
     crash(context, &sandbox).await?;
     let other = context.subject().provider.attach(sandbox.attach_request()?).await?;
-    let status = within_seconds("status", other.status()).await?;
+    let status = soon("status", other.status()).await?;
     ensure_eq!(status.state, State::Crashed, "the state");
     Ok(())
 }

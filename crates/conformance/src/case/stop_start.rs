@@ -6,7 +6,7 @@ use crate::{
     Reach::{HostProcesses, Shell},
     failure::{ensure, ensure_eq, refused},
     host,
-    sandbox::{SOON, within_seconds},
+    sandbox::{SOON, soon, within_seconds},
     stream::{read_all, read_until},
     suite::cases,
 };
@@ -110,7 +110,7 @@ async fn calls_on_a_stopped_one_fail_within_seconds(context: &Context) -> Result
 async fn the_state_is_told_and_committed(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     sandbox.stop().await?;
-    ensure_eq!(within_seconds("status", sandbox.status()).await?.state, State::Stopped, "told while it is stopped");
+    ensure_eq!(soon("status", sandbox.status()).await?.state, State::Stopped, "told while it is stopped");
     ensure_eq!(sandbox.journal().states().last(), Some(&State::Stopped), "committed");
     sandbox.start().await?;
     ensure_eq!(sandbox.status().await.state, State::Running, "told afterwards");
