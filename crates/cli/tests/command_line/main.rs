@@ -4,6 +4,7 @@
 
 mod choices;
 mod copies;
+mod crowd;
 mod egress;
 mod exits;
 mod faults;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         egress::CASES,
         secrets::CASES,
         many::CASES,
+        crowd::CASES,
         choices::CASES,
         portable::CASES,
         file_of_checkpoint::CASES,

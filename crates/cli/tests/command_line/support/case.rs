@@ -30,7 +30,7 @@ impl Case {
         self
     }
 
-    /// Of every wall that takes images of layers: all but the one that is none.
+    /// Of every wall that takes images of layers and needs nothing beside the program: all but the one that is none.
     #[must_use]
     pub const fn of_layers(mut self) -> Self {
         self.of_layers = true;
@@ -44,7 +44,7 @@ impl Case {
         self
     }
 
-    /// Behind gVisor as well when nobody has asked for the long tests.
+    /// Behind gVisor and in an emulated machine as well when nobody has asked for the long tests.
     #[must_use]
     pub const fn brief(mut self) -> Self {
         self.brief = true;
@@ -59,7 +59,7 @@ impl Case {
     }
 
     fn is_of(&self, wall: &Wall) -> bool {
-        if self.of_layers { wall.provider != "dangerous-host" } else { self.walls.contains(&wall.name) }
+        if self.of_layers { wall.provider != "dangerous-host" && wall.supplies.is_none() } else { self.walls.contains(&wall.name) }
     }
 
     fn trial(self, wall: &Arc<Wall>) -> Trial {
@@ -68,10 +68,11 @@ impl Case {
         let missing = self.needs.iter().find(|program| !Path::new(program).exists()).map(|program| format!("{program} is not here"));
         let stageless = (self.staged && !rustix::process::geteuid().is_root()).then(|| "only root can build the stage".to_owned());
         let reason = wall.unavailable.clone().or(missing).or(stageless);
+        let lack = |wall: &Wall| wall.supplies.as_ref()?.lack();
         let name = format!("{}::{}", wall.name, self.name);
-        let is_long = wall.provider == "gvisor" && !self.brief && std::env::var_os("SANDBAR_LONG").is_none();
-        Trial::ignorable_test(name, move || match reason {
-            None if is_long => Ok(Completion::ignored_with("behind gVisor it takes minutes: SANDBAR_LONG=1 asks for it")),
+        let is_long = ["gvisor", "qemu"].contains(&wall.provider) && !self.brief && std::env::var_os("SANDBAR_LONG").is_none();
+        Trial::ignorable_test(name, move || match reason.or_else(|| lack(&wall)) {
+            None if is_long => Ok(Completion::ignored_with("behind another kernel it takes minutes: SANDBAR_LONG=1 asks for it")),
             Some(reason) if required => Err(Failed::from(format!("SANDBAR_REQUIRE asks for {}: {reason}", wall.name))),
             Some(reason) => Ok(Completion::ignored_with(reason)),
             None => {

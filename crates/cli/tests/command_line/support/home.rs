@@ -1,5 +1,6 @@
 use std::{
     ffi::OsStr,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -72,12 +73,12 @@ impl Home {
 
     /// The words of `run` on this wall.
     pub fn run_args<'a>(&self, options: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
-        [&["run", "--on", self.wall.provider], options, &["--"], command].concat()
+        [&["run"], self.wall.options().as_slice(), options, &["--"], command].concat()
     }
 
     /// Makes a sandbox; its id.
     pub fn create(&self, options: &[&str]) -> String {
-        let id = self.ok(&[&["create", "--on", self.wall.provider], options].concat());
+        let id = self.ok(&[&["create"], self.wall.options().as_slice(), options].concat());
         assert!(id.starts_with("sb-") && id.len() == 15, "{id}");
         id
     }
@@ -105,6 +106,20 @@ impl Home {
         assert!(lacks || tried.code == 0, "{tried}");
         assert!(!lacks || tried.stderr.contains("hint: "), "{tried}");
         lacks
+    }
+
+    /// Gives the wall what it needs there, with this in `sandbar.toml`.
+    pub fn furnish(&self, config: &str) {
+        if config.is_empty() && self.wall.supplies.is_none() {
+            return;
+        }
+        std::fs::create_dir(self.state()).unwrap();
+        std::fs::set_permissions(self.state(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::fs::write(self.state().join("sandbar.toml"), config).unwrap();
+        self.wall.hand_over(&self.state());
+        if let Some(supplies) = &self.wall.supplies {
+            supplies.furnish(self, config);
+        }
     }
 
     /// Ends what the test made, and shows that nothing is left of it.

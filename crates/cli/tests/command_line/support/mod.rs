@@ -9,6 +9,7 @@ mod registry;
 #[path = "../../../../runtime/tests/image/served.rs"]
 mod served;
 mod stage;
+mod supplies;
 mod terminal;
 mod wall;
 mod welcome;

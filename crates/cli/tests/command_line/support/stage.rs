@@ -1,6 +1,5 @@
 use std::{
     io::{BufRead, BufReader, Write},
-    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
     sync::{Arc, Mutex},
@@ -126,21 +125,22 @@ impl Stage {
 
     /// A state folder for sandboxes of its host.
     pub fn home(&self, wall: &Wall) -> Home {
-        Home::new(&Wall { stage: Some(self.host.child.id()), ..wall.clone() })
+        self.home_with(wall, "")
     }
 
     /// As [`home`](Self::home), where the internet's servers are believed.
     pub fn believing_home(&self, wall: &Wall) -> Home {
-        let home = self.home(wall);
-        std::fs::create_dir(home.state()).unwrap();
-        std::fs::set_permissions(home.state(), std::fs::Permissions::from_mode(0o700)).unwrap();
         let authorities = self.folder.path().join("cert.pem");
-        std::fs::write(home.state().join("sandbar.toml"), format!("authorities = {authorities:?}\n")).unwrap();
-        wall.hand_over(&home.state());
+        self.home_with(wall, &format!("authorities = {authorities:?}\n"))
+    }
+
+    fn home_with(&self, wall: &Wall, config: &str) -> Home {
+        let home = Home::new(&Wall { stage: Some(self.host.child.id()), ..wall.clone() });
+        home.furnish(config);
         home
     }
 
-    /// What has reached the internet: `dns NAME`, `tcp ADDRESS PORT`, `udp ADDRESS 53`, `http HOST VERSION PATH HEADERS`.
+    /// What has reached the internet: `dns NAME`, `tcp ADDRESS PORT`, `reset ADDRESS 7000`, `udp ADDRESS 53`, `http HOST VERSION PATH HEADERS`.
     pub fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap().clone()
     }

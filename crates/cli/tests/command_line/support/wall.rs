@@ -3,7 +3,10 @@ use std::{
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
 };
+
+use super::supplies::{Need, Supplies};
 
 /// A provider, and as whom it is used.
 #[derive(Debug, Clone)]
@@ -20,10 +23,12 @@ pub struct Wall {
     pub stage: Option<u32>,
     /// Why it cannot be tested here.
     pub unavailable: Option<String>,
+    /// What it needs beside the program, of those that are tried when a case is behind them.
+    pub supplies: Option<Arc<Supplies>>,
 }
 
 impl Wall {
-    /// Every wall, tried. `scratch` outlives them.
+    /// Every wall; those that need nothing beside the program are tried. `scratch` outlives them.
     pub fn all(scratch: &Path) -> Vec<Self> {
         let root = rustix::process::geteuid().is_root();
         let program = PathBuf::from(env!("CARGO_BIN_EXE_sandbar"));
@@ -34,6 +39,7 @@ impl Wall {
             program: program.to_owned(),
             stage: None,
             unavailable: None,
+            supplies: None,
         };
         let mut walls = vec![wall("dangerous-host", "dangerous-host", None, &program)];
         for (name, rootless, provider) in
@@ -57,6 +63,10 @@ impl Wall {
             if wall.unavailable.is_none() {
                 wall.unavailable = wall.try_out(scratch);
             }
+        }
+        for (name, provider, need) in [("docker-runc", "docker", Need::Engine("runc")), ("qemu-tcg", "qemu", Need::Emulator)] {
+            let supplies = Some(Arc::new(Supplies::new(need, scratch.join(name))));
+            walls.push(Self { supplies, ..wall(name, provider, None, &program) });
         }
         walls
     }
@@ -83,6 +93,9 @@ impl Wall {
         };
         command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.env("HOME", home).env("SANDBAR_HOME", home.join("state")).env("LANG", "C.UTF-8").current_dir("/");
+        if let Some(socket) = self.supplies.as_ref().and_then(|supplies| supplies.engine()) {
+            command.env("DOCKER_HOST", format!("unix://{}", socket.display()));
+        }
         if let Ok(log) = std::env::var("SANDBAR_LOG") {
             command.env("SANDBAR_LOG", log);
         }
@@ -90,6 +103,12 @@ impl Wall {
             command.uid(uid).gid(gid);
         }
         command
+    }
+
+    /// What whoever makes a sandbox has to say.
+    pub fn options(&self) -> Vec<&'static str> {
+        let more = self.supplies.as_ref().map_or(&[][..], |supplies| supplies.options());
+        [&["--on", self.provider], more].concat()
     }
 
     /// Gives a folder to the wall's user.
