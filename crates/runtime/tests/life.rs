@@ -6,7 +6,7 @@
 mod choice;
 mod support;
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use sandbar_core::{CheckpointKind, ErrorKind, Isolation, Lifetime, SandboxSpec, State};
 use sandbar_runtime::{CreateRequest, ForkOptions, RestoreOptions, Runtime, RuntimeConfig};
@@ -179,16 +179,16 @@ async fn an_agent_that_was_silent_for_a_moment_has_not_crashed() {
     let sandbox = runtime.create(named("web")).await.unwrap();
     text(&sandbox, &["write", "file", "kept"]).await;
     // Both looks of whoever asks: before the lock is held, and under it.
-    fake.is_silent(2);
+    fake.silent.store(2, SeqCst);
     let seen = sandbox.summary().await.unwrap();
     assert_eq!((seen.state, seen.certain, seen.reason.as_deref()), (State::Crashed, false, Some("the agent does not answer")));
     assert_eq!(text(&sandbox, &["read", "file"]).await, "kept");
     let seen = sandbox.summary().await.unwrap();
     assert_eq!((seen.state, seen.certain, seen.reason), (State::Running, true, None));
     // Starting it would end what runs.
-    fake.is_silent(3);
+    fake.silent.store(3, SeqCst);
     assert_eq!(sandbox.start().await.unwrap_err().kind(), ErrorKind::Conflict);
-    fake.is_silent(3);
+    fake.silent.store(3, SeqCst);
     sandbox.settle_doubt().await.unwrap();
     assert_eq!(text(&sandbox, &["read", "file"]).await, "kept");
 }
@@ -198,11 +198,11 @@ async fn an_agent_that_stays_silent_is_given_up() {
     let (_home, fake, runtime) = setup().await;
     let sandbox = runtime.create(named("web")).await.unwrap();
     text(&sandbox, &["write", "file", "kept"]).await;
-    fake.is_silent(usize::MAX);
+    fake.silent.store(usize::MAX, SeqCst);
     tokio::time::pause();
     sandbox.settle_doubt().await.unwrap();
     tokio::time::resume();
-    fake.is_silent(0);
+    fake.silent.store(0, SeqCst);
     // It stays what everybody was told.
     assert_eq!(sandbox.summary().await.unwrap().state, State::Crashed);
     let error = sandbox.exec(command(&["x"])).await.unwrap_err();

@@ -23,7 +23,8 @@ use super::fake_handle::FakeHandle;
 #[derive(Clone, Default)]
 pub struct Fake {
     failing: Arc<Mutex<BTreeSet<&'static str>>>,
-    silent: Arc<AtomicUsize>,
+    /// How often agents, which the host sees alive, do not answer who asks for the state.
+    pub silent: Arc<AtomicUsize>,
 }
 
 /// One generation of a sandbox.
@@ -96,11 +97,6 @@ impl Fake {
     /// What fails from now on: `provision`, `stop`, `restore`, `destroy`, `reclaim`, `probe` ….
     pub fn failing(&self) -> MutexGuard<'_, BTreeSet<&'static str>> {
         self.failing.lock().unwrap()
-    }
-
-    /// How often agents, which the host sees alive, do not answer who asks for the state, from now on.
-    pub fn is_silent(&self, times: usize) {
-        self.silent.store(times, Ordering::SeqCst);
     }
 
     /// Whether an agent says nothing this time.
