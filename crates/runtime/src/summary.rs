@@ -32,8 +32,10 @@ pub struct SandboxSummary {
     pub state: State,
     /// Why it is in this state, where nobody asked for it.
     pub reason: Option<String>,
-    /// Whether the state is beyond doubt. It is not where an agent is silent whose sandbox the host sees alive: the next one who asks may be told otherwise.
-    pub certain: bool,
+    /// Whether the next one who asks may be told otherwise: an agent is silent whose sandbox the host sees alive. Not told where it is not so.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[cfg_attr(feature = "schema", schema(required = false))]
+    pub in_doubt: bool,
     /// Unix milliseconds.
     pub created_ms: u64,
     /// Unix milliseconds; after them it is destroyed.
@@ -130,7 +132,7 @@ impl Sandbox {
             image: row.image,
             state: row.state,
             reason: row.reason,
-            certain,
+            in_doubt: !certain,
             created_ms: row.created_ms,
             expires_ms: row.expires_ms,
             owned: row.lifetime == Lifetime::Owned,

@@ -181,10 +181,10 @@ async fn an_agent_that_was_silent_for_a_moment_has_not_crashed() {
     // Both looks of whoever asks: before the lock is held, and under it.
     fake.silent.store(2, SeqCst);
     let seen = sandbox.summary().await.unwrap();
-    assert_eq!((seen.state, seen.certain, seen.reason.as_deref()), (State::Crashed, false, Some("the agent does not answer")));
+    assert_eq!((seen.state, seen.in_doubt, seen.reason.as_deref()), (State::Crashed, true, Some("the agent does not answer")));
     assert_eq!(text(&sandbox, &["read", "file"]).await, "kept");
     let seen = sandbox.summary().await.unwrap();
-    assert_eq!((seen.state, seen.certain, seen.reason), (State::Running, true, None));
+    assert_eq!((seen.state, seen.in_doubt, seen.reason), (State::Running, false, None));
     // Starting it would end what runs.
     fake.silent.store(3, SeqCst);
     assert_eq!(sandbox.start().await.unwrap_err().kind(), ErrorKind::Conflict);

@@ -85,7 +85,7 @@ impl Feed {
         if !doubts.is_empty() {
             return;
         }
-        for summary in list.into_iter().filter(|summary| summary.state == State::Crashed && !summary.certain) {
+        for summary in list.into_iter().filter(|summary| summary.state == State::Crashed && summary.in_doubt) {
             let runtime = self.runtime.clone();
             doubts.push(tokio::spawn(async move {
                 let settled = async { runtime.sandbox(summary.id.as_str()).await?.settle_doubt().await };

@@ -129,7 +129,10 @@ impl<B: Backend> Call<B> {
                         biased;
                         done = &mut work => return self.finish(done).await,
                         alive = self.ping(SIGN_OF_LIFE) => match alive {
-                            Err(error) if error.kind() == ErrorKind::TimedOut => return Err(error),
+                            // Not the command takes too long, but there is nobody who could do it.
+                            Err(error) if error.kind() == ErrorKind::TimedOut => {
+                                return Err(Error::new(ErrorKind::Unavailable, self.verb, format!("the sandbox hangs: {}", error.message())));
+                            }
                             // Whatever is in the way of another connection, this one has its own end.
                             _ => {}
                         },

@@ -287,10 +287,10 @@ impl SandboxHandle for Handle {
     async fn status(&self) -> SandboxStatus {
         let known = self.record().state;
         let (state, reason, certain) = match self.seen().await {
-            Ok(Seen { state: state @ (State::Running | State::Paused), reason, certain, .. }) => (state, reason, certain),
+            Ok(Seen { state: state @ (State::Running | State::Paused), reason, in_doubt, .. }) => (state, reason, !in_doubt),
             Ok(Seen { state: State::Stopped, .. }) if known == State::Stopped => (known, None, true),
-            Ok(Seen { state, reason, certain, .. }) => {
-                (State::Crashed, Some(reason.unwrap_or_else(|| format!("on the other host it is {state}"))), certain)
+            Ok(Seen { state, reason, in_doubt, .. }) => {
+                (State::Crashed, Some(reason.unwrap_or_else(|| format!("on the other host it is {state}"))), !in_doubt)
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 (State::Crashed, Some("the other host has no such sandbox any more".to_owned()), true)

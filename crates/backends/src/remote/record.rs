@@ -39,9 +39,9 @@ impl Record {
 pub(super) struct Seen {
     pub(super) state: State,
     pub(super) reason: Option<String>,
-    /// Whether the other side is in no doubt.
+    /// Whether the other side may say otherwise the next time.
     #[serde(default)]
-    pub(super) certain: bool,
+    pub(super) in_doubt: bool,
     #[serde(default)]
     limits: Vec<LimitReport>,
     #[serde(default)]

@@ -43,9 +43,7 @@ impl Groups {
         }
         Ok(())
     }
-}
 
-impl Groups {
     /// Bytes of memory that those who were confined do not use yet; nothing where nobody was.
     pub(crate) fn confined_room(&self) -> Option<u64> {
         let read = |group: &Path, file: &str| fs::read_to_string(group.join(INSIDE).join(file)).ok()?.trim().parse::<u64>().ok();
