@@ -48,6 +48,8 @@ use crate::{
 
 /// How long a client may take to say what to execute.
 const FIRST_WORDS: Duration = Duration::from_secs(30);
+/// How long what a client that is gone has said may take to be done.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Between pings. A client of which nothing was heard between two of them, not even the answer to the first, is gone.
 const PULSE: Duration = Duration::from_secs(30);
 
@@ -130,13 +132,18 @@ async fn drive(socket: WebSocket, stream: ExecStream, attended: Attended) {
             }
         }
     };
-    tokio::select! {
-        () = listen => {}
-        _ = say(&mut sink, pid, output.as_mut(), told, &heard) => {
-            // Who has heard the end finds it counted.
-            drop(attended);
-            drop(sink.send(Message::Close(None)).await);
-        }
+    tokio::pin!(listen);
+    let said = tokio::select! {
+        () = &mut listen => return,
+        said = say(&mut sink, pid, output.as_mut(), told, &heard) => said,
+    };
+    if said.is_ok() {
+        // Who has heard the end finds it counted.
+        drop(attended);
+        drop(sink.send(Message::Close(None)).await);
+    } else {
+        // Nobody hears any more; what was said before that is still done.
+        let _ = timeout(LAST_WORDS, listen).await;
     }
 }
 

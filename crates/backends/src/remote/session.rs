@@ -2,7 +2,8 @@
 //!
 //! The connection may be cut: the process lives on there, and the output goes on where it was, over a new one. What was written to standard input is
 //! confirmed (each message is followed by a ping, which the server answers when it has passed on what came before), so it is known whether something
-//! may be missing: then no more is sent.
+//! may be missing: then no more is sent. Who lets go of a command takes leave of the server, which has heard everything before that: a connection
+//! that is only closed is reset by the next output, and what was said last is lost.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -41,6 +42,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(75);
 /// How often it hears from us, also while we do not listen.
 const PULSE: Duration = Duration::from_secs(15);
+/// How long a server that somebody takes leave of may take to hear it.
+const FAREWELL: Duration = Duration::from_secs(10);
 /// Bytes of a message.
 const PIECE: usize = 64 << 10;
 
@@ -98,17 +101,20 @@ impl Whereabouts {
 
     fn stream(&self, socket: Socket, pid: u32, pty: Option<bool>, next: u64) -> ExecStream {
         let (sink, source) = socket.split();
-        let line = Arc::new(Line { sink: tokio::sync::Mutex::new(sink), cut: Notify::new(), stdin: Mutex::default() });
+        let (sink, source) = (Arc::new(tokio::sync::Mutex::new(sink)), Arc::new(tokio::sync::Mutex::new(source)));
+        let line = Arc::new(Line { sink, source, cut: Notify::new(), stdin: Mutex::default() });
         tokio::spawn(show_life(Arc::downgrade(&line)));
         let input = Input { line: Arc::clone(&line), place: self.clone(), pid, pty };
-        let output = Output { line, place: self.clone(), pid, source, next, told: None, ended: false };
+        let output = Output { line, place: self.clone(), pid, next, told: None, ended: false };
         ExecStream { pid, input: Box::new(input), output: Box::new(output) }
     }
 }
 
 /// What input and output share.
 struct Line {
-    sink: tokio::sync::Mutex<SplitSink<Socket, Message>>,
+    sink: Arc<tokio::sync::Mutex<SplitSink<Socket, Message>>>,
+    /// The output's alone, as long as there is one.
+    source: Arc<tokio::sync::Mutex<SplitStream<Socket>>>,
     /// Told when the connection is another one: whoever waits for the old one waits in vain.
     cut: Notify,
     stdin: Mutex<Stdin>,
@@ -163,6 +169,24 @@ impl Line {
             self.stdin().doubtful = true;
         }
         sent
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        // Without an event loop the process is ending.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (sink, source) = (Arc::clone(&self.sink), Arc::clone(&self.source));
+            runtime.spawn(timeout(FAREWELL, take_leave(sink, source)));
+        }
+    }
+}
+
+/// Says that nothing more comes, and waits until the server has heard that.
+async fn take_leave(sink: Arc<tokio::sync::Mutex<SplitSink<Socket, Message>>>, source: Arc<tokio::sync::Mutex<SplitStream<Socket>>>) {
+    if sink.lock().await.send(Message::Close(None)).await.is_ok() {
+        let mut source = source.lock().await;
+        while let Some(Ok(_)) = source.next().await {}
     }
 }
 
@@ -246,7 +270,6 @@ struct Output {
     line: Arc<Line>,
     place: Whereabouts,
     pid: u32,
-    source: SplitStream<Socket>,
     /// The offset of the next byte.
     next: u64,
     /// The last problem that was told.
@@ -265,7 +288,8 @@ enum Heard {
 impl ExecOutput for Output {
     async fn next(&mut self) -> Result<Option<ExecEvent>> {
         while !self.ended {
-            let heard = match timeout(SILENCE, self.source.next()).await {
+            let message = timeout(SILENCE, async { self.line.source.lock().await.next().await }).await;
+            let heard = match message {
                 Ok(Some(Ok(message))) => self.hear(message)?,
                 Ok(Some(Err(_)) | None) | Err(_) => {
                     self.mend().await?;
@@ -365,7 +389,7 @@ impl Output {
         let (sink, source) = socket.split();
         self.line.cut.notify_waiters();
         *self.line.sink.lock().await = sink;
-        self.source = source;
+        *self.line.source.lock().await = source;
         Ok(Ok(()))
     }
 
