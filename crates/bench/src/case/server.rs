@@ -164,7 +164,7 @@ impl Asked {
             Self::Life => {
                 let made = client.post("/v1/sandboxes", &json!({ "provider": "container" })).await?;
                 let id = made["id"].as_str().ok_or("a sandbox without an id")?;
-                client.delete(&format!("/v1/sandboxes/{id}")).await?;
+                client.delete(&format!("/v1/sandboxes/{id}?force=true")).await?;
             }
         }
         Ok(())
