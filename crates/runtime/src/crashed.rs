@@ -65,8 +65,10 @@ impl Sandbox {
     /// Finds out whether a sandbox that was told as crashed, in doubt, is; then it is written, and everybody told. Waits for its agent as long as for
     /// one on a slow machine.
     ///
+    /// One that is gone, or that somebody works on meanwhile, is in no doubt.
+    ///
     /// # Errors
-    /// Of the ledger; `NotFound`.
+    /// Of the ledger, or when the sandbox's provider cannot be had.
     pub async fn settle_doubt(&self) -> Result<()> {
         let Some(row) = self.runtime().ledger().sandbox(self.id())? else { return Ok(()) };
         let handle = self.handle_of(&row).await?;

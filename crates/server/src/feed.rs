@@ -79,7 +79,7 @@ impl Feed {
         }
     }
 
-    /// Finds out whether those that were told as crashed, in doubt, are, beside what goes on here. Later doubts wait for these.
+    /// Finds out, beside what goes on here, whether those that were told as crashed in doubt have crashed. Later doubts wait until these are settled.
     fn settle(&self, list: Vec<SandboxSummary>, doubts: &mut Vec<JoinHandle<()>>) {
         doubts.retain(|doubt| !doubt.is_finished());
         if !doubts.is_empty() {

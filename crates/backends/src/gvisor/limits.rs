@@ -32,8 +32,8 @@ pub(super) fn processes(limits: &Limits) -> u64 {
     u64::from(limits.pids.unwrap_or(DEFAULT_PIDS)) + AGENT_PROCESSES
 }
 
-/// What control groups have to hold: not the processes, for a group counts the sentry's threads, which it cannot do without. The memory of
-/// everything, which is more than what is asked for by what the sentry may need.
+/// What the control groups of all of a sandbox have to hold: not the processes, for a group counts the sentry's threads, which it cannot do without;
+/// and memory for the sentry beside the limit, which the group of what runs inside has (`cgroup/confine`).
 pub(super) fn of_groups(limits: &Limits) -> Limits {
     Limits { pids: None, memory: limits.memory.map(|memory| memory.saturating_add(SENTRY_ROOM)), ..*limits }
 }
