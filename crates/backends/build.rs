@@ -30,11 +30,15 @@ const SOURCES: [&str; 8] = [
 const PREBUILT: &str = "SANDBAR_AGENT_BINARY";
 
 fn main() -> Result<(), Box<dyn Error>> {
+    say("rerun-if-changed", "build.rs");
+    // There are no walls elsewhere, and so nothing to put behind them.
+    if variable("CARGO_CFG_TARGET_OS")? != "linux" {
+        return Ok(());
+    }
     let workspace = Path::new(&variable("CARGO_MANIFEST_DIR")?).ancestors().nth(2).ok_or("no workspace above the crate")?.to_owned();
     for source in SOURCES.iter().copied().chain(["Cargo.lock", "Cargo.toml", "rust-toolchain.toml"]) {
         say("rerun-if-changed", workspace.join(source).display());
     }
-    say("rerun-if-changed", "build.rs");
     say("rerun-if-env-changed", PREBUILT);
 
     let built = match env::var_os(PREBUILT) {

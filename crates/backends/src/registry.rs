@@ -2,8 +2,10 @@ use std::{path::PathBuf, sync::Arc};
 
 use sandbar_core::{Checked, Claim, Error, ErrorKind, Isolation, Result, SandboxProvider};
 
+#[cfg(target_os = "linux")]
+use crate::{container, dangerous_host, docker, firecracker, gvisor, qemu};
 use crate::{
-    container, dangerous_host, docker, firecracker, gvisor, qemu,
+    options::{FirecrackerOptions, GvisorOptions, QemuOptions},
     remote::{Address, Remotes, SshOptions},
 };
 
@@ -13,11 +15,11 @@ pub struct ProviderOptions {
     /// The state folder (`SANDBAR_HOME`).
     pub home: PathBuf,
     /// How `gvisor` uses `runsc`.
-    pub gvisor: gvisor::GvisorOptions,
+    pub gvisor: GvisorOptions,
     /// How `firecracker` uses Firecracker.
-    pub firecracker: firecracker::FirecrackerOptions,
+    pub firecracker: FirecrackerOptions,
     /// How `qemu` uses QEMU.
-    pub qemu: qemu::QemuOptions,
+    pub qemu: QemuOptions,
     /// Where the container engine is, in the form of `DOCKER_HOST`; found when `None`.
     pub docker_host: Option<String>,
     /// How `ssh://` is used.
@@ -43,6 +45,7 @@ pub struct Enrolled {
 }
 
 /// Every provider of this build, the strongest wall first. A backend is enrolled by one entry here.
+#[cfg(target_os = "linux")]
 pub const PROVIDERS: &[Enrolled] = &[
     Enrolled {
         name: "firecracker",
@@ -81,6 +84,10 @@ pub const PROVIDERS: &[Enrolled] = &[
         make: |options, claims| Arc::new(Checked::new(dangerous_host::DangerousHost::provider(&options.home), claims)),
     },
 ];
+
+/// None: a wall needs a Linux kernel. Those of other hosts have addresses.
+#[cfg(not(target_os = "linux"))]
+pub const PROVIDERS: &[Enrolled] = &[];
 
 /// The providers, made and wrapped in [`Checked`] with one another's claims. The default has none: an embedder adds those it wants.
 #[derive(Clone, Default)]

@@ -28,7 +28,7 @@ impl Staging {
         sweep(parent);
         let make = || {
             let mut random = [0; 8];
-            rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+            getrandom::fill(&mut random)?;
             let path = parent.join(format!("{PREFIX}{:016x}", u64::from_ne_bytes(random)));
             DirBuilder::new().mode(0o700).create(&path)?;
             let lock = File::open(&path)?;

@@ -7,6 +7,7 @@
 //! | `pipe` | what bytes go through, where they are moved by page and not copied |
 
 mod pass;
+#[cfg_attr(not(target_os = "linux"), path = "no_pipe.rs")]
 mod pipe;
 mod socket;
 

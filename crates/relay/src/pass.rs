@@ -1,7 +1,7 @@
 use std::io;
 
 use bytes::{Buf, Bytes};
-use rustix::io::Errno;
+use rustix::{io::Errno, net::SendFlags};
 use tokio::io::Interest;
 
 use crate::{
@@ -124,13 +124,20 @@ async fn copy(from: &impl Socket, to: &impl Socket, toll: &impl Toll) -> io::Res
     }
 }
 
+/// Without a signal where the other side is gone, in programs that have not turned it off.
+#[cfg(target_os = "linux")]
+const QUIETLY: SendFlags = SendFlags::NOSIGNAL;
+/// Rust's programs have turned off the signal of a pipe that is gone.
+#[cfg(not(target_os = "linux"))]
+const QUIETLY: SendFlags = SendFlags::empty();
+
 /// Writes all of it.
 ///
 /// # Errors
 /// Of the socket.
 pub async fn write(to: &impl Socket, mut bytes: Bytes) -> io::Result<()> {
     while !bytes.is_empty() {
-        let length = perform(to, Interest::WRITABLE, || Ok(rustix::net::send(to, &bytes, rustix::net::SendFlags::NOSIGNAL)?)).await?;
+        let length = perform(to, Interest::WRITABLE, || Ok(rustix::net::send(to, &bytes, QUIETLY)?)).await?;
         bytes.advance(length);
     }
     Ok(())

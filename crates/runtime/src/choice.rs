@@ -92,6 +92,10 @@ impl Runtime {
 
     async fn first_usable(&self, floor: Isolation, wish: &Wish<'_>) -> Result<Choice> {
         let mut candidates: Vec<_> = self.providers().iter().collect();
+        if candidates.is_empty() {
+            return Err(Error::new(ErrorKind::Unsupported, "create", "this build has no walls, which need a Linux kernel")
+                .with_hint("name a Linux host: `--on ssh://user@host`, or once and for all `sandbar context add` and `context use`"));
+        }
         candidates.sort_by_key(|known| known.isolation);
         let mut passed_over = Vec::new();
         let mut hints = Vec::new();

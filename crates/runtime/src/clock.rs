@@ -1,11 +1,6 @@
-//! Time and boots, as the ledger writes them.
+//! Time, as the ledger writes it.
 
-use std::{
-    fs,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
-
-use sandbar_core::{Context, Result};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Unix milliseconds now.
 pub(crate) fn now_ms() -> u64 {
@@ -18,10 +13,4 @@ const LONGEST: u64 = i64::MAX as u64 / 2;
 /// A duration in whole milliseconds, at most [`LONGEST`].
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(LONGEST).min(LONGEST)
-}
-
-/// The kernel's name of this boot: another one means that every process, control group and mount of before is gone.
-pub(crate) fn boot_id() -> Result<String> {
-    let path = "/proc/sys/kernel/random/boot_id";
-    Ok(fs::read_to_string(path).context("state", || format!("cannot read {path}"))?.trim().to_owned())
 }

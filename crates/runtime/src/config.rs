@@ -5,7 +5,10 @@ use std::{
 };
 
 use rustix::process::geteuid;
-use sandbar_backends::{firecracker::FirecrackerOptions, gvisor::GvisorOptions, qemu::QemuOptions, remote::SshOptions};
+use sandbar_backends::{
+    options::{FirecrackerOptions, GvisorOptions, QemuOptions},
+    remote::SshOptions,
+};
 use sandbar_core::{Context, Error, ErrorKind, Isolation, Network, Result};
 use serde::Deserialize;
 

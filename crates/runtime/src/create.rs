@@ -230,7 +230,7 @@ impl Runtime {
             } else {
                 // A checkpoint that came from elsewhere may name a provider that this build does not have.
                 let path = folder.clone();
-                crate::image::blocking(move || sandbar_backends::as_layer_owner(|| home::remove(&path))).await?;
+                crate::image::blocking(move || crate::system::as_layer_owner(|| home::remove(&path))).await?;
             }
             if !folder.exists() {
                 return Ok(());
@@ -254,7 +254,6 @@ pub(crate) fn as_provided(spec: &SandboxSpec, name: Option<&str>) -> SandboxSpec
 /// Random bytes, for an id or a secret.
 pub(crate) fn random<const LENGTH: usize>() -> Result<[u8; LENGTH]> {
     let mut bytes = [0; LENGTH];
-    let got = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(std::io::Error::from);
-    got.context("create", || "cannot get random bytes".to_owned())?;
+    getrandom::fill(&mut bytes).map_err(std::io::Error::from).context("create", || "cannot get random bytes".to_owned())?;
     Ok(bytes)
 }

@@ -24,6 +24,7 @@
 //! | `ports`, `keeper` | exposed ports, the process that keeps them |
 //! | [`image`] | images and their layers |
 //! | `kernel`, `template` | what virtual machines boot, and what they begin from instead |
+//! | `system` | what the kernels differ in |
 //! | `fault` | a hook for crash tests |
 
 mod audit;
@@ -57,6 +58,7 @@ mod runtime;
 mod sandbox;
 mod setup;
 mod summary;
+mod system;
 mod template;
 mod turn;
 mod verbs;

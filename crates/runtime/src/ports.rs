@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use sandbar_backends::machine;
 use sandbar_core::{Connection, Context, Result, SandboxId};
 use tokio::{
     io::copy_bidirectional_with_sizes,
@@ -47,7 +46,7 @@ impl Listener {
     /// # Errors
     /// `AlreadyExists` when the address is taken.
     pub(crate) async fn bind(sandbox: &Sandbox, port: u16, address: SocketAddr, connections: Arc<Semaphore>) -> Result<Self> {
-        let listener = machine::Listener::bind(address).await.map_err(|error| match error.kind() {
+        let listener = sandbar_backends::Listener::bind(address).await.map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => io::Error::new(io::ErrorKind::AlreadyExists, error),
             _ => error,
         });
@@ -88,7 +87,7 @@ impl Inside {
     }
 }
 
-async fn serve(listener: machine::Listener, inside: Inside, port: u16, connections: Arc<Semaphore>) {
+async fn serve(listener: sandbar_backends::Listener, inside: Inside, port: u16, connections: Arc<Semaphore>) {
     let mut open = JoinSet::new();
     loop {
         let Ok(room) = Arc::clone(&connections).acquire_owned().await else { return };

@@ -1,20 +1,16 @@
 //! Processes as the ledger names them: an id alone is used again by the kernel, an id with a start time within one boot is not.
 
-use std::{fs, io::ErrorKind as Io};
+use rustix::process::{Pid, getpid};
+use sandbar_core::{Error, ErrorKind, Result};
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
-    process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal},
-};
-use sandbar_core::{Context, Error, ErrorKind, Result};
+use crate::system::{self, start_time};
 
 /// One host process of one boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ProcessIdentity {
     /// The host's process id.
     pub(crate) pid: u32,
-    /// Clock ticks after boot.
+    /// When it began, in the kernel's own count: clock ticks after boot on Linux.
     pub(crate) start_time: u64,
     /// The boot in which it runs.
     pub(crate) boot: String,
@@ -25,7 +21,7 @@ impl ProcessIdentity {
     pub(crate) fn current(boot: &str) -> Result<Self> {
         let pid = getpid().as_raw_nonzero().get().unsigned_abs();
         let start_time = start_time(pid)?
-            .ok_or_else(|| Error::new(ErrorKind::Unavailable, "state", "/proc does not show this process").with("pid", pid))?;
+            .ok_or_else(|| Error::new(ErrorKind::Unavailable, "state", "the kernel does not show this process").with("pid", pid))?;
         Ok(Self { pid, start_time, boot: boot.to_owned() })
     }
 
@@ -41,39 +37,8 @@ impl ProcessIdentity {
     /// Ends it with `KILL` and waits at most two seconds until it is gone. One that is gone already, or is another process by now, is no error.
     pub(crate) fn kill(&self, boot: &str) -> Result<()> {
         let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return Ok(()) };
-        let handle = match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(handle) => handle,
-            Err(Errno::SRCH) => return Ok(()),
-            Err(error) => return Err(Error::io("keeper", "cannot open the process", error.into()).with("pid", self.pid)),
-        };
-        // The descriptor names whoever has the id now; only then is the start time worth asking.
-        if self.boot != boot || start_time(self.pid)? != Some(self.start_time) {
-            return Ok(());
-        }
-        match pidfd_send_signal(&handle, Signal::KILL) {
-            Ok(()) | Err(Errno::SRCH) => {}
-            Err(error) => return Err(Error::io("keeper", "cannot end the process", error.into()).with("pid", self.pid)),
-        }
-        let wait = Timespec { tv_sec: 2, tv_nsec: 0 };
-        let _ = poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&wait));
-        Ok(())
+        system::kill(pid, || Ok(self.boot == boot && start_time(self.pid)? == Some(self.start_time)))
     }
-}
-
-/// The start time of a process, `/proc/PID/stat` field 22 (proc(5)); `None` if there is no such process or it has ended and is only not yet reaped.
-fn start_time(pid: u32) -> Result<Option<u64>> {
-    let text = match fs::read(format!("/proc/{pid}/stat")) {
-        Ok(text) => text,
-        Err(error) if error.kind() == Io::NotFound || error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => return Ok(None),
-        Err(error) => return Err(error).context("state", || format!("cannot read /proc/{pid}/stat")),
-    };
-    // The name (field 2) may hold spaces and parentheses; the last parenthesis ends it.
-    let text = String::from_utf8_lossy(&text).into_owned();
-    let mut fields = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace();
-    if matches!(fields.next(), None | Some("Z" | "X" | "x")) {
-        return Ok(None);
-    }
-    Ok(fields.nth(18).and_then(|field| field.parse().ok()))
 }
 
 #[cfg(test)]

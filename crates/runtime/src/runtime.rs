@@ -9,7 +9,6 @@ use tokio::task::JoinSet;
 use crate::{
     ProviderOptions, Registry, RuntimeConfig, Sandbox, SandboxSummary,
     audit::AuditWriter,
-    clock,
     egress::LocalEgress,
     home::Home,
     image::ImageStore,
@@ -18,6 +17,7 @@ use crate::{
     ledger::{Ledger, SandboxRow},
     ports::LocalPorts,
     process_identity::ProcessIdentity,
+    system,
 };
 
 /// Everything that is kept in one state folder, and the providers that work on it. Cheap to clone.
@@ -111,7 +111,7 @@ impl Runtime {
     fn assemble(mut config: RuntimeConfig, providers: Registry) -> Result<Self> {
         config.home = absolute(&config.home);
         let home = Home::open(&config.home)?;
-        let boot = config.boot_id.clone().map_or_else(clock::boot_id, Ok)?;
+        let boot = config.boot_id.clone().map_or_else(system::boot_id, Ok)?;
         let me = ProcessIdentity::current(&boot)?;
         let ledger = Arc::new(Ledger::open(&home.ledger(), &boot)?);
         let images = ImageStore::open(home.path())?;

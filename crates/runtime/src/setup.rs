@@ -8,10 +8,10 @@ use std::{
 };
 
 use rustix::process::geteuid;
-use sandbar_backends::{find_program, gvisor};
+use sandbar_backends::find_program;
 use sandbar_core::{Context, Error, ErrorKind, Feature, Isolation, Result};
 
-use crate::{Runtime, released, root::BASE};
+use crate::{Runtime, released, root::BASE, system};
 
 mod runsc;
 mod source;
@@ -132,7 +132,7 @@ impl Runtime {
     /// Whether there is no `runsc`, or one that is too old, and none was named. The provider is not asked: it would remember what it found.
     async fn lacks_runsc(&self) -> Result<bool> {
         let options = self.config().gvisor.clone();
-        let lacks = tokio::task::spawn_blocking(move || gvisor::lacks_runsc(&options)).await;
+        let lacks = tokio::task::spawn_blocking(move || system::lacks_runsc(&options)).await;
         lacks.map_err(|error| Error::new(ErrorKind::Internal, OPERATION, "looking for runsc panicked").with_source(error))
     }
 

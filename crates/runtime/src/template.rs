@@ -2,11 +2,10 @@
 
 use std::{fs, path::PathBuf};
 
-use sandbar_backends::machine::template::{TemplateRecord, read};
 use sandbar_core::{Context, Error, ErrorKind, Lifetime, Result};
 use serde::Serialize;
 
-use crate::{CreateRequest, Runtime};
+use crate::{CreateRequest, Runtime, system};
 
 /// A template of this state folder. The names of the fields are those of the JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -37,12 +36,7 @@ impl Runtime {
             entries => entries.context("template", || format!("cannot list {}", folder.display()))?,
         };
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| !name.starts_with('.'));
-        let mut found: Vec<TemplateSummary> = names
-            .filter_map(|id| {
-                let TemplateRecord { provider, parts, bytes, .. } = read(&folder.join(&id)).ok()?;
-                Some(TemplateSummary { id, provider, bytes, parts })
-            })
-            .collect();
+        let mut found: Vec<TemplateSummary> = names.filter_map(|id| system::template(&folder.join(&id), id)).collect();
         found.sort_by(|one, other| one.id.cmp(&other.id));
         Ok(found)
     }

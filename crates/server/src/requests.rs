@@ -53,7 +53,7 @@ fn id(headers: &HeaderMap) -> String {
 fn new_id() -> String {
     let mut random = [0; 12];
     // Without random numbers ids would be alike, which harms nobody.
-    let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
+    let _ = getrandom::fill(&mut random);
     URL_SAFE_NO_PAD.encode(random)
 }
 

@@ -57,9 +57,7 @@ impl Token {
 
     fn make(path: &Path) -> Result<Self> {
         let mut random = [0; LENGTH];
-        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
-            .map_err(std::io::Error::from)
-            .context(OPERATION, || "no random numbers".to_owned())?;
+        getrandom::fill(&mut random).map_err(std::io::Error::from).context(OPERATION, || "no random numbers".to_owned())?;
         let token = Self(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(random)));
         let cannot = || format!("cannot make {}", path.display());
         // Complete before it has its name: another server may look for it now.

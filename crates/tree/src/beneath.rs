@@ -4,7 +4,8 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::listing::ReadDir;
 use crate::metadata::{Kind, Metadata};
 use crate::resolve::{self, Reach};
-use crate::{nofollow, procfs, remove};
+use crate::system::{self, HELD, HELD_ITSELF};
+use crate::{nofollow, remove};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
@@ -88,7 +89,7 @@ impl Base {
     /// The whole file system as this process sees it: for the agent, whose root is the sandbox's. Relative paths start
     /// at `/`. Links of procfs that are not text are not followed.
     pub fn root() -> Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let flags = HELD | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(CWD, "/", flags, Mode::empty()).at("open", "/")?;
         Ok(Self::root_at(directory))
     }
@@ -110,7 +111,7 @@ impl Base {
             Access::Append => OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND,
         };
         let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = match self.resolve("open", path, flags, Mode::from_raw_mode(mode & 0o7777)) {
+        let file = match self.resolve("open", path, flags, system::mode(mode & 0o7777)) {
             // A pipe without a reader, or a socket.
             Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => return Err(not_regular(path)),
             opened => opened?,
@@ -154,8 +155,9 @@ impl Base {
         if Metadata::of(&held).at("read the link", path)?.kind != Kind::Symlink {
             return Err(Error::new(ErrorKind::Unsupported, "read the link", path, "not a symbolic link"));
         }
-        let target = rustix::fs::readlinkat(&held, "", Vec::new()).at("read the link", path)?;
-        Ok(OsString::from_vec(target.into_bytes()).into())
+        let (parent, name) = self.parent("read the link", path)?;
+        let target = system::read_link(held.as_fd(), parent.as_fd(), &name).at("read the link", path)?;
+        Ok(OsString::from_vec(target).into())
     }
 
     /// Lists a directory.
@@ -170,7 +172,7 @@ impl Base {
     pub fn make_dir(&self, path: impl AsRef<Path>, parents: bool, mode: u32) -> Result<()> {
         const OPERATION: &str = "make the directory";
         let path = path.as_ref();
-        let mode = Mode::from_raw_mode(mode & 0o7777);
+        let mode = system::mode(mode & 0o7777);
         if !parents {
             let (parent, name) = self.parent_to_change(OPERATION, path)?;
             return rustix::fs::mkdirat(parent, &name, mode).at(OPERATION, path);
@@ -181,7 +183,7 @@ impl Base {
         // for each of them.
         for component in inner.components() {
             prefix.push(component);
-            let there = resolve::open(self.directory.as_fd(), &prefix, OFlags::PATH | OFlags::DIRECTORY, Mode::empty(), self.reach);
+            let there = resolve::open(self.directory.as_fd(), &prefix, HELD | OFlags::DIRECTORY, Mode::empty(), self.reach);
             match there {
                 Ok(_) => {}
                 Err(Errno::NOENT) => match self.make_inner(&prefix, mode) {
@@ -192,7 +194,7 @@ impl Base {
             }
         }
         // Somebody else may have won the race, or a link that leads nowhere stands there: a directory it must be.
-        self.resolve(OPERATION, path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).map(drop)
+        self.resolve(OPERATION, path, HELD | OFlags::DIRECTORY, Mode::empty()).map(drop)
     }
 
     /// Renames, replacing what has the new name (a directory only if it is empty). With `replace` false a taken name
@@ -239,7 +241,7 @@ impl Base {
         let path = path.as_ref();
         let held = self.hold(OPERATION, path, Symlinks::Follow)?;
         refuse_kernel_interface(OPERATION, path, &held)?;
-        procfs::chmod(held.as_fd(), Mode::from_raw_mode(mode & 0o7777)).at(OPERATION, path)
+        system::chmod(held.as_fd(), system::mode(mode & 0o7777)).at(OPERATION, path)
     }
 
     /// Sets owner and group; `None` leaves one as it is. The kernel clears setuid and setgid.
@@ -251,13 +253,13 @@ impl Base {
         }
         let held = self.hold(OPERATION, path, symlinks)?;
         refuse_kernel_interface(OPERATION, path, &held)?;
-        rustix::fs::chownat(held, "", uid.map(Uid::from_raw), gid.map(Gid::from_raw), AtFlags::EMPTY_PATH).at(OPERATION, path)
+        system::chown(held.as_fd(), uid.map(Uid::from_raw), gid.map(Gid::from_raw)).at(OPERATION, path)
     }
 
     fn hold(&self, operation: &'static str, path: &Path, symlinks: Symlinks) -> Result<OwnedFd> {
         let flags = match symlinks {
-            Symlinks::Follow => OFlags::PATH,
-            Symlinks::Keep => OFlags::PATH | OFlags::NOFOLLOW,
+            Symlinks::Follow => HELD,
+            Symlinks::Keep => HELD_ITSELF,
         };
         self.resolve(operation, path, flags, Mode::empty())
     }
@@ -271,7 +273,7 @@ impl Base {
         let inner = self.inner(operation, path)?;
         let (before, name) =
             split(&inner).ok_or_else(|| Error::new(ErrorKind::InvalidPath, operation, path, "path does not end in a name"))?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let flags = HELD | OFlags::DIRECTORY;
         let parent = resolve::open(self.directory.as_fd(), before, flags, Mode::empty(), self.reach)
             .map_err(|error| self.explain(operation, path, error))?;
         Ok((parent, name.to_owned()))
@@ -286,9 +288,9 @@ impl Base {
 
     fn make_inner(&self, inner: &Path, mode: Mode) -> std::result::Result<(), Errno> {
         let (before, name) = split(inner).ok_or(Errno::NOENT)?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let flags = HELD | OFlags::DIRECTORY;
         let parent = resolve::open(self.directory.as_fd(), before, flags, Mode::empty(), self.reach)?;
-        if procfs::is_kernel_interface(&parent)? {
+        if system::is_kernel_interface(&parent)? {
             return Err(Errno::ACCESS);
         }
         rustix::fs::mkdirat(parent, name, mode)
@@ -382,7 +384,7 @@ fn not_regular(path: &Path) -> Error {
 }
 
 fn refuse_kernel_interface(operation: &'static str, path: &Path, file: &OwnedFd) -> Result<()> {
-    if procfs::is_kernel_interface(file).at(operation, path)? {
+    if system::is_kernel_interface(file).at(operation, path)? {
         return Err(Error::new(ErrorKind::PermissionDenied, operation, path, "the path leads to an interface of the kernel"));
     }
     Ok(())

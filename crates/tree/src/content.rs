@@ -1,8 +1,10 @@
 //! File data from one descriptor to another, by the cheapest way that both file systems know.
 
 use rustix::fd::BorrowedFd;
-use rustix::fs::{SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
+use rustix::fs::{SeekFrom, ftruncate, seek};
 use rustix::io::{Errno, pread, pwrite};
+
+use crate::system::{copy_file_range, share};
 
 /// Bytes read and written at a time where the kernel cannot copy by itself.
 const CHUNK: usize = 128 * 1024;
@@ -16,7 +18,7 @@ pub(crate) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> Resul
     if size == 0 {
         return Ok(());
     }
-    if ioctl_ficlone(to, from).is_ok() {
+    if share(to, from).is_ok() {
         // The source may have grown since it was measured; the copy has the size that is reported.
         return ftruncate(to, size);
     }

@@ -4,10 +4,10 @@ use crate::content;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ladder::Ladder;
 use crate::metadata::{Identity, Kind, Metadata, Time};
-use crate::nofollow;
 use crate::xattr::{Attributes, CAPABILITY};
+use crate::{nofollow, system};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, makedev};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -127,7 +127,7 @@ impl Copying {
             kind => {
                 let (file_type, device) = special(kind).ok_or(Errno::OPNOTSUPP)?;
                 let mode = Mode::RUSR | Mode::WUSR;
-                made(rustix::fs::mknodat(self.to.here(), name, file_type, mode, device))?;
+                made(system::mknodat(self.to.here(), name, file_type, mode, device))?;
                 self.finish_held(name, &metadata)?;
             }
         }
@@ -196,7 +196,7 @@ impl Copying {
         }
         // A link has none of its own.
         if metadata.kind != Kind::Symlink {
-            crate::procfs::chmod(to.as_fd(), Mode::from_raw_mode(metadata.mode))?;
+            system::chmod(to.as_fd(), system::mode(metadata.mode))?;
         }
         let times = Timestamps { last_access: moment(metadata.atime), last_modification: moment(metadata.mtime) };
         rustix::fs::utimensat(self.to.here(), name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(unexpected)?;
@@ -243,8 +243,8 @@ fn link(root: &OwnedFd, first: &Path, parent: BorrowedFd<'_>, name: &OsStr) -> s
 pub(crate) fn special(kind: Kind) -> Option<(FileType, u64)> {
     match kind {
         Kind::Fifo => Some((FileType::Fifo, 0)),
-        Kind::CharDevice { major, minor } => Some((FileType::CharacterDevice, makedev(major, minor))),
-        Kind::BlockDevice { major, minor } => Some((FileType::BlockDevice, makedev(major, minor))),
+        Kind::CharDevice { major, minor } => Some((FileType::CharacterDevice, system::device(major, minor))),
+        Kind::BlockDevice { major, minor } => Some((FileType::BlockDevice, system::device(major, minor))),
         Kind::File | Kind::Directory | Kind::Symlink | Kind::Socket => None,
     }
 }
@@ -253,7 +253,7 @@ pub(crate) fn special(kind: Kind) -> Option<(FileType, u64)> {
 fn finish(from: BorrowedFd<'_>, to: BorrowedFd<'_>, metadata: &Metadata) -> std::result::Result<(), Errno> {
     own(to, metadata)?;
     attributes(&Attributes::of(&from), &Attributes::of(&to))?;
-    rustix::fs::fchmod(to, Mode::from_raw_mode(metadata.mode))?;
+    rustix::fs::fchmod(to, system::mode(metadata.mode))?;
     let times = Timestamps { last_access: moment(metadata.atime), last_modification: moment(metadata.mtime) };
     rustix::fs::futimens(to, &times)
 }
@@ -264,7 +264,7 @@ fn own(to: BorrowedFd<'_>, metadata: &Metadata) -> std::result::Result<(), Errno
         return Ok(());
     }
     let (uid, gid) = (Uid::from_raw(metadata.uid), Gid::from_raw(metadata.gid));
-    rustix::fs::chownat(to, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+    system::chown(to, Some(uid), Some(gid))
 }
 
 fn attributes(from: &Attributes<'_>, to: &Attributes<'_>) -> std::result::Result<(), Errno> {

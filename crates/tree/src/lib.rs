@@ -34,10 +34,10 @@ mod measure;
 mod metadata;
 mod nofollow;
 mod pack;
-mod procfs;
 mod record;
 mod remove;
 mod resolve;
+mod system;
 mod unpack;
 mod xattr;
 

@@ -1,9 +1,11 @@
 //! What the kernel knows about one file, in the same types on every architecture.
 
-use rustix::fd::{AsFd, BorrowedFd};
-use rustix::fs::{AtFlags, FileType, Statx, StatxAttributes, StatxFlags, statx};
+use rustix::fd::AsFd;
+use rustix::fs::FileType;
 use rustix::io::Errno;
 use std::ffi::OsStr;
+
+use crate::system;
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +37,21 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Of a type, and of the device's numbers where it is one.
+    pub(crate) fn of(file_type: FileType, major: u32, minor: u32) -> Result<Self, Errno> {
+        Ok(match file_type {
+            FileType::RegularFile => Self::File,
+            FileType::Directory => Self::Directory,
+            FileType::Symlink => Self::Symlink,
+            FileType::Fifo => Self::Fifo,
+            FileType::Socket => Self::Socket,
+            FileType::CharacterDevice => Self::CharDevice { major, minor },
+            FileType::BlockDevice => Self::BlockDevice { major, minor },
+            // Anonymous kernel objects have no type; no path leads to one.
+            FileType::Unknown => return Err(Errno::OPNOTSUPP),
+        })
+    }
+
     /// Whether this is the character device `0/0`, by which overlayfs marks a removed name.
     pub fn is_whiteout(self) -> bool {
         self == Self::CharDevice { major: 0, minor: 0 }
@@ -76,18 +93,18 @@ pub struct Metadata {
     pub device: u64,
     /// Its number there.
     pub inode: u64,
-    mount_root: Option<bool>,
+    pub(crate) mount_root: Option<bool>,
 }
 
 impl Metadata {
     /// Of an open descriptor, of any kind, `O_PATH` included.
     pub(crate) fn of(file: impl AsFd) -> Result<Self, Errno> {
-        read(file.as_fd(), OsStr::new(""), AtFlags::EMPTY_PATH)
+        system::stat(file.as_fd())
     }
 
     /// Of one name in a directory; a symbolic link is described, not followed.
     pub(crate) fn of_name(directory: impl AsFd, name: &OsStr) -> Result<Self, Errno> {
-        read(directory.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)
+        system::stat_name(directory.as_fd(), name)
     }
 
     /// Which file it is: file system and number.
@@ -107,41 +124,4 @@ impl Metadata {
 pub(crate) struct Identity {
     device: u64,
     inode: u64,
-}
-
-fn read(directory: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> Result<Metadata, Errno> {
-    let found = statx(directory, name, flags | AtFlags::NO_AUTOMOUNT, StatxFlags::BASIC_STATS)?;
-    let mode = u32::from(found.stx_mode);
-    Ok(Metadata {
-        kind: kind(&found, mode)?,
-        size: found.stx_size,
-        allocated: found.stx_blocks.saturating_mul(512),
-        mode: mode & 0o7777,
-        uid: found.stx_uid,
-        gid: found.stx_gid,
-        mtime: Time { seconds: found.stx_mtime.tv_sec, nanoseconds: found.stx_mtime.tv_nsec },
-        atime: Time { seconds: found.stx_atime.tv_sec, nanoseconds: found.stx_atime.tv_nsec },
-        links: found.stx_nlink,
-        device: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
-        inode: found.stx_ino,
-        mount_root: found
-            .stx_attributes_mask
-            .contains(StatxAttributes::MOUNT_ROOT)
-            .then(|| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
-    })
-}
-
-fn kind(found: &Statx, mode: u32) -> Result<Kind, Errno> {
-    let (major, minor) = (found.stx_rdev_major, found.stx_rdev_minor);
-    Ok(match FileType::from_raw_mode(mode) {
-        FileType::RegularFile => Kind::File,
-        FileType::Directory => Kind::Directory,
-        FileType::Symlink => Kind::Symlink,
-        FileType::Fifo => Kind::Fifo,
-        FileType::Socket => Kind::Socket,
-        FileType::CharacterDevice => Kind::CharDevice { major, minor },
-        FileType::BlockDevice => Kind::BlockDevice { major, minor },
-        // Anonymous kernel objects have no type; no path leads to one.
-        FileType::Unknown => return Err(Errno::OPNOTSUPP),
-    })
 }

@@ -1,7 +1,7 @@
 //! One name at a time: directories opened and listed without ever following a symbolic link.
 
 use crate::metadata::Metadata;
-use crate::procfs;
+use crate::system::{self, HELD, HELD_ITSELF};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Dir, Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -17,7 +17,7 @@ pub(crate) fn open_directory(parent: impl AsFd, name: &OsStr) -> Result<OwnedFd,
 
 /// Opens a directory of this very name, to go through it; needs no permission to list it.
 pub(crate) fn enter_directory(parent: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
-    openat(parent, name, DIRECTORY | OFlags::PATH, Mode::empty())
+    openat(parent, name, DIRECTORY | HELD, Mode::empty())
 }
 
 /// As [`open_directory`], for a directory that is ours to do with as we like: one that its owner has closed is opened
@@ -39,7 +39,7 @@ pub(crate) fn unlock(directory: impl AsFd) -> Result<(), Errno> {
     if mode & 0o700 == 0o700 {
         return Ok(());
     }
-    match procfs::chmod(directory.as_fd(), Mode::from_raw_mode(mode | 0o700)) {
+    match system::chmod(directory.as_fd(), system::mode(mode | 0o700)) {
         Err(Errno::PERM | Errno::NOSYS) => Err(Errno::ACCESS),
         done => done,
     }
@@ -48,7 +48,7 @@ pub(crate) fn unlock(directory: impl AsFd) -> Result<(), Errno> {
 /// A descriptor for whatever has this name, symbolic links included, without opening it: no device is touched, no
 /// pipe is waited for.
 pub(crate) fn hold(parent: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
-    openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    openat(parent, name, HELD_ITSELF | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Opens what should be a regular file, for reading; a pipe does not block. The caller checks what it got.

@@ -11,7 +11,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ladder::Ladder;
 use crate::metadata::{Identity, Kind, Metadata};
 use crate::nofollow;
-use crate::procfs;
+use crate::system;
 use crate::xattr::{Attributes, CAPABILITY, OverlayNamespace, is_overlay};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -158,7 +158,7 @@ impl<'options, Output: Write> Packing<'options, Output> {
         };
         let metadata = Metadata::of(&directory)?;
         self.marked_directory(&directory, path, &metadata)?;
-        let foreign = metadata.is_mount_point(ladder.identity()) && procfs::is_kernel_interface(&directory)?;
+        let foreign = metadata.is_mount_point(ladder.identity()) && system::is_kernel_interface(&directory)?;
         let names = if foreign { Vec::new() } else { nofollow::names_to_pop(&directory)? };
         ladder.descend(name.to_owned(), directory, &metadata, names);
         Ok(())

@@ -5,15 +5,13 @@
 //! never to where a hostile process has moved it, and it reads links as text, so no procfs link is ever jumped through.
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, readlinkat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat, readlinkat};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
-use std::sync::OnceLock;
 
-/// How often a lookup that raced with a rename is tried again; each try is an independent chance.
-const TRIES: u32 = 64;
+use crate::system::{self, HELD, HELD_ITSELF};
 
 /// As many links as the kernel follows in one path (`MAXSYMLINKS`).
 const LINKS: u32 = 40;
@@ -33,37 +31,14 @@ pub(crate) enum Reach {
 /// Opens a path. Links of procfs that are not text (`/proc/self/fd/1`) are not followed.
 pub(crate) fn open(start: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode, reach: Reach) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::CLOEXEC;
-    if !kernel_has_openat2() {
-        return by_hand(start, path, flags, mode, reach);
-    }
-    let resolve = match reach {
-        Reach::Beneath => ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
-        Reach::Anywhere => ResolveFlags::NO_MAGICLINKS,
-    };
-    // openat2 insists that a mode comes only with a flag that uses it.
-    let mode = if flags.contains(OFlags::CREATE) { mode } else { Mode::empty() };
-    let mut tries = 1;
-    loop {
-        match openat2(start, path, flags, mode, resolve) {
-            Err(Errno::AGAIN | Errno::INTR) if tries < TRIES => tries += 1,
-            done => return done,
-        }
-    }
+    let at_once = system::open_in_one_step(start, path, flags, mode, reach == Reach::Beneath);
+    at_once.unwrap_or_else(|| by_hand(start, path, flags, mode, reach))
 }
 
-/// Asked once: a filter may answer `EPERM` for a call that it does not know.
-fn kernel_has_openat2() -> bool {
-    static ANSWER: OnceLock<bool> = OnceLock::new();
-    *ANSWER.get_or_init(|| {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        openat2(CWD, "/", flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).is_ok()
-    })
-}
+const STEP: OFlags = HELD_ITSELF.union(OFlags::CLOEXEC);
+const HERE: OFlags = HELD.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-const STEP: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-const HERE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-
-/// The same as openat2, in user space.
+/// The same in user space.
 fn by_hand(start: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode, reach: Reach) -> Result<OwnedFd, Errno> {
     let mut walk = Walk { reach, held: vec![openat(start, ".", HERE, Mode::empty())?], pending: Vec::new(), links: 0 };
     walk.insert(path.as_os_str())?;
@@ -149,42 +124,46 @@ impl Walk {
                 self.held.push(found);
                 Ok(())
             }
-            FileType::Symlink => self.follow(&found, OsStr::new("")),
+            FileType::Symlink => self.follow_held(&found, name),
             _ => Err(Errno::NOTDIR),
         }
     }
 
     /// Opens the last name; `None` if it was a link whose target is now to be walked.
     fn last(&mut self, name: &OsStr, flags: OFlags, mode: Mode) -> Result<Option<OwnedFd>, Errno> {
-        let keeps_links = flags.contains(OFlags::NOFOLLOW) || flags.contains(OFlags::CREATE | OFlags::EXCL);
-        let opened = openat(self.here()?, name, flags | OFlags::NOFOLLOW, mode);
+        let keeps_links = system::names_links(flags) || flags.contains(OFlags::CREATE | OFlags::EXCL);
+        let opened = openat(self.here()?, name, system::not_following(flags), mode);
         if keeps_links {
             return opened.map(Some);
         }
         match opened {
             Ok(found) => {
-                let is_link = flags.contains(OFlags::PATH) && FileType::from_raw_mode(fstat(&found)?.st_mode) == FileType::Symlink;
-                if is_link { self.follow(&found, OsStr::new("")).map(|()| None) } else { Ok(Some(found)) }
+                let is_link = system::holds_links(flags) && FileType::from_raw_mode(fstat(&found)?.st_mode) == FileType::Symlink;
+                if is_link { self.follow_held(&found, name).map(|()| None) } else { Ok(Some(found)) }
             }
             Err(refused @ (Errno::LOOP | Errno::NOTDIR)) => {
-                let here = self.here()?.try_clone_to_owned().map_err(|_| Errno::MFILE)?;
-                match self.follow(&here, name) {
+                let target = match readlinkat(self.here()?, name, Vec::new()) {
                     // Not a link after all.
-                    Err(Errno::INVAL) => Err(refused),
-                    followed => followed.map(|()| None),
-                }
+                    Err(Errno::INVAL) => return Err(refused),
+                    target => target?.into_bytes(),
+                };
+                self.follow(target).map(|()| None)
             }
             Err(error) => Err(error),
         }
     }
 
-    fn follow(&mut self, directory: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
-        let target = readlinkat(directory, name, Vec::new())?;
+    fn follow_held(&mut self, link: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+        let target = system::read_link(link.as_fd(), self.here()?, name)?;
+        self.follow(target)
+    }
+
+    fn follow(&mut self, target: Vec<u8>) -> Result<(), Errno> {
         self.links += 1;
         if self.links > LINKS {
             return Err(Errno::LOOP);
         }
-        self.insert(&OsString::from_vec(target.into_bytes()))
+        self.insert(&OsString::from_vec(target))
     }
 }
 
@@ -220,8 +199,9 @@ mod tests {
 
     #[test]
     fn the_walk_by_hand_agrees_with_the_kernel() {
-        assert!(kernel_has_openat2(), "this test compares with openat2");
         let (_place, base) = planted();
+        let at_once = system::open_in_one_step(base.as_fd(), Path::new("."), OFlags::PATH, Mode::empty(), true);
+        assert!(at_once.is_some(), "this test compares with openat2");
         let paths = [
             ".",
             "..",

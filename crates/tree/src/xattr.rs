@@ -1,6 +1,6 @@
 //! Extended attributes of an open file, whichever way it was opened.
 
-use crate::procfs;
+use crate::system;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr, getxattr, listxattr, setxattr};
 use rustix::io::Errno;
@@ -51,7 +51,7 @@ impl<'file> Attributes<'file> {
     /// Of a file held by an `O_PATH` descriptor. `ENOSYS` without procfs.
     pub(crate) fn of_held(file: &'file impl AsFd) -> Result<Self, Errno> {
         let file = file.as_fd();
-        Ok(Self { file, path: Some(procfs::path_to(file)?) })
+        Ok(Self { file, path: Some(system::path_to(file)?) })
     }
 
     /// The names, sorted. A file system without attributes has none.

@@ -1,5 +1,6 @@
 use std::fmt;
 
+#[cfg(target_os = "linux")]
 use sandbar_core::Probe;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,7 @@ impl Check {
         Self { hint: Some(hint.into()), ..self }
     }
 
+    #[cfg(target_os = "linux")]
     pub(super) fn of_probe(name: &'static str, probe: Probe) -> Self {
         let health = if probe.usable { Health::Good } else { Health::Missing };
         Self { name, health, finding: probe.verdict, hint: probe.hint }

@@ -7,10 +7,16 @@
 //! | `groups` | control groups: a group with limits is made and removed |
 //! | `place` | the disk below the state folder |
 //! | `clock` | whether the time can be right |
+//! | `mac` | what a Mac has instead |
 
 mod check;
+#[cfg(target_os = "linux")]
 mod clock;
+#[cfg(target_os = "linux")]
 mod groups;
+#[cfg(any(target_os = "macos", test))]
+mod mac;
+#[cfg(target_os = "linux")]
 mod namespaces;
 mod place;
 
@@ -20,6 +26,7 @@ use tokio::sync::oneshot;
 
 pub use check::{Check, Health};
 
+#[cfg(target_os = "linux")]
 use crate::{container, kvm};
 
 /// Where KVM hangs, its probe needs the better part of a minute to be sure.
@@ -30,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(75);
 /// Changes nothing that stays. What does not answer in time is told as such; its thread is left behind.
 pub async fn examine(home: &Path) -> Vec<Check> {
     let place = home.to_owned();
+    #[cfg(not(target_os = "linux"))]
+    let begun = [begin("linux", mac::check), begin("disk", move || place::check(&place))];
+    #[cfg(target_os = "linux")]
     let begun = [
         begin("kvm", || Check::of_probe("kvm", kvm::probe().to_probe())),
         begin("user-namespaces", namespaces::check),

@@ -3,7 +3,6 @@
 //! | module | noun |
 //! |---|---|
 //! | `wall` | the trait; where one machine is |
-//! | `config` | what the configuration says of it |
 //! | `engine` | the programs of this host, and whether they may run machines here |
 //! | `version` | which Firecracker this is |
 //! | `boot` | a machine that boots its kernel, and its record |
@@ -22,7 +21,6 @@
 
 mod api;
 mod boot;
-mod config;
 mod disk;
 mod engine;
 mod info;
@@ -35,7 +33,7 @@ mod version;
 mod vsock;
 mod wall;
 
-pub use config::FirecrackerOptions;
+pub use crate::options::FirecrackerOptions;
 pub use info::claim;
 pub use start::STEPS;
 pub use wall::{Firecracker, FirecrackerProvider, Place};

@@ -14,8 +14,8 @@ use sandbar_core::{Context, Error, ErrorKind, IdRange, Journal, Lifetime, Result
 use sandbar_protocol::AgentConfig;
 
 use super::{
+    Platform,
     bundle::{self, BUNDLE, IMAGE, WIRE_INSIDE, specification},
-    config::Platform,
     engine::{Engine, STATE, first_line, read_back},
     limits,
     place::{Place, end_process, engine_of, prefer, runners},

@@ -20,10 +20,7 @@ use rustix::{
 };
 use sandbar_core::{Context, Error, ErrorKind, Result};
 
-use super::{
-    config::{GvisorOptions, Platform},
-    version::Version,
-};
+use super::{GvisorOptions, Platform, version::Version};
 use crate::{host::syscall, machine::process::wait_for_exit};
 
 const OPERATION: &str = "runsc";

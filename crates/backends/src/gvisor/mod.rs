@@ -11,7 +11,7 @@
 //! | `engine`, `version` | `runsc`: found, commands to a sandbox that runs; which one it is, and the oldest that is taken |
 //! | `memory` | checkpoints with memory |
 //! | `limits` | what it may use |
-//! | `config`, `info`, `probe` | what was asked for, what this host can do |
+//! | `info`, `probe` | what this host can do |
 //!
 //! `runsc run` is the first process of a sandbox, cloned by us into a user and a mount namespace of its own, in which it is root and sees
 //! an empty file system with nothing of the host but what it needs: the sandbox's root, the volumes, the agent. Its state lies there too,
@@ -19,7 +19,6 @@
 
 mod boot;
 mod bundle;
-mod config;
 mod engine;
 mod info;
 mod limits;
@@ -31,8 +30,8 @@ mod version;
 mod wall;
 mod wire;
 
+pub use crate::options::{GvisorOptions, Platform};
 pub use boot::STEPS;
-pub use config::{GvisorOptions, Platform};
 pub use engine::lacks_runsc;
 pub use info::claim;
 pub use place::Place;

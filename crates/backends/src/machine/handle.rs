@@ -8,13 +8,14 @@ use sandbar_core::{
 };
 use tokio::io::AsyncRead;
 
+use crate::expose::ExposedPorts;
+
 use super::{
     Backend, checkpoint,
     client::Call,
     lifecycle::{self, blocking},
     live::Shared,
     output::Kept,
-    ports::ExposedPorts,
     provision::detached,
     status,
 };

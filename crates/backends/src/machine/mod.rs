@@ -11,7 +11,6 @@
 //! | `client` | one operation over one connection: deadlines, and what a cut means |
 //! | `answer` | the agent's answers, validated |
 //! | `exec`, `input`, `files`, `bulk`, `watch`, `ports`, `egress`, `status` | groups of operations |
-//! | `listener` | a listener on the host |
 //! | `framed` | a stream to a port on a wire that cannot end one direction alone |
 //! | `provision`, `lifecycle`, `checkpoint` | bringing up, stopping and starting, saving and restoring |
 //! | `quiet`, `saving`, `rejoin`, `renewal` | the wire before a save of memory; who saves; clients that it cut off; what differs after memory was loaded |
@@ -38,7 +37,6 @@ mod handle;
 mod input;
 pub mod launcher;
 mod lifecycle;
-mod listener;
 mod live;
 mod output;
 mod ports;
@@ -60,8 +58,6 @@ mod watch;
 
 pub use backend::{Backend, Boot, Facts, Memory};
 pub use handle::MachineHandle;
-pub use listener::Listener;
-pub(crate) use ports::ExposedPorts;
 pub use provider::Machine;
 pub use steps::{MEMORY_STEPS, STEPS, TEMPLATE_STEPS};
 pub use template::TemplateKey;

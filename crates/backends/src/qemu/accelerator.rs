@@ -1,30 +1,10 @@
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
-use crate::kvm::Noted;
-
-/// What runs a machine's processors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Accelerator {
-    /// The host's own, by KVM.
-    Kvm,
-    /// QEMU's emulation.
-    Tcg,
-}
+use crate::{kvm::Noted, options::Accelerator};
 
 impl Accelerator {
     const fn of(kvm_is_usable: bool) -> Self {
         if kvm_is_usable { Self::Kvm } else { Self::Tcg }
-    }
-
-    /// As QEMU calls it.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Kvm => "kvm",
-            Self::Tcg => "tcg",
-        }
     }
 }
 

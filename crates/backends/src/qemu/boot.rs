@@ -4,7 +4,7 @@ use sandbar_core::{Error, ErrorKind, Journal, Lifetime, Result};
 use sandbar_protocol::GuestWire;
 
 use super::{
-    accelerator::Accelerator,
+    Accelerator,
     command::{Machine, Memory},
     info,
     memory::RAM,

@@ -7,7 +7,7 @@ use std::{
 use sandbar_protocol::SERIAL_PORT;
 use serde::{Deserialize, Serialize};
 
-use super::{QMP_SOCKET, accelerator::Accelerator};
+use super::{Accelerator, QMP_SOCKET};
 use crate::vmm::{Disk, Shape};
 
 /// For a kernel that has nobody to talk to but us: `quiet`; ends at once when it panics, which ends QEMU, which is told not to reboot; no

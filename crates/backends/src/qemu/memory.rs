@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    accelerator::Accelerator,
+    Accelerator,
     boot::{self, MACHINE_ROLE},
     command::{Machine, Memory},
     disk, info,

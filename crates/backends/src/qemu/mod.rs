@@ -3,7 +3,6 @@
 //! | module | noun |
 //! |---|---|
 //! | `wall` | the trait; where one machine is |
-//! | `config` | what the configuration says of it |
 //! | `accelerator` | KVM or emulation |
 //! | `boot` | bringing up a machine |
 //! | `command` | QEMU's command line, and its record in the generation's folder |
@@ -18,7 +17,6 @@
 mod accelerator;
 mod boot;
 mod command;
-mod config;
 mod disk;
 mod info;
 mod memory;
@@ -26,9 +24,8 @@ mod probe;
 mod qmp;
 mod wall;
 
-pub use accelerator::Accelerator;
+pub use crate::options::{Accelerator, QemuOptions};
 pub use boot::STEPS;
-pub use config::QemuOptions;
 pub use info::claim;
 pub use wall::{Place, Qemu, QemuProvider};
 

@@ -6,10 +6,7 @@ use std::{
 use sandbar_core::{Error, ErrorKind, Probe, Result};
 use sandbar_guest::{KernelStore, RootImage, Scratch};
 
-use super::{
-    accelerator::{Accelerator, Choice},
-    info,
-};
+use super::{Accelerator, accelerator::Choice, info};
 
 /// The oldest QEMU whose machines can be saved and loaded as this backend does.
 const OLDEST: (u32, u32) = (6, 0);

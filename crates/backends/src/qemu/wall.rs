@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    QemuOptions,
-    accelerator::{Accelerator, Choice},
+    Accelerator, QemuOptions,
+    accelerator::Choice,
     boot::{self, BOOT, MACHINE_ROLE, PATIENCE, PIPE_ROLE},
     disk, info, memory, probe,
     qmp::Qmp,

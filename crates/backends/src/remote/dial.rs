@@ -21,6 +21,7 @@ const SILENCE: Duration = Duration::from_secs(15);
 /// Unanswered questions after which it is taken for gone.
 const QUESTIONS: u32 = 3;
 /// How long what was sent may stay unacknowledged, milliseconds.
+#[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: u32 = 60_000;
 
 /// A byte stream to another sandbar.
@@ -71,6 +72,7 @@ fn watch_over(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_tcp_keepidle(stream, SILENCE)?;
     sockopt::set_tcp_keepintvl(stream, SILENCE)?;
     sockopt::set_tcp_keepcnt(stream, QUESTIONS)?;
+    #[cfg(target_os = "linux")]
     sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED)?;
     Ok(())
 }

@@ -28,7 +28,7 @@ use super::{
     tunnel::Tunnel,
     watch::Watch,
 };
-use crate::machine::ExposedPorts;
+use crate::expose::ExposedPorts;
 
 /// A sandbox on another host.
 pub(super) struct Handle {

@@ -22,9 +22,7 @@ impl Marker {
     /// For a checkpoint that is about to be made there.
     pub(super) fn new(address: &Address) -> Result<Self> {
         let mut random = [0; 8];
-        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
-            .map_err(std::io::Error::from)
-            .context(OPERATION, || "cannot get random bytes".to_owned())?;
+        getrandom::fill(&mut random).map_err(std::io::Error::from).context(OPERATION, || "cannot get random bytes".to_owned())?;
         Ok(Self { server: address.origin().to_string(), checkpoint: CheckpointId::from_random(random) })
     }
 

@@ -126,7 +126,7 @@ impl Remote {
             client: Arc::clone(&self.client),
             journal: Arc::clone(&request.journal),
             record: Mutex::new(record),
-            ports: crate::machine::ExposedPorts::default(),
+            ports: crate::expose::ExposedPorts::default(),
             lease: Mutex::new(lease),
         }
     }

@@ -199,7 +199,7 @@ async fn channel(options: &SshOptions, address: &Address, digest: &str) -> Resul
 
 /// Puts the program there under another name, tries it, and gives it its name if it runs.
 async fn upload(options: &SshOptions, address: &Address, program: &Program, system: &str) -> Result<()> {
-    let here = format!("Linux {}", std::env::consts::ARCH);
+    let here = format!("{} {}", if cfg!(target_os = "linux") { "Linux" } else { std::env::consts::OS }, std::env::consts::ARCH);
     if system != here && options.upload().is_none() {
         return Err(Error::new(ErrorKind::Unsupported, OPERATION, "this program does not run on the other host's system")
             .with("its system", format!("{system:?}"))

@@ -241,11 +241,10 @@ struct Unnamed {
 
 impl Unnamed {
     fn beside(target: &Path) -> Result<Self> {
-        use rustix::fs::{CWD, Mode, OFlags, openat};
         let folder = folder_of(target);
         let cannot = |error: io::Error| Error::io("export", format!("cannot write into {}", folder.display()), error);
-        match openat(CWD, folder, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o600)) {
-            Ok(file) => Ok(Self { file: file.into(), path: None }),
+        match without_name(folder) {
+            Ok(file) => Ok(Self { file, path: None }),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
                 let path = temporary(target);
                 let file = File::create_new(&path).map_err(cannot)?;
@@ -281,6 +280,17 @@ impl Drop for Unnamed {
             let _ = fs::remove_file(path);
         }
     }
+}
+
+#[cfg(target_os = "linux")]
+fn without_name(folder: &Path) -> rustix::io::Result<File> {
+    use rustix::fs::{CWD, Mode, OFlags, openat};
+    openat(CWD, folder, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o600)).map(File::from)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn without_name(_folder: &Path) -> rustix::io::Result<File> {
+    Err(Errno::OPNOTSUPP)
 }
 
 fn folder_of(target: &Path) -> &Path {

@@ -163,7 +163,7 @@ impl<'a> Arrival<'a> {
 
     /// A sandbox makes no devices, so no honest layer of a checkpoint has one, `/dev` included.
     fn options(&self, limit: u64) -> Result<UnpackOptions> {
-        let one_id = sandbar_backends::layer_ids()? == 1;
+        let one_id = crate::system::layer_ids()? == 1;
         Ok(UnpackOptions {
             owner: if one_id { Owner::Ignore } else { Owner::Keep },
             capabilities: true,
@@ -223,6 +223,6 @@ fn unpack_layer(archive: &Path, into: &Path, expected: Expected, options: &Unpac
     let folder = File::open(into).context(OPERATION, || format!("cannot open {}", into.display()))?;
     let (_, weight) = Layers::unpack_as(archive, options.limits.bytes, Some(expected), options, &folder)?;
     // What was unpacked has a name soon, and nobody compares it with its digest again.
-    rustix::fs::syncfs(&folder).map_err(io::Error::from).context(OPERATION, || "cannot write the layer to disk".to_owned())?;
+    crate::system::flush(&folder).context(OPERATION, || "cannot write the layer to disk".to_owned())?;
     Ok(weight)
 }

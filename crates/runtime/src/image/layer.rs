@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, File},
-    io::{self, Read},
+    io::Read,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::Path,
 };
@@ -128,7 +128,7 @@ impl Layers {
     fn publish(&self, layer: &Path, diff_id: &Digest) -> Result<()> {
         // A name that survives a crash must not outlive the content: nobody verifies a layer again.
         let folder = File::open(layer).context(OPERATION, || format!("cannot open {}", layer.display()))?;
-        rustix::fs::syncfs(&folder).map_err(io::Error::from).context(OPERATION, || "cannot write the layer to disk".to_owned())?;
+        crate::system::flush(&folder).context(OPERATION, || "cannot write the layer to disk".to_owned())?;
         let target = self.paths.layer(diff_id);
         match fs::rename(layer, &target) {
             Ok(()) => Ok(()),

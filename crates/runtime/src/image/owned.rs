@@ -19,6 +19,6 @@ pub(super) fn as_owner<T: Serialize + DeserializeOwned>(operation: &'static str,
         return work();
     }
     let told = |error: Error| Told { kind: error.kind().name().to_owned(), text: error.chain() };
-    let done: Result<T, Told> = sandbar_backends::as_layer_owner(|| Ok(work().map_err(told)))?;
+    let done: Result<T, Told> = crate::system::as_layer_owner(|| Ok(work().map_err(told)))?;
     done.map_err(|Told { kind, text }| Error::new(ErrorKind::from_name(&kind).unwrap_or(ErrorKind::Internal), operation, text))
 }

@@ -88,7 +88,7 @@ pub(super) fn remove(path: &Path) -> Result<()> {
         Err(error) if error.kind() == sandbar_tree::ErrorKind::NotFound => Ok(()),
         // Files of a layer may have other owners than this user.
         Err(error) if error.kind() == sandbar_tree::ErrorKind::PermissionDenied && !rustix::process::geteuid().is_root() => {
-            sandbar_backends::as_layer_owner(|| crate::home::remove(path)).map_err(|error| error.with("path", path.display()))
+            crate::system::as_layer_owner(|| crate::home::remove(path)).map_err(|error| error.with("path", path.display()))
         }
         Err(error) => Err(tree(OPERATION, format!("cannot remove {}", path.display()), error)),
         Ok(()) => Ok(()),

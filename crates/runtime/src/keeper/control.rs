@@ -1,12 +1,6 @@
 //! What commands say to a keeper: a line, answered by a line. All that matters is in the ledger; this only says "look now".
 
-use std::{
-    fs::File,
-    io,
-    os::fd::AsRawFd,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs::File, io, path::PathBuf, time::Duration};
 
 use sandbar_core::SandboxId;
 use tokio::{
@@ -15,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::home::Home;
+use crate::{home::Home, system};
 
 /// The request: bring the listeners in line with the ledger. The answer comes when that is done.
 pub(super) const RECONCILE: &[u8] = b"reconcile\n";
@@ -24,7 +18,7 @@ pub(super) const DONE: &[u8] = b"done\n";
 /// How long a keeper may take for it: some binds, or a connection to nobody.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A path to a socket that is short whatever the state folder's is: a socket's path has at most 107 bytes (unix(7)), a descriptor's has few.
+/// A path to a socket that is short, while this lives.
 pub(super) struct ShortPath {
     _folder: File,
     pub(super) path: PathBuf,
@@ -32,7 +26,7 @@ pub(super) struct ShortPath {
 
 pub(super) fn short_path(home: &Home, id: &SandboxId) -> io::Result<ShortPath> {
     let folder = File::open(home.keepers())?;
-    let path = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(Home::keeper_socket_name(id));
+    let path = system::short_path(&folder, &home.keepers(), &Home::keeper_socket_name(id));
     Ok(ShortPath { _folder: folder, path })
 }
 

@@ -4,10 +4,12 @@ use std::{fs, os::fd::BorrowedFd};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 
+use crate::system::DESCRIPTORS;
+
 /// Has every descriptor above the standard three closed by the next program that is executed: what a command inherited from whoever
 /// started it must not be held for days by a keeper.
 pub(super) fn close_on_exec() {
-    let names = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let names = fs::read_dir(DESCRIPTORS).into_iter().flatten().flatten();
     let numbers: Vec<i32> = names.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     for number in numbers.into_iter().filter(|number| *number > 2) {
         // SAFETY: the borrow lasts for one call that sets a flag. If the descriptor was closed meanwhile, the call fails or sets the flag of one

@@ -25,6 +25,7 @@ use crate::{
     ledger::{PortRow, SandboxRow},
     lock::SandboxLock,
     ports::Listener,
+    system,
 };
 
 /// What a keeper says when it listens, or when another one does.
@@ -72,7 +73,8 @@ fn start_again() -> Result<()> {
     let mut arguments = env::args_os();
     let name = arguments.next().unwrap_or_else(|| "sandbar".into());
     // The link leads to this very program, even if another one has been installed over it.
-    let mut command = Command::new("/proc/self/exe");
+    let program = system::own_program().context("keeper", || "cannot find sandbar's own program".to_owned())?;
+    let mut command = Command::new(program);
     command.arg0(name).args(arguments).env(STAGE, "2").stdin(Stdio::null());
     command.spawn().map(drop).context("keeper", || "cannot start the keeper".to_owned())
 }

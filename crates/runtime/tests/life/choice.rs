@@ -194,3 +194,12 @@ async fn a_fork_stays_with_its_checkpoints_provider_unless_one_is_named() {
         assert_eq!(forks[0].summary().await.unwrap().provider, expected);
     }
 }
+
+#[tokio::test]
+async fn a_build_without_walls_names_the_way_to_another_host() {
+    let home = tempfile::tempdir().unwrap();
+    let runtime = Runtime::open_with(RuntimeConfig::new(home.path()), Registry::default()).await.unwrap();
+    let error = runtime.create(CreateRequest::default()).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.hint().is_some_and(|hint| hint.contains("--on ssh://") && hint.contains("context")), "{error}");
+}

@@ -8,9 +8,9 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::metadata::{Identity, Kind, Metadata, Time};
 use crate::record::Record;
 use crate::xattr::{Attributes, CAPABILITY, OverlayNamespace, is_overlay};
-use crate::{nofollow, procfs, remove};
+use crate::{nofollow, remove, system};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, makedev};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -167,7 +167,7 @@ impl<'options> Site<'options> {
         }
         let parent = self.parent(before)?;
         let mode = Mode::RUSR | Mode::WUSR;
-        self.make(&parent, name, shown, || rustix::fs::mknodat(&*parent, name, file_type, mode, device))?;
+        self.make(&parent, name, shown, || system::mknodat(&*parent, name, file_type, mode, device))?;
         self.finish_held(&parent, name, shown, record, kind)
     }
 
@@ -203,7 +203,7 @@ impl<'options> Site<'options> {
         let shown = before.iter().map(OsString::as_os_str).chain([hidden]).collect::<PathBuf>();
         let parent = self.parent(before)?;
         for _ in 0..TRIES {
-            match rustix::fs::mknodat(&*parent, hidden, FileType::CharacterDevice, Mode::empty(), makedev(0, 0)) {
+            match system::mknodat(&*parent, hidden, FileType::CharacterDevice, Mode::empty(), system::device(0, 0)) {
                 Err(Errno::EXIST) => {}
                 done => return done.at("unpack", &shown),
             }
@@ -339,7 +339,7 @@ impl<'options> Site<'options> {
         let owner = self.owner(record).map_err(|reason| Error::new(ErrorKind::Malformed, "unpack", shown, reason))?;
         own(held.as_fd(), owner).at("unpack", shown)?;
         if kind != Kind::Symlink {
-            procfs::chmod(held.as_fd(), self.mode(record)).at("unpack", shown)?;
+            system::chmod(held.as_fd(), self.mode(record)).at("unpack", shown)?;
         }
         rustix::fs::utimensat(parent, name, &modified(record.mtime), AtFlags::SYMLINK_NOFOLLOW).at("unpack", shown)
     }
@@ -386,7 +386,7 @@ impl<'options> Site<'options> {
     }
 
     fn mode(&self, record: &Record) -> Mode {
-        Mode::from_raw_mode(if self.options.set_id { record.mode } else { record.mode & !0o6000 })
+        system::mode(if self.options.set_id { record.mode } else { record.mode & !0o6000 })
     }
 
     fn owner(&self, record: &Record) -> std::result::Result<Option<(Uid, Gid)>, &'static str> {
@@ -408,7 +408,7 @@ impl<'options> Site<'options> {
 
 fn own(file: BorrowedFd<'_>, owner: Option<(Uid, Gid)>) -> Kernel<()> {
     match owner {
-        Some((uid, gid)) => rustix::fs::chownat(file, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH),
+        Some((uid, gid)) => system::chown(file, Some(uid), Some(gid)),
         None => Ok(()),
     }
 }

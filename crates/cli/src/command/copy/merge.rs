@@ -38,9 +38,7 @@ impl Drop for Staging {
 
 fn random() -> Result<u64> {
     let mut random = [0; 8];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
-        .map_err(io::Error::from)
-        .context("cp", || "no random numbers".to_owned())?;
+    getrandom::fill(&mut random).map_err(io::Error::from).context("cp", || "no random numbers".to_owned())?;
     Ok(u64::from_ne_bytes(random))
 }
 

@@ -16,8 +16,8 @@ use sandbar_core::{Context as _, Result};
 
 use super::{OPERATION, gather::Host, made};
 use crate::{
-    clock,
     image::{digest::Hasher, paths::Paths, privilege::Privilege, temporary::TemporaryFolder},
+    system,
 };
 
 /// The digits of a fingerprint: 128 bits.
@@ -62,7 +62,7 @@ pub(super) fn keep(paths: &Paths, host: &Host) -> Result<String> {
     let items = merged(host);
     let fingerprint = fingerprint(host, &items);
     let target = paths.host_skeleton(&fingerprint);
-    let boot = clock::boot_id()?;
+    let boot = system::boot_id()?;
     let there = fs::read_to_string(target.join("boot")).ok();
     if there.as_ref() == Some(&boot) {
         return Ok(fingerprint);

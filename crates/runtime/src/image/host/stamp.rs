@@ -14,8 +14,8 @@ use super::{
     skeleton::FORMAT,
 };
 use crate::{
-    clock,
     image::{index, paths::Paths},
+    system,
 };
 
 /// What the present skeleton was made from.
@@ -32,7 +32,7 @@ pub(super) struct Stamp {
 impl Stamp {
     pub(super) fn new(fingerprint: String, host: &Host) -> Result<Self> {
         let Folders { folders, links } = host.folders.clone();
-        Ok(Self { format: FORMAT, boot: clock::boot_id()?, fingerprint, folders, links, watched: host.watched.clone() })
+        Ok(Self { format: FORMAT, boot: system::boot_id()?, fingerprint, folders, links, watched: host.watched.clone() })
     }
 
     /// The stamp of the present skeleton, if there is one, whether or not it stands. One that cannot be read is none.
@@ -44,7 +44,7 @@ impl Stamp {
     pub(super) fn standing(paths: &Paths, host: &Path) -> Option<Self> {
         let stamp = Self::read(paths)?;
         let stands = stamp.format == FORMAT
-            && stamp.boot == clock::boot_id().ok()?
+            && stamp.boot == system::boot_id().ok()?
             && paths.host_tree(&stamp.fingerprint).is_dir()
             && stamp.watched.iter().all(Watched::stands)
             && gather::folders(host).ok()? == Folders { folders: stamp.folders.clone(), links: stamp.links.clone() };
