@@ -7,6 +7,7 @@ mod failures;
 mod fuzz;
 mod lab;
 mod licences;
+mod macos;
 mod outcome;
 mod setup;
 mod test;
@@ -63,6 +64,8 @@ enum Chore {
         #[arg(required = true, last = true)]
         command: Vec<String>,
     },
+    /// Check that the client of other hosts compiles for macOS.
+    Macos,
     /// Exactly what continuous integration runs: check, test, and a short fuzz.
     Ci,
 }
@@ -93,6 +96,7 @@ fn run(chore: &Chore) -> Result<ExitCode, Failure> {
         }
         Chore::Bench { arguments } => bench::run(&shell, arguments),
         Chore::Fuzz { target, seconds } => fuzz::run(&shell, target.as_deref(), *seconds),
+        Chore::Macos => macos::run(&shell),
         Chore::Ci => ci::run(&shell),
     }?;
     Ok(ExitCode::SUCCESS)

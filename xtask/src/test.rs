@@ -1,15 +1,15 @@
-use std::env;
+use std::{env, thread};
 
 use xshell::{Shell, cmd};
 
 use crate::{
     failures::told_again,
-    lab,
+    lab, macos,
     outcome::{Failure, Step, all, say},
 };
 
 /// What this machine must be able to run when continuous integration says so.
-const REQUIRED_IN_CI: &str = "fake,dangerous-host,container-root,container-rootless,container-rootless-ranges,gvisor-root,gvisor-rootless,docker-runc,docker-runsc,qemu-tcg,remote-http,remote-ssh,registry,lab";
+const REQUIRED_IN_CI: &str = "fake,dangerous-host,container-root,container-rootless,container-rootless-ranges,gvisor-root,gvisor-rootless,docker-runc,docker-runsc,qemu-tcg,remote-http,remote-ssh,registry,lab,macos";
 
 /// The walls that need KVM. Their guests are machines in an emulated machine: the suite's particular cases take minutes behind them, all of it hours, for which `SANDBAR_LONG=1` asks.
 const WALLS: &str = "firecracker-jailed,firecracker-plain-user";
@@ -33,7 +33,7 @@ pub fn run(shell: &Shell, filter: Option<&str>, in_ci: bool) -> Result<(), Failu
         return Err(Failure::new(format!("SANDBAR_REQUIRE: nothing is called {unknown}; there are {}", known.join(", "))));
     }
     say(&format!("required: {}", if required.is_empty() { "nothing (what cannot run here is ignored)" } else { &required }));
-    let lab_is_required = required.split(',').any(|name| name == "lab");
+    let is_required = |wanted| required.split(',').any(|name| name == wanted);
     let workspace = || {
         let filter = filter.as_slice();
         let tests = cmd!(shell, "cargo test --workspace --no-fail-fast -- {filter...}").env("SANDBAR_REQUIRE", &required);
@@ -41,9 +41,32 @@ pub fn run(shell: &Shell, filter: Option<&str>, in_ci: bool) -> Result<(), Failu
     };
     let mut steps: Vec<Step<'_>> = vec![("workspace", Box::new(workspace))];
     if filter.is_none() {
-        steps.push(("lab", Box::new(|| in_lab(shell, lab_is_required))));
+        // The lab has one emulated processor and leaves one of this machine's idle.
+        steps.push((
+            "lab, and the client for macOS",
+            Box::new(|| {
+                thread::scope(|scope| {
+                    let client = scope.spawn(|| for_macos(is_required("macos")));
+                    let steps: Vec<Step<'_>> = vec![
+                        ("lab", Box::new(|| in_lab(shell, is_required("lab")))),
+                        ("macOS", Box::new(|| client.join().unwrap_or_else(|_| Err(Failure::new("the check panicked"))))),
+                    ];
+                    all(steps)
+                })
+            }),
+        ));
     }
     all(steps)
+}
+
+/// The client of other hosts, compiled for macOS.
+fn for_macos(required: bool) -> Result<(), Failure> {
+    let shell = Shell::new()?;
+    if !required && let Err(failure) = macos::fetch(&shell) {
+        say(&format!("not checked for macOS: {failure}"));
+        return Ok(());
+    }
+    macos::run(&shell)
 }
 
 /// What needs KVM, where it works.
