@@ -15,8 +15,9 @@ const REQUIRED_IN_CI: &str = "fake,dangerous-host,container-root,container-rootl
 const WALLS: &str = "firecracker-jailed,firecracker-plain-user";
 /// A disk for what cannot be a layer over the lab's own root, whose files are in memory: `$0` is the test program.
 const LIMITS: &str =
-    "set -e; truncate -s 1G /tmp/disk.img; mkfs.ext4 -q /tmp/disk.img; mkdir /tmp/disk; mount -o loop /tmp/disk.img /tmp/disk
-TMPDIR=/tmp/disk \"$0\" container-root::limits";
+    "set -e; truncate -s 2G /tmp/disk.img; mkfs.ext4 -q /tmp/disk.img; mkdir /tmp/disk; mount -o loop /tmp/disk.img /tmp/disk
+TMPDIR=/tmp/disk \"$0\" container-root::limits
+TMPDIR=/tmp/disk \"$0\" gvisor-root::limits --test-threads=1";
 
 /// Builds and runs every test of the workspace, and those that need a working `/dev/kvm` once more in the lab.
 ///
@@ -87,8 +88,8 @@ fn in_lab(shell: &Shell, required: bool) -> Result<(), Failure> {
         // The lab has control groups of version 2 alone, which machines with a hybrid hierarchy cannot test.
         (
             "limits by control groups of version 2",
-            size(600, 3072),
-            vec!["env", "SANDBAR_REQUIRE=container-root", "sh", "-c", LIMITS, providers],
+            size(900, 6144),
+            vec!["env", "SANDBAR_REQUIRE=container-root,gvisor-root", "sh", "-c", LIMITS, providers],
         ),
     ];
     let walls = |seconds, program, words: &[&'static str]| {
