@@ -19,6 +19,21 @@ pub struct SandboxStats {
     pub disk_bytes: Option<u64>,
     /// The limit, bytes.
     pub disk_limit_bytes: Option<u64>,
+    /// Bytes that went out since the sandbox was made, of one that is asked about what leaves. They are counted within seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_sent_bytes: Option<u64>,
+    /// Bytes that came in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_received_bytes: Option<u64>,
+    /// Names and connections that were allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_allowed: Option<u64>,
+    /// Names and connections that were refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_refused: Option<u64>,
+    /// Connections that were allowed, and could not be made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_failed: Option<u64>,
 }
 
 /// How one limit is held, for `inspect`.

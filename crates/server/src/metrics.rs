@@ -58,6 +58,12 @@ struct Which {
     sandbox: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Decided {
+    sandbox: String,
+    decision: &'static str,
+}
+
 /// What a server counts.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -160,6 +166,13 @@ async fn measure(runtime: &Runtime, each: bool) -> Result<Registry> {
     if each {
         registry.register("sandbox_cpu_seconds", "Processor time since the sandbox's start", cpu.clone());
     }
+    let (sent, received) = (Family::<Which, Counter>::default(), Family::<Which, Counter>::default());
+    let decided = Family::<Decided, Counter>::default();
+    if each {
+        registry.register("sandbox_network_sent_bytes", "Bytes that have left", sent.clone());
+        registry.register("sandbox_network_received_bytes", "Bytes that have come in by connections that left", received.clone());
+        registry.register("sandbox_network_decisions", "Names and connections, as they were decided about", decided.clone());
+    }
     let until = Instant::now() + DEADLINE;
     let mut waiting = runtime.sandboxes()?.into_iter();
     let mut tasks = JoinSet::new();
@@ -192,6 +205,17 @@ async fn measure(runtime: &Runtime, each: bool) -> Result<Registry> {
         set(&memory, stats.memory_bytes);
         set(&pids, stats.pids);
         set(&disk, stats.disk_bytes);
+        for (family, value) in [(&sent, stats.network_sent_bytes), (&received, stats.network_received_bytes)] {
+            if let Some(value) = value {
+                family.get_or_create(&which).inc_by(value);
+            }
+        }
+        let decisions = [("allowed", stats.network_allowed), ("refused", stats.network_refused), ("failed", stats.network_failed)];
+        for (decision, value) in decisions {
+            if let Some(value) = value {
+                decided.get_or_create(&Decided { sandbox: which.sandbox.clone(), decision }).inc_by(value);
+            }
+        }
         if let Some(micros) = stats.cpu_micros {
             cpu.get_or_create(&which).inc_by(micros as f64 / 1e6);
         }

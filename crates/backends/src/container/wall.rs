@@ -117,6 +117,7 @@ impl Place {
             memory_limit_bytes: self.limit("memory"),
             disk_bytes: Some(disk),
             disk_limit_bytes: self.limit("disk"),
+            ..SandboxStats::default()
         }
     }
 

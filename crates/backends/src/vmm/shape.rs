@@ -82,6 +82,7 @@ pub(crate) fn usage(limits: &[LimitReport], scratch: &Path) -> SandboxStats {
         memory_limit_bytes: limit("memory"),
         disk_bytes: occupied(scratch),
         disk_limit_bytes: limit("disk"),
+        ..SandboxStats::default()
     }
 }
 

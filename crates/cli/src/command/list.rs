@@ -99,7 +99,7 @@ impl Stats {
         if self.json {
             return output::json(&usages);
         }
-        let mut table = Table::new(&["ID", "NAME", "MEMORY", "CPU", "PROCESSES", "DISK"]);
+        let mut table = Table::new(&["ID", "NAME", "MEMORY", "CPU", "PROCESSES", "DISK", "SENT", "RECEIVED"]);
         for Usage { id, name, stats } in usages {
             table.row([
                 id,
@@ -108,6 +108,8 @@ impl Stats {
                 stats.cpu_micros.map(|micros| format!("{:.2}s", micros as f64 / 1e6)).unwrap_or_default(),
                 stats.pids.map(|pids| pids.to_string()).unwrap_or_default(),
                 used(stats.disk_bytes, stats.disk_limit_bytes),
+                used(stats.network_sent_bytes, None),
+                used(stats.network_received_bytes, None),
             ]);
         }
         table.print()

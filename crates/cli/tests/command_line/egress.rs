@@ -66,6 +66,15 @@ fn allowed(outer: &Home) {
     }
     stage.assert_not_seen("tcp 93.184.215.15 80");
     stage.assert_not_seen(" 7000");
+    // All of that is counted, and written down within a second.
+    eventually("what has passed is counted", || {
+        let stats = home.json(&["stats", "--json", &id]);
+        let at_least = |name: &str, least: u64| stats[name].as_u64().is_some_and(|count| count >= least);
+        at_least("network_sent_bytes", 100)
+            && at_least("network_received_bytes", 500)
+            && at_least("network_allowed", 4)
+            && at_least("network_refused", 4)
+    });
     home.close();
 }
 

@@ -1,9 +1,12 @@
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-use crate::server::{Server, expect, problem};
+use crate::server::{PATIENCE, Server, expect, problem};
 
 /// The samples by name and labels.
 fn samples(text: &str) -> BTreeMap<String, f64> {
@@ -64,6 +67,35 @@ async fn requests_sandboxes_and_what_they_use_are_measured() {
     let brief = scrape(server.request(Method::GET, "/metrics?sandboxes=false")).await;
     assert!(!brief.keys().any(|name| name.contains(&id)), "{brief:#?}");
     assert_eq!((brief["sandbar_commands_attended"], brief[r#"sandbar_sandboxes{provider="container",state="running"}"#]), (0.0, 1.0));
+}
+
+#[tokio::test]
+async fn what_leaves_is_counted() {
+    let server = Server::new();
+    let quiet = server.create(json!({ "provider": "container" })).await;
+    let id = server.create(json!({ "provider": "container", "network": "allow=allowed.test" })).await;
+    server.shell(&id, "getent hosts allowed.test; for n in 1 2 3; do getent hosts refused.test; done").await;
+    let sample = |name: &str, decision: &str| format!("sandbar_sandbox_network_{name}{{sandbox=\"{id}\"{decision}}}");
+    let decisions = |decision: &str| sample("decisions_total", &format!(",decision=\"{decision}\""));
+    let until = Instant::now() + PATIENCE;
+    // Whoever decides writes down once a second what it has counted.
+    let found = loop {
+        let found = scrape(server.request(Method::GET, "/metrics")).await;
+        if found[&decisions("refused")] >= 3.0 && found[&decisions("allowed")] >= 1.0 {
+            break found;
+        }
+        assert!(Instant::now() < until, "{found:#?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert_eq!((found[&sample("sent_bytes_total", "")], found[&sample("received_bytes_total", "")]), (0.0, 0.0), "{found:#?}");
+    assert!(!found.keys().any(|name| name.contains("network") && name.contains(&quiet)), "{found:#?}");
+    let stats = server.get(&format!("/v1/sandboxes/{id}/stats")).await;
+    assert_eq!((stats["network_refused"].as_f64(), stats["network_sent_bytes"].as_u64()), (Some(found[&decisions("refused")]), Some(0)));
+    // Counting goes on where it was, with another keeper.
+    server.post(&format!("/v1/sandboxes/{id}/stop"), json!({}), StatusCode::OK).await;
+    server.post(&format!("/v1/sandboxes/{id}/start"), json!({}), StatusCode::OK).await;
+    let again = server.get(&format!("/v1/sandboxes/{id}/stats")).await;
+    assert!(again["network_refused"].as_f64() >= stats["network_refused"].as_f64(), "{stats} {again}");
 }
 
 #[tokio::test]

@@ -85,7 +85,8 @@ fn downcast<T: Any>(connection: Connection) -> Result<Box<T>, Connection> {
 /// Counts one direction of a connection.
 pub(super) struct Carrier<'a> {
     pub(super) gate: &'a Gate,
-    pub(super) counter: &'a AtomicU64,
+    /// Of the connection, and of the sandbox.
+    pub(super) counters: [&'a AtomicU64; 2],
     pub(super) verdict: &'a Verdict,
 }
 
@@ -103,7 +104,9 @@ impl Toll for Carrier<'_> {
     }
 
     fn passed(&self, bytes: usize) {
-        self.counter.fetch_add(bytes as u64, Ordering::Relaxed);
+        for counter in self.counters {
+            counter.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use sandbar_core::{ClaimedProcess, Decision, DomainName, NetworkLimits, Policy, 
 use tokio::sync::{Notify, watch};
 
 use super::{
+    counts::Counter,
     log::{NetworkEvent, NetworkRecord, Writer},
     meter::{Meter, Reached},
     secret::Keyring,
@@ -22,6 +23,7 @@ pub(super) struct Gate {
     /// Somebody says that it is worth looking.
     pub(super) woken: Notify,
     pub(super) meter: Meter,
+    pub(super) counter: Counter,
     log: Writer,
     /// Its secrets, when they were looked for; they do not change.
     keyring: OnceLock<Option<Arc<Keyring>>>,
@@ -40,7 +42,16 @@ pub(super) struct Wish {
 impl Gate {
     pub(super) fn new(runtime: WeakRuntime, id: SandboxId, folder: &Path) -> Self {
         let (policy, woken) = (watch::Sender::default(), Notify::new());
-        Self { runtime, id, policy, woken, meter: Meter::new(folder), log: Writer::new(folder.to_owned()), keyring: OnceLock::new() }
+        Self {
+            runtime,
+            id,
+            policy,
+            woken,
+            meter: Meter::new(folder),
+            counter: Counter::new(folder),
+            log: Writer::new(folder.to_owned()),
+            keyring: OnceLock::new(),
+        }
     }
 
     /// The secrets, if there are some.
@@ -90,6 +101,7 @@ impl Gate {
     }
 
     pub(super) fn tell(&self, wish: &Wish, event: NetworkEvent, decision: &Decision) {
+        self.counter.decided(event);
         self.log.add(&record(wish, event, decision.rule.clone(), decision.reason.clone()));
     }
 

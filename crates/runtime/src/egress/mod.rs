@@ -10,12 +10,14 @@
 //! | `passage` | one connection, from the question to its end |
 //! | `carrier` | its bytes, which the kernel passes on by page where nobody must look at them |
 //! | `meter` | how much passes, and whether more may |
+//! | `counts` | [`NetworkCounts`]: what was decided and what has passed, for whoever watches |
 //! | `shown` | the name that a client shows in the beginning: TLS's server name, HTTP's host |
 //! | `secret` | secrets, which are put into requests here and which the sandbox never sees |
 //! | `log` | [`NetworkLog`]: every decision, in the sandbox's folder |
 //! | `verbs` | [`Sandbox::set_network`](crate::Sandbox::set_network), [`Sandbox::network_log`](crate::Sandbox::network_log) |
 
 mod carrier;
+mod counts;
 mod gate;
 mod log;
 mod meter;
@@ -25,6 +27,7 @@ mod service;
 mod shown;
 mod verbs;
 
+pub(crate) use counts::NetworkCounts;
 pub use log::{NetworkEvent, NetworkLog, NetworkRecord};
 pub(crate) use secret::{Vault, variables};
 pub(crate) use service::{EgressService, LocalEgress, raise_open_files};

@@ -162,7 +162,12 @@ impl Open {
         let interception = admitted.interception();
         let mut inside = if interception.is_some() { Inside::Stream(Held::new(inside)) } else { Inside::new(inside) };
         let (counted, verdict) = (Counted::default(), Verdict::new());
-        let [there, back] = [&counted.sent, &counted.received].map(|counter| Carrier { gate: &admitted.gate, counter, verdict: &verdict });
+        let all = &admitted.gate.counter;
+        let [there, back] = [[&counted.sent, &all.sent], [&counted.received, &all.received]].map(|counters| Carrier {
+            gate: &admitted.gate,
+            counters,
+            verdict: &verdict,
+        });
         let mut relay: Pin<Box<dyn Future<Output = io::Result<()>> + Send + '_>> = match (interception, &mut inside) {
             (Some(interception), Inside::Stream(held)) => {
                 Box::pin(intercept(&admitted, interception, held.clone(), &mut outside, [there, back], &verdict))

@@ -23,7 +23,7 @@ use crate::{
     runtime::{WeakRuntime, gone},
 };
 
-/// How often the policy is read for connections that are open, should nobody have told of a change.
+/// How often the policy is read for connections that are open, should nobody have told of a change; and what was counted is written down.
 const TICK: Duration = Duration::from_secs(1);
 /// How long a sandbox whose agent has gone is left alone at first, and, while it has none, at most: it is stopped, or being replaced.
 const REST: Duration = Duration::from_millis(20);
@@ -85,6 +85,7 @@ async fn serve(mut service: Service) {
             Err(error) => tracing::debug!(id = %service.id, error = error.chain(), "nobody asks about what leaves"),
             Ok(never) => match never {},
         }
+        service.gate.counter.write();
         let _ = timeout(rest, service.gate.woken.notified()).await;
         rest = LONG_REST.min(rest * 2);
     }
@@ -123,7 +124,10 @@ impl Service {
                 question = asking.next() => self.consider(question?, handle, &verdicts),
                 Some((question, allowed)) = decided.recv() => asking.answer(question, allowed).await?,
                 Some(_) = self.tasks.join_next() => {}
-                _ = tick.tick() => drop(self.gate.policy()),
+                _ = tick.tick() => {
+                    self.gate.policy();
+                    self.gate.counter.write();
+                }
             }
         }
     }

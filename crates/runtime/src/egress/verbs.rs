@@ -1,6 +1,6 @@
-use sandbar_core::{Error, ErrorKind, Lifetime, Network, Result, SandboxId, SandboxSpec};
+use sandbar_core::{Context, Error, ErrorKind, Lifetime, Network, Result, SandboxId, SandboxSpec, SandboxStats};
 
-use super::{NetworkLog, Vault};
+use super::{NetworkCounts, NetworkLog, Vault};
 use crate::{Runtime, Sandbox, ledger::SandboxRow};
 
 impl Sandbox {
@@ -48,6 +48,23 @@ impl Sandbox {
         let row = self.runtime().row(self.id())?;
         self.require_here(&row)?;
         Ok(Self::network_log_in(self.runtime(), &row.id))
+    }
+
+    /// Adds what whoever decides about what leaves has counted. Of a sandbox on another host, that one has.
+    pub(crate) fn count_network(&self, stats: &mut SandboxStats) -> Result<()> {
+        let row = self.runtime().row(self.id())?;
+        if !row.gated {
+            return Ok(());
+        }
+        let folder = self.runtime().home().sandbox(&row.id);
+        let cannot = || format!("cannot read what was counted in {}", folder.display());
+        let counts = NetworkCounts::of(&folder).context("stats", cannot)?;
+        stats.network_sent_bytes = Some(counts.sent);
+        stats.network_received_bytes = Some(counts.received);
+        stats.network_allowed = Some(counts.allowed);
+        stats.network_refused = Some(counts.refused);
+        stats.network_failed = Some(counts.failed);
+        Ok(())
     }
 
     /// The log of a sandbox here, which may be gone.
