@@ -26,7 +26,7 @@
 //! | `pump` | output from pipe to ring, timeout, the end |
 //! | `session` | one attached client: input in, output out |
 //! | `signals`, `reaper` | signals as events; children that ended |
-//! | `dial` | a stream to a port inside |
+//! | `dial`, `ports` | a stream to a port inside; which are open |
 //! | `egress` | what leaves: redirected here, decided by the host |
 //! | `transfer` | blocking work on a thread with the connection |
 //! | `files`, `put`, `get`, `listing` | file operations |
@@ -53,6 +53,7 @@ mod launch;
 mod listing;
 mod memory;
 mod pipe;
+mod ports;
 mod process;
 mod procfs;
 mod pump;

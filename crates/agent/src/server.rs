@@ -26,7 +26,7 @@ use crate::{
     door::Door,
     egress, failure,
     failure::{Kind, refusal},
-    files, get, guest, identity, listing, put, session, shutdown, transfer, usage, watch,
+    files, get, guest, identity, listing, ports, put, session, shutdown, transfer, usage, watch,
 };
 
 /// How long a connection may take to say what it wants.
@@ -235,7 +235,7 @@ async fn lend(agent: &Rc<Agent>, stream: UnixStream, ahead: bytes::Bytes, permit
     let owner = settings.file_owner;
     let guest = agent.guest.clone();
     let forks = agent.forks.clone();
-    let is_watch = matches!(operation, Operation::Watch(_));
+    let is_watch = matches!(operation, Operation::Watch(_) | Operation::WatchPorts(_));
     let turns = if is_watch { &agent.watches } else { &agent.transfers };
     let (init, own_socket) = (settings.config.init, settings.config.listen_folder.is_some());
     transfer::hand_over(turns, &agent.lent, stream, ahead, permit, move |link| match operation {
@@ -250,6 +250,7 @@ async fn lend(agent: &Rc<Agent>, stream: UnixStream, ahead: bytes::Bytes, permit
         Operation::Symlink(request) => files::symlink(&base, owner, &request, link),
         Operation::Remove(request) => files::remove(&base, &request, link),
         Operation::Watch(request) => watch::run(&base, &request, own_socket, link),
+        Operation::WatchPorts(_) => ports::watch(init, own_socket, link),
         Operation::Usage(_) => usage::report(init, link),
         Operation::GetLayer(_) => match &guest {
             Some(guest) => guest::send_layer(&guest.upper, guest.group.is_some(), link),

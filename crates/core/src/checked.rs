@@ -6,9 +6,9 @@ use tokio::io::AsyncRead;
 
 use crate::{
     AttachRequest, CheckpointKind, CheckpointOptions, Claim, Connection, DirEntry, EgressStream, Error, ErrorKind, ExecRequest, ExecStream,
-    ExposedPort, Feature, FileStat, ImageKind, Isolation, LimitReport, Needs, Probe, ProcessInfo, Program, ProviderInfo, ProvisionRequest,
-    PtySize, PutOptions, RemoveOptions, Renewal, Resource, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider, SandboxSpec,
-    SandboxStats, SandboxStatus, SavedCheckpoint, Signal, WatchStream,
+    ExposedPort, Feature, FileStat, ImageKind, Isolation, LimitReport, Needs, PortStream, Probe, ProcessInfo, Program, ProviderInfo,
+    ProvisionRequest, PtySize, PutOptions, RemoveOptions, Renewal, Resource, RestoreRequest, Result, SandboxHandle, SandboxId,
+    SandboxProvider, SandboxSpec, SandboxStats, SandboxStatus, SavedCheckpoint, Signal, WatchStream,
 };
 
 /// A provider whose unclaimed features are refused, and whose arguments are validated, in one wording for all providers.
@@ -260,6 +260,10 @@ impl SandboxHandle for CheckedHandle {
     async fn connect_port(&self, port: u16) -> Result<Connection> {
         check_port(port)?;
         self.inner.connect_port(port).await
+    }
+
+    async fn watch_ports(&self) -> Result<Box<dyn PortStream>> {
+        self.inner.watch_ports().await
     }
 
     async fn expose_port(&self, port: u16, listen: SocketAddr) -> Result<ExposedPort> {

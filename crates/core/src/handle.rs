@@ -5,8 +5,8 @@ use tokio::io::AsyncRead;
 
 use crate::{
     CheckpointOptions, Connection, DirEntry, EgressStream, Error, ErrorKind, ExecRequest, ExecResult, ExecStream, ExposedPort, FileStat,
-    LimitReport, ProcessInfo, PutOptions, RemoveOptions, Renewal, RestoreRequest, Result, SandboxId, SandboxStats, SandboxStatus,
-    SavedCheckpoint, Signal, WatchStream,
+    LimitReport, PortStream, ProcessInfo, PutOptions, RemoveOptions, Renewal, RestoreRequest, Result, SandboxId, SandboxStats,
+    SandboxStatus, SavedCheckpoint, Signal, WatchStream,
 };
 
 /// One sandbox.
@@ -108,6 +108,18 @@ pub trait SandboxHandle: Send + Sync {
     /// # Errors
     /// `Unavailable` when nothing listens there.
     async fn connect_port(&self, port: u16) -> Result<Connection>;
+
+    /// Watches which TCP ports of loopback something inside listens on.
+    ///
+    /// # Behavior
+    /// - what the sandbox's own agent listens on is not among them, nor is what others on a network that is shared with the host have.
+    /// - of more than 1,024 the lowest are told.
+    ///
+    /// # Errors
+    /// `Unsupported` when the agent is older than this.
+    async fn watch_ports(&self) -> Result<Box<dyn PortStream>> {
+        Err(Error::new(ErrorKind::Unsupported, "watch ports", "this provider does not tell which ports are open"))
+    }
 
     /// Listens on the host and passes each connection to the port inside, as long as this handle (or a clone) lives in this
     /// process. The runtime's keeper makes it last. A port 0 in `listen` takes a free one.

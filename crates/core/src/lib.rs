@@ -40,7 +40,7 @@ pub use network::{
     Action, Decision, Destination, DomainName, NamePattern, Network, NetworkLimits, PLACEHOLDER_PREFIX, Policy, Ports, Protocol, Rule,
     Secret, SecretSource, Secrets, Target, special_purpose,
 };
-pub use port::{ByteStream, Connection, ExposedPort, ReadAhead};
+pub use port::{ByteStream, Connection, ExposedPort, PortStream, ReadAhead};
 pub use process::{
     ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecResult, ExecStream, ExitStatus, OutputKind, ProcessInfo, Program, PtySize, Signal,
 };

@@ -1,14 +1,18 @@
 use std::{
     any::Any,
+    collections::BTreeSet,
     fmt, io,
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
 };
 
+use async_trait::async_trait;
 use bytes::{Buf, Bytes};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::Result;
 
 /// Bytes both ways. Shutting down the writing side tells the other end-of-file and leaves the reading side open.
 ///
@@ -76,6 +80,16 @@ impl AsyncWrite for ReadAhead {
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
+}
+
+/// The ports that something inside listens on, as they change.
+#[async_trait]
+pub trait PortStream: Send {
+    /// All of them: at once, then whenever they have changed, within a second. What opens and closes in between is not told. May be dropped while it waits.
+    ///
+    /// # Errors
+    /// `Unavailable` when the sandbox is gone, or its agent lets go of its connections to be saved: what was told holds until it is asked again.
+    async fn next(&mut self) -> Result<BTreeSet<u16>>;
 }
 
 /// A port of the sandbox that listens on the host.

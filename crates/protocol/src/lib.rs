@@ -31,9 +31,9 @@ pub use config::{AGENT_SOCKET, AgentConfig, CONFIG_FD, CONFIG_OPTION, LISTEN_FD,
 pub use frame::{Frame, FrameError, FrameKind, HEADER, Header, MAX_BULK, MAX_MESSAGE, encode_frame, encode_message};
 pub use message::{
     Ack, Attach, Chunk, Claimed, Dial, DirEntries, Egress, Empty, Entry, EnvVar, Event, Exec, Exited, Failure, GetLayer, Identity, Input,
-    KindOfFile, Leave, List, Lost, MakeDir, Owner, Ping, Pong, Process, ProcessList, PtySize, Put, Question, Quiesce, ReadDir, Remote,
-    Remove, Rename, Renewal, Reply, Request, Resumed, Shutdown, SignalProcess, Started, Stat, Status, Symlink, Target, Usage, UsageReport,
-    UserRef, Verdict, Watch, WatchEvent, event, input, question, reply, request, user_ref,
+    KindOfFile, Leave, List, Lost, MakeDir, OpenPorts, Owner, Ping, Pong, Process, ProcessList, PtySize, Put, Question, Quiesce, ReadDir,
+    Remote, Remove, Rename, Renewal, Reply, Request, Resumed, Shutdown, SignalProcess, Started, Stat, Status, Symlink, Target, Usage,
+    UsageReport, UserRef, Verdict, Watch, WatchEvent, WatchPorts, event, input, question, reply, request, user_ref,
 };
 pub use preamble::{PREAMBLE, Preamble, VERSION};
 pub use stream::{FrameReader, FrameWriter};

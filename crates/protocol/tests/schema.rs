@@ -9,10 +9,10 @@ use std::{fmt::Debug, fs, path::Path};
 use prost::Message;
 use sandbar_protocol::{
     AgentConfig, Attach, Chunk, Claimed, Dial, DirEntries, DiskRole, Egress, Empty, Entry, EnvVar, Event, Exec, Exited, Failure, GetLayer,
-    GuestBoot, GuestDisk, GuestLimits, GuestWire, Identity, Input, KindOfFile, Leave, List, Lost, MakeDir, Owner, Ping, Pong, Preamble,
-    Process, ProcessList, PtySize, Put, Question, Quiesce, ReadDir, Remote, Remove, Rename, Renewal, Reply, Request, Resumed, Shutdown,
-    SignalProcess, Started, Stat, Status, Symlink, Target, Usage, UsageReport, UserRef, VERSION, Verdict, Watch, WatchEvent, event, input,
-    question, reply, request, user_ref,
+    GuestBoot, GuestDisk, GuestLimits, GuestWire, Identity, Input, KindOfFile, Leave, List, Lost, MakeDir, OpenPorts, Owner, Ping, Pong,
+    Preamble, Process, ProcessList, PtySize, Put, Question, Quiesce, ReadDir, Remote, Remove, Rename, Renewal, Reply, Request, Resumed,
+    Shutdown, SignalProcess, Started, Stat, Status, Symlink, Target, Usage, UsageReport, UserRef, VERSION, Verdict, Watch, WatchEvent,
+    WatchPorts, event, input, question, reply, request, user_ref,
 };
 
 type Check = Box<dyn Fn(&[u8])>;
@@ -200,6 +200,8 @@ fn samples() -> Vec<Sample> {
     samples.push(sample("Started.input", Started { pid: 7, offset: 8, epoch: 9, input: 10 }));
     samples.extend(last);
     samples.extend(leaving());
+    samples.push(sample("Request.watch_ports", Request { operation: Some(request::Operation::WatchPorts(WatchPorts {})) }));
+    samples.push(sample("Event.ports", Event { what: Some(event::What::Ports(OpenPorts { ports: vec![80, 443] })) }));
     samples
 }
 

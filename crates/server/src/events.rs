@@ -1,4 +1,4 @@
-use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
 use axum::{
     http::HeaderMap,
@@ -9,14 +9,11 @@ use axum::{
 };
 use futures_util::stream;
 use sandbar_core::{Error, ErrorKind, Result, SandboxId};
-use sandbar_runtime::{Runtime, Verdict};
+use sandbar_runtime::{PortChange, Runtime, Verdict};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::{
-    sync::{
-        broadcast::{self, error::RecvError},
-        watch,
-    },
+    sync::{broadcast::error::RecvError, watch},
     time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
 };
 use utoipa::IntoParams;
@@ -24,6 +21,7 @@ use utoipa::IntoParams;
 use crate::{
     caller::{May, Read},
     extract::Query,
+    feed::Told,
     problem::{Answer, Problem},
 };
 
@@ -49,8 +47,9 @@ pub(crate) struct Listening {
 ///
 /// Server-sent events, whichever process made them happen. The first is `open`. `created`, `started`, `paused`, `resumed`, `stopped`, `crashed`, `checkpointed`, `restored` and `destroyed` have numbers, and data
 /// such as `{"id":7,"time_ms":1,"kind":"created","sandbox":"sb-…","name":"web","detail":"container"}`; the newest ten thousand are kept, so that who comes again with `Last-Event-ID` misses nothing. `network` is a decision about
-/// what leaves a sandbox, `{"sandbox":"sb-…","name":null,"verdict":{…}}`; it has no number and is not told again. `lost` says what a listener has missed that was too slow or away for too long:
-/// `{"what":"events","count":3}`, or `"what":"verdicts"`, counted over all sandboxes. A crash is found within seconds.
+/// what leaves a sandbox, `{"sandbox":"sb-…","name":null,"verdict":{…}}`; it has no number and is not told again; nor have `port-opened` and
+/// `port-closed`, `{"sandbox":"sb-…","name":null,"port":8080}`: something inside listens there, or does not any more, as it is seen a few times a second. `lost` says what a listener has missed that was too slow or away for too long:
+/// `{"what":"events","count":3}`, or `"what":"verdicts"` or `"ports"`, counted over all sandboxes. A crash is found within seconds.
 #[utoipa::path(get, path = "/v1/events", tag = "sandboxes", operation_id = "events",
     params(Listening, ("Last-Event-ID" = Option<u64>, Header, description = "The number of the last event that was received")),
     responses((status = 200, body = String, content_type = "text/event-stream", description = "Events without end"),
@@ -67,7 +66,7 @@ pub(crate) async fn listen(app: May<Read>, headers: HeaderMap, Query(listening):
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let listener = Listener {
-        verdicts: app.feed.listen().await?,
+        told: app.feed.listen().await?,
         runtime: app.runtime.clone(),
         closing: app.closing.clone(),
         only,
@@ -94,7 +93,7 @@ struct Listener {
     /// The number of the last event that was taken.
     after: u64,
     waiting: VecDeque<Message>,
-    verdicts: broadcast::Receiver<Arc<Verdict>>,
+    told: Told,
     closing: watch::Receiver<bool>,
     look: Interval,
     silent_since: Instant,
@@ -108,12 +107,20 @@ impl Listener {
                 self.silent_since = Instant::now();
                 return Some(message);
             }
-            let verdict = tokio::select! {
+            let told = tokio::select! {
                 () = closed(&mut self.closing) => return None,
-                verdict = self.verdicts.recv() => match verdict {
+                verdict = self.told.verdicts.recv() => match verdict {
                     Ok(verdict) if self.concerns(&verdict) => Some(message("network", &*verdict)),
                     Ok(_) => continue,
                     Err(RecvError::Lagged(count)) => Some(lost("verdicts", count)),
+                    Err(RecvError::Closed) => return None,
+                },
+                change = self.told.ports.recv() => match change {
+                    Ok(change) if self.concerns_port(&change) => {
+                        Some(message(if change.is_open { "port-opened" } else { "port-closed" }, &*change))
+                    }
+                    Ok(_) => continue,
+                    Err(RecvError::Lagged(count)) => Some(lost("ports", count)),
                     Err(RecvError::Closed) => return None,
                 },
                 _ = self.look.tick() => None,
@@ -122,17 +129,21 @@ impl Listener {
                     continue;
                 }
             };
-            // What came before a verdict is told before it: that there is the sandbox, for one.
+            // What came before is told before it: that there is the sandbox, for one.
             if let Err(error) = self.take() {
                 tracing::warn!(error = error.chain(), "cannot tell what happens to sandboxes");
                 return None;
             }
-            self.waiting.extend(verdict);
+            self.waiting.extend(told);
         }
     }
 
     fn concerns(&self, verdict: &Verdict) -> bool {
         self.runtime.sees(verdict) && self.only.as_ref().is_none_or(|only| *only == verdict.sandbox)
+    }
+
+    fn concerns_port(&self, change: &PortChange) -> bool {
+        self.runtime.sees_port(change) && self.only.as_ref().is_none_or(|only| *only == change.sandbox)
     }
 
     /// Takes what has happened since from the ledger.

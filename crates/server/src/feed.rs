@@ -1,10 +1,10 @@
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use sandbar_core::{Error, ErrorKind, Result, State};
-use sandbar_runtime::{Runtime, SandboxSummary, Verdict, Verdicts};
+use sandbar_runtime::{PortChange, PortChanges, Runtime, SandboxSummary, Verdict, Verdicts};
 use tokio::{sync::broadcast, task::JoinHandle};
 
 /// How often logs are read.
@@ -13,59 +13,89 @@ const LOOK: Duration = Duration::from_millis(200);
 const ASK: Duration = Duration::from_secs(2);
 /// And how many times as long as asking takes there is no asking.
 const REST: u32 = 20;
-/// Verdicts that wait for a listener. Who is further behind is told how many it has missed.
+/// Verdicts, and changes of ports, that wait for a listener. Who is further behind is told how many it has missed.
 const WAITING: usize = 4096;
 
-/// What all listeners of a server have in common: one task follows the logs and asks the sandboxes, as long as anybody listens.
+/// What all listeners of a server have in common: one task follows the logs and asks the sandboxes, and one for each sandbox its ports, as long as anybody
+/// listens.
 pub(crate) struct Feed {
     runtime: Runtime,
-    verdicts: Mutex<Option<broadcast::Sender<Arc<Verdict>>>>,
+    senders: Mutex<Option<Senders>>,
+}
+
+#[derive(Clone)]
+struct Senders {
+    verdicts: broadcast::Sender<Arc<Verdict>>,
+    ports: broadcast::Sender<Arc<PortChange>>,
+}
+
+/// What somebody who listens is told, beside what the ledger has.
+pub(crate) struct Told {
+    pub(crate) verdicts: broadcast::Receiver<Arc<Verdict>>,
+    pub(crate) ports: broadcast::Receiver<Arc<PortChange>>,
+}
+
+impl Senders {
+    fn subscribe(&self) -> Told {
+        Told { verdicts: self.verdicts.subscribe(), ports: self.ports.subscribe() }
+    }
 }
 
 impl Feed {
     pub(crate) fn new(runtime: Runtime) -> Self {
-        Self { runtime, verdicts: Mutex::default() }
+        Self { runtime, senders: Mutex::default() }
     }
 
-    /// Verdicts from now on.
+    /// What happens from now on.
     ///
     /// # Errors
     /// When the ledger or a log cannot be read.
-    pub(crate) async fn listen(self: &Arc<Self>) -> Result<broadcast::Receiver<Arc<Verdict>>> {
-        if let Some(sender) = &*self.verdicts.lock().unwrap_or_else(PoisonError::into_inner) {
-            return Ok(sender.subscribe());
+    pub(crate) async fn listen(self: &Arc<Self>) -> Result<Told> {
+        if let Some(senders) = &*self.senders() {
+            return Ok(senders.subscribe());
         }
         let runtime = self.runtime.clone();
         let followed = blocking(move || runtime.verdicts()).await?;
-        let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut senders = self.senders();
         // Somebody else may have been here meanwhile.
-        if let Some(sender) = &*verdicts {
-            return Ok(sender.subscribe());
+        if let Some(senders) = &*senders {
+            return Ok(senders.subscribe());
         }
-        let (sender, receiver) = broadcast::channel(WAITING);
-        *verdicts = Some(sender.clone());
-        tokio::spawn(Arc::clone(self).tell(followed, sender));
-        Ok(receiver)
+        let new = Senders { verdicts: broadcast::Sender::new(WAITING), ports: broadcast::Sender::new(WAITING) };
+        let changed = new.ports.clone();
+        // Nobody listening is noticed at the next turn.
+        let ports = self.runtime.port_changes(move |change| drop(changed.send(Arc::new(change))))?;
+        let told = new.subscribe();
+        *senders = Some(new.clone());
+        tokio::spawn(Arc::clone(self).tell(followed, ports, new));
+        Ok(told)
     }
 
-    async fn tell(self: Arc<Self>, mut followed: Verdicts, sender: broadcast::Sender<Arc<Verdict>>) {
+    fn senders(&self) -> MutexGuard<'_, Option<Senders>> {
+        self.senders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn tell(self: Arc<Self>, mut followed: Verdicts, mut ports: PortChanges, senders: Senders) {
         let mut rested = Instant::now();
         let mut doubts = Vec::new();
-        while !self.is_over(&sender) {
+        while !self.is_over(&senders) {
             tokio::time::sleep(LOOK).await;
             let (back, read) = match blocking(move || Ok((followed.read(), followed))).await {
                 Ok((read, back)) => (back, read),
                 Err(error) => {
                     tracing::error!(error = error.chain(), "verdicts are not told any more");
-                    *self.verdicts.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    *self.senders() = None;
                     return;
                 }
             };
             followed = back;
             match read {
                 // Nobody listening is noticed at the next turn.
-                Ok(read) => read.into_iter().for_each(|verdict| drop(sender.send(Arc::new(verdict)))),
+                Ok(read) => read.into_iter().for_each(|verdict| drop(senders.verdicts.send(Arc::new(verdict)))),
                 Err(error) => tracing::warn!(error = error.chain(), "cannot read what was decided about sandboxes"),
+            }
+            if let Err(error) = ports.notice() {
+                tracing::warn!(error = error.chain(), "cannot see which sandboxes run");
             }
             if rested <= Instant::now() {
                 let begun = Instant::now();
@@ -97,11 +127,11 @@ impl Feed {
     }
 
     /// Whether nobody listens any more; then nobody is told from now on.
-    fn is_over(&self, sender: &broadcast::Sender<Arc<Verdict>>) -> bool {
-        let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_over = sender.receiver_count() == 0;
+    fn is_over(&self, senders: &Senders) -> bool {
+        let mut known = self.senders();
+        let is_over = senders.verdicts.receiver_count() == 0;
         if is_over {
-            *verdicts = None;
+            *known = None;
         }
         is_over
     }

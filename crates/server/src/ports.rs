@@ -1,13 +1,20 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use axum::{Json, http::StatusCode, response::IntoResponse};
-use sandbar_core::ExposedPort;
+use axum::{
+    Json,
+    extract::ws::{Message, WebSocket},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use futures_util::{SinkExt, StreamExt};
+use sandbar_core::{ExposedPort, PortStream};
 use serde::Deserialize;
+use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::{
-    caller::{Manage, May},
-    extract::{Body, Path},
+    caller::{Manage, May, Read},
+    extract::{Body, Path, Upgrade},
     problem::{Answer, Problem},
 };
 
@@ -39,4 +46,36 @@ pub(crate) async fn expose(app: May<Manage>, Path(id): Path<String>, Body(exposu
 pub(crate) async fn unexpose(app: May<Manage>, Path((id, port)): Path<(String, u16)>) -> Answer<StatusCode> {
     app.runtime.sandbox(&id).await?.unexpose_port(port).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Watch which ports something inside listens on, over a WebSocket
+///
+/// Each message has all of them, `{"ports":[22,8080]}`: one at once, another within a second of a change.
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/ports/watch", tag = "ports", operation_id = "watch_ports", params(("id" = String, Path)),
+    responses((status = 101, description = "The connection is a WebSocket now"), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn watch(app: May<Read>, Path(id): Path<String>, Upgrade(upgrade): Upgrade) -> Answer<Response> {
+    let ports = app.runtime.sandbox(&id).await?.watch_ports().await?;
+    Ok(upgrade.on_upgrade(move |socket| tell(socket, ports)))
+}
+
+async fn tell(socket: WebSocket, mut ports: Box<dyn PortStream>) {
+    let (mut sink, mut source) = socket.split();
+    let telling = async {
+        loop {
+            let (words, is_last) = match ports.next().await {
+                Ok(ports) => (json!({ "ports": ports }), false),
+                Err(error) => (json!({ "type": "error", "problem": Problem::from(error) }), true),
+            };
+            sink.send(Message::Text(words.to_string().into())).await?;
+            if is_last {
+                return sink.send(Message::Close(None)).await;
+            }
+        }
+    };
+    tokio::select! {
+        // An error is a client that is gone.
+        _ = telling => {}
+        // Whatever a client says is not listened to, but that it goes.
+        () = async { while let Some(Ok(_)) = source.next().await {} } => {}
+    }
 }

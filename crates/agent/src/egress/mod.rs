@@ -15,7 +15,7 @@ mod connections;
 mod dns;
 mod host;
 mod names;
-mod netlink;
+pub(crate) mod netlink;
 mod redirect;
 mod resolver;
 mod tables;

@@ -1,4 +1,4 @@
-//! Messages to the kernel: routes, packet rules and questions about sockets, by netlink(7). Only what `redirect` and `claim` need.
+//! Messages to the kernel: routes, packet rules and questions about sockets, by netlink(7). Only what `redirect`, `claim` and `ports` need.
 
 use std::io;
 
@@ -12,6 +12,10 @@ const REQUEST: u16 = 1;
 const ACKNOWLEDGE: u16 = 4;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
+/// `NLM_F_DUMP`.
+const DUMP: u16 = 0x300;
+/// `NLMSG_DONE`.
+const LAST: u16 = 3;
 /// `NLMSG_ERROR`.
 const ERROR: u16 = 2;
 /// `NLA_F_NESTED`.
@@ -127,6 +131,41 @@ pub(super) fn ask(family: u32, kind: u16, request: &[u8]) -> io::Result<Vec<u8>>
         return Err(io::Error::from_raw_os_error(-number));
     }
     Ok(body.to_vec())
+}
+
+/// Asks the kernel for all of a kind; each answer without its header.
+///
+/// # Errors
+/// The kernel's refusal.
+pub(crate) fn list(family: u32, kind: u16, request: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    let protocol = rustix::net::RawProtocol::new(family).map(Protocol::from_raw);
+    let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+    let mut message = Messages::default();
+    message.push(kind, REQUEST | DUMP, request, |_| {});
+    rustix::net::send(&socket, &message.bytes, SendFlags::empty())?;
+    // The kernel writes as much at once as is asked for, from 8 to 32 KiB.
+    let mut buffer = vec![0_u8; 32 << 10];
+    let malformed = || io::Error::new(io::ErrorKind::InvalidData, "netlink's answer is malformed");
+    loop {
+        let (length, _) = rustix::net::recv(&socket, buffer.as_mut_slice(), RecvFlags::empty())?;
+        let mut rest = buffer.get(..length).ok_or_else(malformed)?;
+        if rest.is_empty() {
+            return Err(malformed());
+        }
+        while let Some((header, _)) = rest.split_at_checked(HEADER) {
+            let size = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+            let body = rest.get(HEADER..size).ok_or_else(malformed)?;
+            match u16::from_ne_bytes([header[4], header[5]]) {
+                LAST => return Ok(()),
+                ERROR => {
+                    let number = body.get(..4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes).ok_or_else(malformed)?;
+                    return Err(io::Error::from_raw_os_error(-number));
+                }
+                _ => each(body),
+            }
+            rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
 }
 
 /// Attributes (`struct nlattr`): a length, a kind and a value, padded to four bytes.

@@ -3,12 +3,13 @@
 use std::{
     io::{Read, Write},
     net::{Shutdown, TcpListener},
+    os::unix::net::UnixStream,
     thread,
 };
 
-use sandbar_protocol::{Dial, request::Operation};
+use sandbar_protocol::{Dial, Event, Exec, WatchPorts, event, read_frame, request::Operation};
 
-use crate::host::Host;
+use crate::host::{Host, argv};
 
 #[test]
 fn bytes_go_both_ways_and_each_way_has_its_own_end() {
@@ -81,4 +82,29 @@ fn a_port_where_nobody_listens_is_refused() {
     assert_eq!(host.refusal(Operation::Dial(Dial { port })).kind, "unavailable");
     assert_eq!(host.refusal(Operation::Dial(Dial { port: 0 })).kind, "invalid_input");
     assert_eq!(host.refusal(Operation::Dial(Dial { port: 65_536 })).kind, "invalid_input");
+}
+
+/// The next list of ports.
+fn open_ports(stream: &mut UnixStream) -> Vec<u32> {
+    let frame = read_frame(stream).unwrap().expect("another list");
+    match frame.message::<Event>().unwrap().what {
+        Some(event::What::Ports(told)) => told.ports,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn who_listens_is_told_where_it_is_a_command() {
+    let host = Host::new();
+    // The network is shared with this process, whose listeners are not the sandbox's.
+    let own = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut stream = host.done(Operation::WatchPorts(WatchPorts {}));
+    assert_eq!(open_ports(&mut stream), []);
+    let script = "import socket,sys; s=socket.create_server((\"127.0.0.1\",0)); print(s.getsockname()[1], flush=True); sys.stdin.read()";
+    let mut session = host.exec(Exec { stdin: true, ..argv(&["python3", "-c", script]) });
+    let port: u32 = session.wait_for("\n").trim().parse().unwrap();
+    assert_eq!(open_ports(&mut stream), [port]);
+    session.end();
+    assert_eq!(open_ports(&mut stream), []);
+    drop(own);
 }

@@ -162,7 +162,7 @@ impl<B: Backend> LiveOutput<B> {
                         Ok(None)
                     }
                     // Something that a later agent says, or that has no place here.
-                    Some(event::What::Watch(_)) | None => Ok(None),
+                    Some(event::What::Watch(_) | event::What::Ports(_)) | None => Ok(None),
                 };
             }
         };

@@ -3,8 +3,8 @@ use std::{net::SocketAddr, sync::Arc};
 use async_trait::async_trait;
 use sandbar_core::{
     CheckpointOptions, Connection, DirEntry, EgressStream, Error, ErrorKind, ExecRequest, ExecStream, ExposedPort, FileStat, LimitReport,
-    ProcessInfo, PutOptions, RemoveOptions, Renewal, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxStats, SandboxStatus,
-    SavedCheckpoint, Signal, WatchStream,
+    PortStream, ProcessInfo, PutOptions, RemoveOptions, Renewal, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxStats,
+    SandboxStatus, SavedCheckpoint, Signal, WatchStream,
 };
 use tokio::io::AsyncRead;
 
@@ -127,6 +127,10 @@ impl<B: Backend> SandboxHandle for MachineHandle<B> {
 
     async fn connect_port(&self, port: u16) -> Result<Connection> {
         self.call("connect port")?.connect_port(port).await
+    }
+
+    async fn watch_ports(&self) -> Result<Box<dyn PortStream>> {
+        Ok(Box::new(self.call("watch ports")?.watch_ports().await?))
     }
 
     async fn expose_port(&self, port: u16, listen: SocketAddr) -> Result<ExposedPort> {

@@ -10,7 +10,7 @@
 //! | `live` | what the clones and tasks of one handle share; why a place ended |
 //! | `client` | one operation over one connection: deadlines, and what a cut means |
 //! | `answer` | the agent's answers, validated |
-//! | `exec`, `input`, `files`, `bulk`, `watch`, `ports`, `egress`, `status` | groups of operations |
+//! | `exec`, `input`, `files`, `bulk`, `watch`, `ports`, `open_ports`, `egress`, `status` | groups of operations |
 //! | `framed` | a stream to a port on a wire that cannot end one direction alone |
 //! | `provision`, `lifecycle`, `checkpoint` | bringing up, stopping and starting, saving and restoring |
 //! | `quiet`, `saving`, `rejoin`, `renewal` | the wire before a save of memory; who saves; clients that it cut off; what differs after memory was loaded |
@@ -38,6 +38,7 @@ mod input;
 pub mod launcher;
 mod lifecycle;
 mod live;
+mod open_ports;
 mod output;
 mod ports;
 pub mod process;

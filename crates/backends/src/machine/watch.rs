@@ -41,7 +41,7 @@ impl<B: Backend> WatchStream for Watching<B> {
                     return Ok(Some(event));
                 }
                 Ok(Some(event::What::Failure(failure))) => return Err(answer::failure(verb, &failure)),
-                Ok(Some(event::What::Lost(_) | event::What::Exited(_) | event::What::InputClosed(_)) | None) => {}
+                Ok(Some(event::What::Lost(_) | event::What::Exited(_) | event::What::InputClosed(_) | event::What::Ports(_)) | None) => {}
                 Err(error) => return Err(self.call.explain(error).await),
             }
         }

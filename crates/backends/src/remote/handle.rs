@@ -11,8 +11,8 @@ use http_body_util::BodyDataStream;
 use hyper::body::Incoming;
 use sandbar_core::{
     CheckpointKind, CheckpointOptions, Connection, DirEntry, ErrorKind, ExecRequest, ExecStream, ExposedPort, FileStat, Journal,
-    LimitReport, ProcessInfo, Program, PutOptions, RemoveOptions, Renewal, Resource, RestoreRequest, Result, SandboxHandle, SandboxId,
-    SandboxStats, SandboxStatus, SavedCheckpoint, Signal, State, User, WatchStream,
+    LimitReport, PortStream, ProcessInfo, Program, PutOptions, RemoveOptions, Renewal, Resource, RestoreRequest, Result, SandboxHandle,
+    SandboxId, SandboxStats, SandboxStatus, SavedCheckpoint, Signal, State, User, WatchStream,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -23,6 +23,7 @@ use super::{
     client::{Ask, Client},
     lease::Lease,
     marker::Marker,
+    open_ports::OpenPorts,
     record::{Record, Seen},
     session::Whereabouts,
     tunnel::Tunnel,
@@ -217,6 +218,10 @@ impl SandboxHandle for Handle {
 
     async fn connect_port(&self, port: u16) -> Result<Connection> {
         connect(&self.client, &self.id, port).await
+    }
+
+    async fn watch_ports(&self) -> Result<Box<dyn PortStream>> {
+        Ok(Box::new(OpenPorts(self.client.socket(Ask::get(self.path("/ports/watch"))).await??)))
     }
 
     async fn expose_port(&self, port: u16, listen: SocketAddr) -> Result<ExposedPort> {

@@ -201,6 +201,48 @@ async fn who_does_not_listen_for_long_loses_what_is_not_kept_and_is_told_so() {
     assert_eq!(late.next().await.unwrap().id, Some(last + 8001));
 }
 
+/// Listens on this port until its input ends.
+const LISTEN: &str =
+    "import socket, sys; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); print('up', flush=True); sys.stdin.read()";
+
+#[tokio::test]
+async fn ports_are_told_as_they_open_and_close_inside() {
+    let server = Server::new();
+    let listen = async |id: &str, port: &str| {
+        let mut socket = server.socket(&format!("/v1/sandboxes/{id}/exec")).await;
+        socket.say(&json!({ "argv": ["python3", "-c", LISTEN, port], "stdin": true })).await;
+        socket.started().await;
+        socket.wait_for("up").await;
+        socket
+    };
+    let id = server.create(json!({ "provider": "container", "name": "web" })).await;
+    let before = listen(&id, "8001").await;
+    let mut listener = server.listener("").await;
+    let told = async |listener: &mut Listener| {
+        let told = listener.next().await.unwrap();
+        (told.kind, told.id, told.data)
+    };
+    let of = |kind: &str, id: &str, name: &Value, port: u16| (kind.to_owned(), None, json!({ "sandbox": id, "name": name, "port": port }));
+    // It was open already: that is not told, but its end.
+    let mut watched = server.socket(&format!("/v1/sandboxes/{id}/ports/watch")).await;
+    assert_eq!(watched.words().await, json!({ "ports": [8001] }));
+    let mut later = listen(&id, "8002").await;
+    assert_eq!(told(&mut listener).await, of("port-opened", &id, &json!("web"), 8002));
+    assert_eq!(watched.words().await, json!({ "ports": [8001, 8002] }));
+    later.say(&json!({ "type": "close_stdin" })).await;
+    assert_eq!(told(&mut listener).await, of("port-closed", &id, &json!("web"), 8002));
+    // One that is made meanwhile: everything.
+    let other = server.create(json!({ "provider": "container" })).await;
+    assert_eq!(listener.next().await.unwrap().kind, "created");
+    let _open = listen(&other, "8001").await;
+    assert_eq!(told(&mut listener).await, of("port-opened", &other, &Value::Null, 8001));
+    // The end of the sandbox is the end of its ports.
+    server.post(&format!("/v1/sandboxes/{id}/stop"), json!({}), StatusCode::OK).await;
+    assert_eq!(listener.next().await.unwrap().kind, "stopped");
+    assert_eq!(told(&mut listener).await, of("port-closed", &id, &json!("web"), 8001));
+    drop(before);
+}
+
 #[tokio::test]
 async fn a_server_that_stops_lets_go_of_who_listens() {
     let mut server = Server::new();

@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeSet,
     sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
@@ -31,6 +32,7 @@ cases! { "port";
     a_reader_that_stops_holds_the_far_side_back [.reach(&[Shell])],
     a_dropped_connection_is_closed_inside [.reach(&[Shell])],
     it_is_open_only_inside [.reach(&[Shell])],
+    who_listens_is_told_as_it_begins_and_ends [.reach(&[Shell])],
 }
 
 /// A port that no other case of this run listens on, at any address: sandboxes of `dangerous-host` share the host's. Another user's cases run in a
@@ -117,6 +119,25 @@ async fn many_connections_live_at_the_same_time(context: &Context) -> Result<(),
         ensure_eq!(timeout(SOON, connection.read_u8()).await??, index as u8, "connection {index}");
     }
     sandbox.kill(server.pid).await
+}
+
+async fn who_listens_is_told_as_it_begins_and_ends(context: &Context) -> Result<(), Failure> {
+    let sandbox = context.sandbox().await?;
+    sandbox.put_guest().await?;
+    let (first, second) = (fresh_port(), fresh_port());
+    let there_before = sandbox.start_guest(&["echo", &format!("127.0.0.1:{first}")]).await?;
+    let mut ports = sandbox.watch_ports().await?;
+    // Nothing else listens inside: neither the agent, nor, where the network is the host's, what the host has.
+    ensure_eq!(timeout(SOON, ports.next()).await??, BTreeSet::from([first]), "one was there before");
+    let later = sandbox.start_guest(&["echo", &format!("0.0.0.0:{second}")]).await?;
+    ensure_eq!(timeout(SOON, ports.next()).await??, BTreeSet::from([first, second]), "another began");
+    // A connection is no listener.
+    timeout(SOON, sandbox.echoes(second, b"told")).await??;
+    sandbox.kill(there_before.pid).await?;
+    ensure_eq!(timeout(SOON, ports.next()).await??, BTreeSet::from([second]), "the first has ended");
+    sandbox.kill(later.pid).await?;
+    ensure_eq!(timeout(SOON, ports.next()).await??, BTreeSet::new(), "both have ended");
+    Ok(())
 }
 
 async fn large_transfers_are_complete(context: &Context) -> Result<(), Failure> {

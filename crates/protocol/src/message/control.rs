@@ -34,6 +34,18 @@ pub struct Dial {
     pub port: u32,
 }
 
+/// Asks which ports something inside listens on, and to be told of changes.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct WatchPorts {}
+
+/// The TCP ports of loopback that something inside listens on, in order; of more than 1,024 the lowest.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct OpenPorts {
+    /// The ports.
+    #[prost(uint32, repeated, tag = "1")]
+    pub ports: Vec<u32>,
+}
+
 /// Asks for usage.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct Usage {}

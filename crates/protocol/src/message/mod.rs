@@ -9,7 +9,10 @@ mod process;
 
 use prost::{Message, Oneof};
 
-pub use control::{Ack, Dial, Empty, Failure, GetLayer, Identity, Ping, Pong, Quiesce, Renewal, Resumed, Shutdown, Usage, UsageReport};
+pub use control::{
+    Ack, Dial, Empty, Failure, GetLayer, Identity, OpenPorts, Ping, Pong, Quiesce, Renewal, Resumed, Shutdown, Usage, UsageReport,
+    WatchPorts,
+};
 pub use egress::{Claimed, Egress, Leave, Question, Remote, Verdict, question};
 pub use file::{DirEntries, Entry, KindOfFile, MakeDir, Owner, Put, ReadDir, Remove, Rename, Stat, Symlink, Target, Watch, WatchEvent};
 pub use process::{
@@ -20,7 +23,10 @@ pub use process::{
 #[derive(Clone, PartialEq, Message)]
 pub struct Request {
     /// What to do.
-    #[prost(oneof = "request::Operation", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24")]
+    #[prost(
+        oneof = "request::Operation",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25"
+    )]
     pub operation: Option<request::Operation>,
 }
 
@@ -105,6 +111,9 @@ pub mod request {
         /// → `Done`, then raw bytes both ways.
         #[prost(message, tag = "24")]
         Leave(Leave),
+        /// → `Done`, then `Event` messages with `Ports`: at once, and after each change, until either side closes.
+        #[prost(message, tag = "25")]
+        WatchPorts(WatchPorts),
     }
 }
 
@@ -181,7 +190,7 @@ pub mod input {
 #[derive(Clone, PartialEq, Message)]
 pub struct Event {
     /// What.
-    #[prost(oneof = "event::What", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "event::What", tags = "1, 2, 3, 4, 5, 6")]
     pub what: Option<event::What>,
 }
 
@@ -207,5 +216,8 @@ pub mod event {
         /// The process has closed its stdin: what is sent from now on is thrown away.
         #[prost(message, tag = "5")]
         InputClosed(Empty),
+        /// The ports that something inside listens on, all of them.
+        #[prost(message, tag = "6")]
+        Ports(OpenPorts),
     }
 }

@@ -3,7 +3,7 @@ use std::collections::{HashMap, HashSet};
 use sandbar_core::{Result, SandboxId};
 use serde::Serialize;
 
-use crate::{NetworkLog, NetworkRecord, Runtime, Sandbox, ledger::Gated};
+use crate::{NetworkLog, NetworkRecord, Runtime, Sandbox, ledger::Known};
 
 /// What was decided about a name or a connection of a sandbox. The names of the fields are those of the JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -72,7 +72,7 @@ impl Verdicts {
 
     fn notice(&mut self) -> Result<HashSet<SandboxId>> {
         let mut there = HashSet::new();
-        for Gated { id, name, key } in self.runtime.ledger().gated(self.runtime.own())? {
+        for Known { id, name, key } in self.runtime.ledger().gated(self.runtime.own())? {
             if !self.logs.contains_key(&id) {
                 let mut log = Sandbox::network_log_in(&self.runtime, &id);
                 if !self.begun {

@@ -4,9 +4,9 @@ use sandbar_core::{Result, SandboxId};
 use super::{Ledger, sandbox_row::text};
 use crate::event::Event;
 
-/// A sandbox about whose connections the host decides.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Gated {
+/// Which sandbox something is told of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Known {
     pub(crate) id: SandboxId,
     pub(crate) name: Option<String>,
     /// The key that it was made with.
@@ -44,10 +44,19 @@ impl Ledger {
     }
 
     /// The sandboxes about whose connections the host decides: those of a key, or all.
-    pub(crate) fn gated(&self, key: Option<i64>) -> Result<Vec<Gated>> {
+    pub(crate) fn gated(&self, key: Option<i64>) -> Result<Vec<Known>> {
         self.read(|connection| {
             let sql = "SELECT id, name, key FROM sandboxes WHERE gated = 1 AND (?1 IS NULL OR key = ?1)";
-            let read = |row: &Row<'_>| Ok(Gated { id: text(row, 0)?, name: row.get(1)?, key: row.get(2)? });
+            let read = |row: &Row<'_>| Ok(Known { id: text(row, 0)?, name: row.get(1)?, key: row.get(2)? });
+            connection.prepare_cached(sql)?.query_map([key], read)?.collect()
+        })
+    }
+
+    /// The sandboxes that run or are paused: those of a key, or all.
+    pub(crate) fn alive(&self, key: Option<i64>) -> Result<Vec<Known>> {
+        self.read(|connection| {
+            let sql = "SELECT id, name, key FROM sandboxes WHERE state IN ('running', 'paused') AND (?1 IS NULL OR key = ?1)";
+            let read = |row: &Row<'_>| Ok(Known { id: text(row, 0)?, name: row.get(1)?, key: row.get(2)? });
             connection.prepare_cached(sql)?.query_map([key], read)?.collect()
         })
     }
@@ -160,7 +169,7 @@ mod tests {
         assert_eq!(kinds(&other, 0), expected);
         assert_eq!(other.gated(None).unwrap(), []);
         let gated = insert(&ledger, 7);
-        assert_eq!(other.gated(None).unwrap(), [Gated { id: gated, name: None, key: None }]);
+        assert_eq!(other.gated(None).unwrap(), [Known { id: gated, name: None, key: None }]);
     }
 
     #[test]
