@@ -72,7 +72,7 @@ struct HostFolder {
 }
 
 impl Creation {
-    fn request(self) -> Result<CreateRequest> {
+    pub(crate) fn request(self) -> Result<CreateRequest> {
         if let Some(volume) = self.volumes.iter().find(|volume| !volume.source.is_absolute()) {
             return Err(Error::new(ErrorKind::InvalidInput, "create", "the source of a volume is an absolute path of the server's host")
                 .with("source", volume.source.display()));
@@ -105,8 +105,8 @@ impl Creation {
 
 /// Make a sandbox
 ///
-/// Answers when it is ready for commands. With the header `Idempotency-Key`, the same request with the same key is the same sandbox, as long as the server
-/// runs, and for a day.
+/// Answers when it is ready for commands. With the header `Idempotency-Key`, the same request with the same key is the same sandbox, for a day,
+/// also when the server was killed meanwhile.
 #[utoipa::path(post, path = "/v1/sandboxes", tag = "sandboxes", operation_id = "create_sandbox", request_body = Creation,
     params(("Idempotency-Key" = Option<String>, Header, description = "Any text of up to 255 characters")),
     responses((status = 201, body = SandboxSummary), (status = "default", body = Problem, content_type = "application/problem+json")))]
@@ -114,16 +114,12 @@ pub(crate) async fn create(app: May<Manage>, headers: HeaderMap, Body(creation):
     let key = idempotency::key(&headers)?;
     let text = serde_json::to_vec(&creation).unwrap_or_default();
     let request = creation.request()?;
-    let runtime = app.runtime.clone();
-    let made = async move { Ok(runtime.create(request).await?.id().clone()) };
     let id = match key {
-        None => made.await?,
+        None => app.runtime.create(request).await?.id().clone(),
         // To its end, also when the client goes away: it will ask again.
         Some(key) => {
-            let creations = Arc::clone(&app.creations);
-            // Keys of different callers have nothing to do with each other.
-            let key = format!("{}\0{key}", app.runtime.holder().map_or("", |holder| &holder.name));
-            let asked = tokio::spawn(async move { creations.once(key, &text, made).await }).await;
+            let (creations, runtime) = (Arc::clone(&app.creations), app.runtime.clone());
+            let asked = tokio::spawn(async move { creations.once(&runtime, &key, &text, request).await }).await;
             asked.map_err(|error| Error::new(ErrorKind::Internal, "create", "a task failed").with_source(error))??
         }
     };

@@ -12,12 +12,14 @@
 //! | `checkpoint_row` | [`CheckpointRow`] |
 //! | `port_row`, `keeper_row`, `probe_row` | exposed ports, their keepers, what was found usable |
 //! | `key_row` | keys |
+//! | `creation_row` | creations that are done once |
 //! | `event_row` | what happened |
 //!
 //! Calls are synchronous and short (tens of microseconds; a writer waits for the other writers of its moment), and are made where they are
 //! needed, on asynchronous threads too.
 
 mod checkpoint_row;
+mod creation_row;
 mod event_row;
 mod journal;
 mod keeper_row;
@@ -32,7 +34,8 @@ mod schema;
 mod store;
 
 pub(crate) use checkpoint_row::{CheckpointRow, CheckpointState};
-pub(crate) use event_row::Gated;
+pub(crate) use creation_row::CreationRow;
+pub(crate) use event_row::Known;
 pub(crate) use journal::LedgerJournal;
 pub(crate) use operation::Operation;
 pub(crate) use port_row::PortRow;

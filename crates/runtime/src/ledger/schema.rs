@@ -7,7 +7,7 @@ use sandbar_core::{Error, ErrorKind, Result};
 ///
 /// Rows that are looked for on the way of every command (what needs somebody's attention) have a partial index, so that an idle ledger of
 /// a thousand sandboxes costs a command one page.
-const MIGRATIONS: [&str; 5] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5];
+const MIGRATIONS: [&str; 6] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6];
 
 const VERSION_1: &str = "
 CREATE TABLE checkpoints (
@@ -172,6 +172,20 @@ BEGIN
     INSERT INTO events (time_ms, kind, sandbox, name, detail, key)
         SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER), 'checkpointed', id, name, NEW.id, key FROM sandboxes WHERE id = NEW.sandbox;
 END;
+";
+
+/// Creations that were asked for with a key of the client's own, so that they are done once; `key` is whose it is, 0 without one.
+const VERSION_6: &str = "
+CREATE TABLE creations (
+    key             INTEGER NOT NULL,
+    word            TEXT NOT NULL,
+    request         BLOB NOT NULL,
+    sandbox         TEXT NOT NULL,
+    made            INTEGER NOT NULL DEFAULT 0,
+    time_ms         INTEGER NOT NULL,
+    PRIMARY KEY (key, word)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX creations_time ON creations(time_ms);
 ";
 
 /// The version that this program writes.
