@@ -6,10 +6,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use rustix::{
-    net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl},
-    process::{Resource, Rlimit, getrlimit, setrlimit},
-};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -20,16 +17,14 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tokio_util::io::InspectReader;
 
-use crate::certificate::Certificate;
+use crate::{certificate::Certificate, patience::Patient};
 
 /// How long a client may take to say what it wants, and before that to agree upon the keys; and how long it may keep a connection on which it says nothing.
 const WORDS: Duration = Duration::from_secs(15);
 /// Bytes of a request's head, and of what is read and written ahead: strangers have these too, for as long as they may take.
 const HEAD: usize = 64 << 10;
-/// After how much silence a client is asked by TCP whether it is there: who waits for an answer, or has stopped in the middle of a body, is not heard of otherwise.
-const SILENCE: Duration = Duration::from_secs(60);
-/// And how many times, at which distance, until it is gone.
-const ASKED: (u32, Duration) = (4, Duration::from_secs(15));
+/// How long a client that does not answer TCP's questions is taken for one that is there, unless the server is told otherwise.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// Descriptors that a connection takes at most: its own, that of the sandbox's agent, and what a request opens for a moment.
 const EACH: u64 = 3;
 /// Descriptors that are left for everything else.
@@ -52,7 +47,8 @@ pub(crate) struct Connections {
     certificate: Option<Certificate>,
     server: Builder,
     service: TowerToHyperService<Router>,
-    greeting: JoinSet<io::Result<(TlsStream<TcpStream>, OwnedSemaphorePermit)>>,
+    patience: Duration,
+    greeting: JoinSet<io::Result<(TlsStream<Patient>, OwnedSemaphorePermit)>>,
     /// Each connection that is served has a receiver.
     closing: watch::Sender<bool>,
 }
@@ -80,7 +76,7 @@ impl Room {
 }
 
 impl Connections {
-    pub(crate) fn new(router: Router, certificate: Option<Certificate>) -> Self {
+    pub(crate) fn new(router: Router, certificate: Option<Certificate>, patience: Duration) -> Self {
         // HTTP/1.1 alone: to find out what else a client may speak would wait for its first words without an end.
         let mut server = Builder::new();
         server.timer(TokioTimer::new()).header_read_timeout(WORDS).max_buf_size(HEAD);
@@ -88,6 +84,7 @@ impl Connections {
             certificate,
             server,
             service: TowerToHyperService::new(router),
+            patience,
             greeting: JoinSet::new(),
             closing: watch::Sender::new(false),
         }
@@ -97,9 +94,7 @@ impl Connections {
     pub(crate) fn take(&mut self, Guest { stream, seat }: Guest) {
         // Words of a terminal are small, and each is waited for.
         let _ = stream.set_nodelay(true);
-        if let Err(error) = ask(&stream) {
-            tracing::debug!(%error, "a client that vanishes is noticed late");
-        }
+        let stream = Patient::new(stream, self.patience);
         match &self.certificate {
             None => self.serve(stream, seat),
             Some(certificate) => {
@@ -148,12 +143,4 @@ impl Connections {
         self.closing.send_replace(true);
         let _ = timeout(patience, self.closing.closed()).await;
     }
-}
-
-/// Has TCP ask a silent client whether it is there.
-fn ask(stream: &TcpStream) -> rustix::io::Result<()> {
-    set_tcp_keepidle(stream, SILENCE)?;
-    set_tcp_keepcnt(stream, ASKED.0)?;
-    set_tcp_keepintvl(stream, ASKED.1)?;
-    set_socket_keepalive(stream, true)
 }

@@ -21,7 +21,7 @@ use tokio_util::io::InspectReader;
 
 use crate::{
     certificate::Certificate,
-    connections::{Connections, Room},
+    connections::{Connections, PATIENCE, Room},
     document::{self, document},
     feed::Feed,
     guard::{Guard, addressed, authorized},
@@ -71,13 +71,18 @@ pub struct Service {
     token: Option<Token>,
     names: Vec<String>,
     certificate: Option<Certificate>,
+    patience: Duration,
     closing: watch::Sender<bool>,
 }
 
 impl Service {
     /// Serves this runtime.
     pub fn new(runtime: Runtime, token: Token) -> Self {
-        Self { runtime, token: Some(token), names: Vec::new(), certificate: None, closing: watch::Sender::new(false) }
+        Self::of(runtime, Some(token))
+    }
+
+    fn of(runtime: Runtime, token: Option<Token>) -> Self {
+        Self { runtime, token, names: Vec::new(), certificate: None, patience: PATIENCE, closing: watch::Sender::new(false) }
     }
 
     /// Serves one client that has shown already that it may, by the way on which it has come.
@@ -94,9 +99,7 @@ impl Service {
             let _ = &held;
         });
         let stream = tokio::io::join(reader, writer);
-        let service = TowerToHyperService::new(
-            Self { runtime, token: None, names: Vec::new(), certificate: None, closing: watch::Sender::new(false) }.router(),
-        );
+        let service = TowerToHyperService::new(Self::of(runtime, None).router());
         let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a connection broke");
@@ -115,6 +118,13 @@ impl Service {
     #[must_use]
     pub fn with_certificate(self, certificate: Certificate) -> Self {
         Self { certificate: Some(certificate), ..self }
+    }
+
+    /// Gives a client up that acknowledges nothing, and does not answer, for so long; two minutes otherwise. One that answers, and does not read, is
+    /// waited for without an end.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Everything that is served.
@@ -151,8 +161,8 @@ impl Service {
 
     /// Serves until `stop` has come. Then no connection is taken any more, and requests under way may end, for ten seconds; sandboxes live on.
     pub async fn run(self, listener: TcpListener, stop: impl Future<Output = ()>) {
-        let (certificate, closing) = (self.certificate.clone(), self.closing.clone());
-        let mut connections = Connections::new(self.router(), certificate);
+        let (certificate, patience, closing) = (self.certificate.clone(), self.patience, self.closing.clone());
+        let mut connections = Connections::new(self.router(), certificate, patience);
         let (room, mut stop) = (Room::new(), pin!(stop));
         loop {
             let accepted = tokio::select! {

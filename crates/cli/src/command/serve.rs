@@ -1,4 +1,4 @@
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 use sandbar_core::Context;
@@ -27,7 +27,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "NAME")]
     name: Vec<String>,
     /// Serve one client, on standard input and output, until it is gone; it needs no token, having come this far
-    #[arg(long, conflicts_with_all = ["listen", "name", "tls_cert"])]
+    #[arg(long, conflicts_with_all = ["listen", "name", "tls_cert", "client_timeout"])]
     stdio: bool,
     /// Speak TLS, with this certificate and those that lead from it to an authority, in PEM; clients may call the server by its names
     #[arg(long, value_name = "FILE", requires = "tls_key")]
@@ -35,6 +35,9 @@ pub(crate) struct Serve {
     /// The certificate's private key, in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// How long a client that has vanished is taken for one that is there: seconds, or 5m
+    #[arg(long, value_name = "SECONDS", value_parser = args::duration, default_value = "2m")]
+    client_timeout: Duration,
     /// Log to standard error, a line a request, with what SANDBAR_LOG says (info)
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
@@ -81,7 +84,8 @@ impl Serve {
                 }
             }
         };
-        let service = self.name.into_iter().fold(Service::new(runtime.clone(), token), Service::with_name);
+        let service = Service::new(runtime.clone(), token).with_patience(self.client_timeout);
+        let service = self.name.into_iter().fold(service, Service::with_name);
         let scheme = if certificate.is_some() { "https" } else { "http" };
         let service = certificate.into_iter().fold(service, Service::with_certificate);
         output::line(&format!("{scheme}://{address}"))?;

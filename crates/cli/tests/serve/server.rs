@@ -18,6 +18,9 @@ use tokio_tungstenite::{
 /// Long enough for a loaded machine; nothing waits for it that works.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Where a server listens otherwise.
+const LOOPBACK: &str = "127.0.0.1:0";
+
 /// A server in a state folder of its own.
 pub struct Server {
     pub home: TempDir,
@@ -45,9 +48,16 @@ fn sandbar(home: &Path) -> Command {
     command
 }
 
-fn start(home: &Path, options: &[&str], log: Stdio) -> (Child, String) {
+fn start(home: &Path, listen: &str, options: &[&str], log: Stdio, variables: &[(&str, &str)]) -> (Child, String) {
     let mut command = sandbar(home);
-    let mut process = command.args(["serve", "--listen", "127.0.0.1:0"]).args(options).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+    let mut process = command
+        .args(["serve", "--listen", listen])
+        .args(options)
+        .envs(variables.iter().copied())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .unwrap();
     let mut line = String::new();
     BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
     (process, line.trim().strip_prefix("http://").unwrap_or_else(|| panic!("{line:?} is no address")).to_owned())
@@ -60,11 +70,29 @@ impl Server {
 
     /// One with these options, whose standard error goes where `log` says, by the state folder.
     pub fn serving(options: &[&str], log: impl FnOnce(&Path) -> Stdio) -> Self {
+        Self::start(LOOPBACK, options, log)
+    }
+
+    /// One that listens there.
+    pub fn listening(listen: &str, options: &[&str]) -> Self {
+        Self::start(listen, options, |_| Stdio::inherit())
+    }
+
+    fn start(listen: &str, options: &[&str], log: impl FnOnce(&Path) -> Stdio) -> Self {
+        Self::start_with(listen, options, log, &[])
+    }
+
+    fn start_with(listen: &str, options: &[&str], log: impl FnOnce(&Path) -> Stdio, variables: &[(&str, &str)]) -> Self {
         let parent = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
         let home = tempfile::Builder::new().prefix("sandbar-serve-").tempdir_in(parent).unwrap();
-        let (process, address) = start(home.path(), options, log(home.path()));
+        let (process, address) = start(home.path(), listen, options, log(home.path()), variables);
         let token = std::fs::read_to_string(home.path().join("server-token")).unwrap().trim().to_owned();
         Self { home, address, token, client: reqwest::Client::new(), process }
+    }
+
+    /// One that kills itself at a step.
+    pub fn dying_at(step: &str) -> Self {
+        Self::start_with(LOOPBACK, &[], |_| Stdio::inherit(), &[("SANDBAR_FAULT", step)])
     }
 
     /// The command line, on the same state folder.
@@ -96,7 +124,7 @@ impl Server {
 
     /// Another one, in the place of one that has ended.
     pub fn again(&mut self) {
-        (self.process, self.address) = start(self.home.path(), &[], Stdio::inherit());
+        (self.process, self.address) = start(self.home.path(), LOOPBACK, &[], Stdio::inherit(), &[]);
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -135,7 +163,12 @@ impl Server {
     }
 
     pub async fn socket(&self, path: &str) -> Socket {
-        let mut request = format!("ws://{}{path}", self.address).into_client_request().unwrap();
+        self.socket_at(&self.address, path).await
+    }
+
+    /// By this address of the server.
+    pub async fn socket_at(&self, address: &str, path: &str) -> Socket {
+        let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
         request.headers_mut().insert("authorization", format!("Bearer {}", self.token).parse().unwrap());
         Socket(tokio_tungstenite::connect_async(request).await.unwrap().0)
     }
