@@ -6,7 +6,7 @@ use sandbar_core::{Checked, Claim, Error, ErrorKind, Isolation, Result, SandboxP
 use crate::{container, dangerous_host, docker, firecracker, gvisor, qemu};
 use crate::{
     options::{FirecrackerOptions, GvisorOptions, QemuOptions},
-    remote::{Address, Remotes, SshOptions},
+    remote::{Address, Images, Remotes, SshOptions},
 };
 
 /// What every provider is made with.
@@ -143,6 +143,18 @@ impl Registry {
         match &self.remotes {
             Some(remotes) if self.providers.iter().all(|known| known.name != name) => remotes.canonical(name),
             _ => Ok(name.to_owned()),
+        }
+    }
+
+    /// The images of another host, where this name stands for one.
+    ///
+    /// # Errors
+    /// As [`canonical`](Self::canonical).
+    pub fn images_elsewhere(&self, name: &str) -> Result<Option<Images>> {
+        let name = self.canonical(name)?;
+        match self.remotes.as_ref().filter(|_| Address::is_one(&name)) {
+            Some(remotes) => remotes.images(&name).map(Some),
+            None => Ok(None),
         }
     }
 

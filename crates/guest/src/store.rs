@@ -34,6 +34,7 @@ pub struct KernelStore {
 }
 
 /// What is known of a kernel without reading it.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelSummary {
     /// Its name in the store.

@@ -14,6 +14,7 @@ const OPERATION: &str = "key";
 const PREFIX: &str = "sandbar_key_";
 
 /// How much somebody may. Each includes those before it.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
@@ -73,6 +74,7 @@ pub struct NewKey {
 }
 
 /// A key, without its secret, which nobody has but its holder.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KeySummary {
     /// Its name.

@@ -8,7 +8,7 @@
 //! | `runtime` | [`Runtime`]: opening, listing, what the others are methods of |
 //! | `config`, `home` | [`RuntimeConfig`], the state folder |
 //! | `choice`, `root` | which provider, which root file system |
-//! | `create`, `destroy`, `fork`, `checkpoint` | the verbs that are more than a call |
+//! | `create`, `once`, `destroy`, `fork`, `checkpoint` | the verbs that are more than a call |
 //! | `portable` | checkpoints as one file |
 //! | `sandbox`, `turn`, `verbs` | [`Sandbox`]: one life-cycle verb from lock to outcome, and the verbs that are only passed on |
 //! | `summary` | [`SandboxSummary`], [`Inspect`]: what is told |
@@ -48,6 +48,7 @@ mod kernel;
 mod key;
 mod ledger;
 mod lock;
+mod once;
 mod portable;
 mod ports;
 mod process_identity;
@@ -68,7 +69,7 @@ pub use checkpoint::{CheckpointSummary, RestoreOptions};
 pub use config::RuntimeConfig;
 pub use doctor::{Diagnosis, ProviderDiagnosis};
 pub use egress::{NetworkEvent, NetworkLog, NetworkRecord};
-pub use event::{Event, EventKind, Verdict, Verdicts};
+pub use event::{Event, EventKind, PortChange, PortChanges, Verdict, Verdicts};
 pub use fault::STEPS;
 pub use fork::ForkOptions;
 pub use gc::{GcItem, GcReport};
@@ -77,8 +78,9 @@ pub use portable::{ExportOptions, Exported, Imported};
 pub use runtime::{CreateRequest, Runtime};
 pub use sandbar_backends::{
     ProviderOptions, Registry,
-    remote::{Address, Contexts, Place, clean},
+    remote::{Address, Contexts, Images, Place, clean},
 };
+pub use sandbar_guest::KernelSummary;
 pub use sandbox::Sandbox;
 pub use setup::{PackageSource, SetupStep};
 pub use summary::{Inspect, SandboxSummary};

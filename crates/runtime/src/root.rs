@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-use sandbar_core::{Error, ErrorKind, Feature, ImageKind, Result, RootSource, SandboxProvider};
+use sandbar_core::{Context as _, Error, ErrorKind, Feature, ImageKind, Result, RootSource, SandboxProvider};
 
 use sandbar_guest::RootImage;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     Runtime,
     choice::Choice,
-    image::{Collected, HOST, ImageSummary, Pin, ProgressCallback, Removed},
+    image::{Collected, HOST, ImageLimits, ImageSummary, Pin, ProgressCallback, Removed},
 };
 
 /// The image of sandboxes for which none is named, where the provider cannot show the host's programs.
@@ -98,6 +99,29 @@ impl Runtime {
         deed.done(self.images().import(source, name)).await
     }
 
+    /// Takes in an image as it arrives: a tar (plain, gzip or zstd) of a file system, of an OCI layout, or of `docker save`; `tag` says which one, where it holds
+    /// several.
+    ///
+    /// # Errors
+    /// As for [`import_image`](Self::import_image); `ResourceExhausted` for one that is larger than any image may be.
+    pub async fn receive_image(
+        &self,
+        content: &mut (dyn AsyncRead + Send + Unpin),
+        tag: Option<&str>,
+        name: Option<&str>,
+    ) -> Result<ImageSummary> {
+        let arrive = async {
+            let folder = self.images().temporary().await?;
+            let mut path = folder.path().join("image.tar");
+            receive(content, &path, ImageLimits::default().blob_bytes, "image import").await?;
+            if let Some(tag) = tag {
+                path.as_mut_os_string().push(format!(":{tag}"));
+            }
+            self.images().import_from(&path, name, Some("a client")).await
+        };
+        self.deed("image-import").at(name.unwrap_or("a client's")).done(arrive).await
+    }
+
     /// The root of a checkpoint's image, without the checkpoint's layers. The image `host` is the skeleton of then over the host's programs of
     /// now: those lie on read-only mounts, so no layer can contradict them.
     ///
@@ -140,4 +164,15 @@ impl Runtime {
     fn roots_in_use(&self) -> Result<Vec<RootSource>> {
         self.ledger().roots()
     }
+}
+
+/// Writes what arrives into a file, up to a limit.
+pub(crate) async fn receive(content: &mut (dyn AsyncRead + Send + Unpin), path: &Path, most: u64, operation: &'static str) -> Result<()> {
+    let cannot = || format!("cannot write what arrives to {}", path.display());
+    let mut file = tokio::fs::File::create_new(path).await.context(operation, cannot)?;
+    let length = tokio::io::copy(&mut content.take(most.saturating_add(1)), &mut file).await.context(operation, cannot)?;
+    if length > most {
+        return Err(Error::new(ErrorKind::ResourceExhausted, operation, "it is larger than it may be").with("limit", most));
+    }
+    file.flush().await.context(operation, cannot)
 }

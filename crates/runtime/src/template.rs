@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::{CreateRequest, Runtime, system};
 
 /// A template of this state folder. The names of the fields are those of the JSON.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TemplateSummary {
     /// Its name.

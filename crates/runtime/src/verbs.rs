@@ -1,8 +1,8 @@
 //! The verbs of a handle that do not change the life cycle, passed on.
 
 use sandbar_core::{
-    Connection, DirEntry, ExecRequest, ExecResult, ExecStream, FileStat, LimitReport, ProcessInfo, PutOptions, RemoveOptions, Result,
-    SandboxStats, Signal, State, WatchStream,
+    Connection, DirEntry, ExecRequest, ExecResult, ExecStream, FileStat, LimitReport, PortStream, ProcessInfo, PutOptions, RemoveOptions,
+    Result, SandboxStats, Signal, State, WatchStream,
 };
 use tokio::io::AsyncRead;
 
@@ -122,9 +122,16 @@ impl Sandbox {
         self.usable(RUNNING).await?.connect_port(port).await
     }
 
+    /// Watches which ports something inside listens on.
+    pub async fn watch_ports(&self) -> Result<Box<dyn PortStream>> {
+        self.usable(RUNNING).await?.watch_ports().await
+    }
+
     /// Usage now.
     pub async fn stats(&self) -> Result<SandboxStats> {
-        self.usable(MEASURABLE).await?.stats().await
+        let mut stats = self.usable(MEASURABLE).await?.stats().await?;
+        self.count_network(&mut stats)?;
+        Ok(stats)
     }
 
     /// Which limits hold, and by what.

@@ -5,8 +5,8 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    audit, checkpoints, events, exec, files, host, images, life, metrics, portable, ports, processes, sandboxes, service::App, session,
-    trees, tunnel, watch,
+    audit, checkpoints, events, exec, files, host, images, kernels, keys, life, metrics, network, portable, ports, processes, sandboxes,
+    service::App, session, templates, trees, tunnel, watch,
 };
 
 /// What is served, with its description.
@@ -52,6 +52,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(watch::watch))
         .routes(routes!(ports::expose))
         .routes(routes!(ports::unexpose))
+        .routes(routes!(ports::watch))
         .routes(routes!(tunnel::connect))
         .routes(routes!(checkpoints::create))
         .routes(routes!(checkpoints::list))
@@ -62,7 +63,18 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(checkpoints::fork))
         .routes(routes!(images::list))
         .routes(routes!(images::pull))
-        .routes(routes!(host::diagnose))
+        .routes(routes!(images::import))
+        .routes(routes!(images::remove))
+        .routes(routes!(kernels::list))
+        .routes(routes!(kernels::import))
+        .routes(routes!(kernels::remove))
+        .routes(routes!(templates::list, templates::build))
+        .routes(routes!(templates::remove))
+        .routes(routes!(network::set))
+        .routes(routes!(network::log))
+        .routes(routes!(keys::list, keys::create))
+        .routes(routes!(keys::remove))
+        .routes(routes!(host::diagnose, host::self_test))
         .routes(routes!(host::provider))
         .routes(routes!(life::extend))
         .routes(routes!(life::gc))

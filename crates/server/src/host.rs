@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    caller::{May, Read},
+    caller::{Admin, May, Read},
     extract::{Path, Query},
     problem::{Answer, Problem},
 };
@@ -18,6 +18,13 @@ const PROTOCOL: u32 = 1;
     responses((status = 200, body = Diagnosis), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn diagnose(app: May<Read>) -> Answer<Json<Diagnosis>> {
     Ok(Json(app.runtime.diagnose(false).await))
+}
+
+/// Tell what the server's host can do for sandboxes, and have each usable provider make one that says hello
+#[utoipa::path(post, path = "/v1/doctor", tag = "host", operation_id = "self_test",
+    responses((status = 200, body = Diagnosis), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn self_test(app: May<Admin>) -> Answer<Json<Diagnosis>> {
+    Ok(Json(app.runtime.diagnose(true).await))
 }
 
 /// What is asked about a provider.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `service` | [`Service`]: what is served, to whom, until when |
 //! | `connections`, `certificate` | how clients connect, in the clear or by TLS; [`Certificate`]: what is shown to them then |
+//! | `patience` | clients that vanish, and are given up |
 //! | `guard` | who may ask: the token, and what keeps a browser's other pages out |
 //! | `caller` | who asks, and what a handler needs of whoever asks |
 //! | `requests` | what is told and counted of each |
@@ -19,7 +20,9 @@
 //! | `watch` | what happens to them |
 //! | `ports`, `tunnel` | exposed ports; a connection to a port inside, over a WebSocket |
 //! | `checkpoints`, `portable` | saved, put back, forked; as one file |
-//! | `images` | what there is to begin from |
+//! | `images`, `kernels`, `templates` | what there is to begin from |
+//! | `network` | what a sandbox may reach, and what was decided about it |
+//! | `keys` | who else may use the server |
 //! | `host` | what this machine can do |
 //! | `audit` | who did what |
 //! | `metrics` | what is counted and measured |
@@ -43,9 +46,13 @@ mod guard;
 mod host;
 mod idempotency;
 mod images;
+mod kernels;
+mod keys;
 mod life;
 mod metrics;
+mod network;
 mod page;
+mod patience;
 mod portable;
 mod ports;
 mod problem;
@@ -54,6 +61,7 @@ mod requests;
 mod sandboxes;
 mod service;
 mod session;
+mod templates;
 mod token;
 mod trees;
 mod tunnel;

@@ -126,6 +126,21 @@ impl Client {
 
     /// Sends what is read from `content` to its end. If it cannot be read, what was sent is not taken for whole.
     pub(super) async fn upload(&self, ask: Ask, media_type: &'static str, content: &mut (dyn AsyncRead + Send + Unpin)) -> Result<()> {
+        self.send_whole(ask, media_type, content).await.map(drop)
+    }
+
+    /// The same, and reads the answer.
+    pub(super) async fn send_for<T: DeserializeOwned>(
+        &self,
+        ask: Ask,
+        media_type: &'static str,
+        content: &mut (dyn AsyncRead + Send + Unpin),
+    ) -> Result<T> {
+        let body = self.send_whole(ask, media_type, content).await?;
+        serde_json::from_slice(&body).map_err(|error| strange("the answer cannot be understood").with_source(error))
+    }
+
+    async fn send_whole(&self, ask: Ask, media_type: &'static str, content: &mut (dyn AsyncRead + Send + Unpin)) -> Result<Bytes> {
         let (pieces, fed) = mpsc::channel(AHEAD);
         let ask = Ask { content: Content::Fed(fed), media_type: Some(media_type), patience: None, ..ask };
         let feed = async {
@@ -143,7 +158,7 @@ impl Client {
                 }
             }
         };
-        let tell = self.tell(ask);
+        let tell = async { whole(self.open(ask).await?).await };
         tokio::pin!(feed, tell);
         tokio::select! {
             biased;

@@ -16,7 +16,8 @@
 //! | `problem` | errors, as they were |
 //! | `dial`, `tls`, `ssh` | byte streams to it |
 //! | `session` | a command, and its output over connections that are cut |
-//! | `tunnel`, `watch` | a port, a watched path |
+//! | `tunnel`, `watch`, `open_ports` | a port, a watched path, which ports are open |
+//! | `images` | [`Images`]: the images there |
 //! | `lease` | what keeps a sandbox alive that ends with its client |
 
 mod address;
@@ -25,8 +26,10 @@ mod client;
 mod context;
 mod dial;
 mod handle;
+mod images;
 mod lease;
 mod marker;
+mod open_ports;
 mod problem;
 mod provider;
 mod record;
@@ -39,6 +42,7 @@ mod watch;
 
 pub use address::Address;
 pub use context::{Contexts, Place};
+pub use images::Images;
 pub use provider::Remote;
 pub use remotes::Remotes;
 pub use ssh::{SshOptions, clean};

@@ -8,7 +8,9 @@ use sandbar_core::{Checked, Claim, Result, SandboxProvider};
 
 use super::{
     address::Address,
+    client::Client,
     context::Contexts,
+    images::Images,
     provider::Remote,
     ssh::{Login, SshOptions},
 };
@@ -46,6 +48,14 @@ impl Remotes {
                 }
             },
         }
+    }
+
+    /// The images of the host at an address.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what is none.
+    pub fn images(&self, address: &str) -> Result<Images> {
+        Ok(Images::of(Client::new(address.parse()?, self.contexts.clone(), self.login.clone())))
     }
 
     /// The provider at an address.

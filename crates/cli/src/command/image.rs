@@ -1,8 +1,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use sandbar_core::{Error, ErrorKind};
-use sandbar_runtime::Runtime;
+use sandbar_core::{Context as _, Error, ErrorKind};
+use sandbar_runtime::{Images, Runtime, image::ImageSummary};
+use serde::Deserialize;
 
 use crate::{
     error::{Failure, Outcome},
@@ -14,7 +15,13 @@ use crate::{
 /// An image is the root file system that sandboxes begin with. `host`, the read-only view of this machine's own programs, is always there
 /// and needs none of this.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sandbar image ls\n  sandbar image import --on farm app.tar app      into the images of another host, as its key allows"
+)]
 pub(crate) struct Image {
+    /// Those of another host: a context, https:// or ssh://. To pull, also a provider whose engine has it, or gets it
+    #[arg(long, global = true, value_name = "PLACE")]
+    on: Option<String>,
     #[command(subcommand)]
     action: Action,
 }
@@ -29,9 +36,6 @@ enum Action {
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// Take it from this provider's engine, which pulls what it does not have
-        #[arg(long, value_name = "PROVIDER")]
-        on: Option<String>,
         /// `REGISTRY/REPOSITORY[:TAG][@DIGEST]`; with --on, whatever the engine calls it
         reference: String,
     },
@@ -67,56 +71,130 @@ enum Action {
 
 impl Image {
     pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
-        match self.action {
-            Action::Pull { json, on: Some(provider), reference } => {
-                let from = runtime.providers().get(&provider)?;
-                let image = runtime
-                    .fetch_image(from.as_ref(), &reference, &output::note)
-                    .await?
-                    .ok_or_else(|| Error::new(ErrorKind::Unsupported, "image pull", format!("{provider} has no images of its own")))?;
-                if json { output::json(&image) } else { output::line(&image.id.to_string()) }
-            }
-            Action::Pull { json, on: None, reference } => {
-                let progress = PullProgress::new();
-                let image = runtime.pull_image(&reference, progress.callback()).await;
-                progress.finish();
-                let image = image?;
-                if json { output::json(&image) } else { output::line(&image.id.to_string()) }
-            }
-            Action::Import { json, source, name } => {
-                let image = runtime.import_image(&source, name.as_deref()).await?;
-                if json { output::json(&image) } else { output::line(&image.id.to_string()) }
-            }
-            Action::Ls { json } => list(runtime, json).await,
-            Action::Rm { references } => {
-                let mut errors = Vec::new();
-                for reference in references {
-                    match runtime.remove_image(&reference).await {
-                        Ok(removed) if removed.in_use => {
-                            output::note(&format!(
-                                "{reference}: its files stay until the sandboxes and checkpoints that need them are gone"
-                            ));
-                        }
-                        Ok(_) => {}
-                        Err(error) => errors.push(error),
-                    }
+        match self.on {
+            None => here(self.action, runtime).await,
+            Some(place) => match (runtime.providers().images_elsewhere(&place)?, self.action) {
+                (Some(images), action) => elsewhere(action, &images).await,
+                (None, Action::Pull { json, reference }) => {
+                    let from = runtime.providers().get(&place)?;
+                    let image = runtime
+                        .fetch_image(from.as_ref(), &reference, &output::note)
+                        .await?
+                        .ok_or_else(|| Error::new(ErrorKind::Unsupported, "image pull", format!("{place} has no images of its own")))?;
+                    if json { output::json(&image) } else { output::line(&image.id.to_string()) }
                 }
-                Failure::from_all(errors)
-            }
+                (None, _) => Err(Error::new(ErrorKind::InvalidInput, "image", "all providers of this host have the same images")
+                    .with("on", format!("{place:?}"))
+                    .with_hint("leave --on out, or name another host")
+                    .into()),
+            },
         }
     }
 }
 
-async fn list(runtime: &Runtime, json: bool) -> Outcome {
-    let images = runtime.images().list().await?;
-    if json {
-        return output::json(&images);
+async fn here(action: Action, runtime: &Runtime) -> Outcome {
+    match action {
+        Action::Pull { json, reference } => {
+            let progress = PullProgress::new();
+            let image = runtime.pull_image(&reference, progress.callback()).await;
+            progress.finish();
+            let image = image?;
+            if json { output::json(&image) } else { output::line(&image.id.to_string()) }
+        }
+        Action::Import { json, source, name } => {
+            let image = runtime.import_image(&source, name.as_deref()).await?;
+            if json { output::json(&image) } else { output::line(&image.id.to_string()) }
+        }
+        Action::Ls { json } => {
+            let images = runtime.images().list().await?;
+            if json { output::json(&images) } else { table(images.into_iter().map(Row::from)) }
+        }
+        Action::Rm { references } => {
+            let mut errors = Vec::new();
+            for reference in references {
+                match runtime.remove_image(&reference).await {
+                    Ok(removed) => note_use(&reference, removed.in_use),
+                    Err(error) => errors.push(error),
+                }
+            }
+            Failure::from_all(errors)
+        }
     }
+}
+
+/// The same on another host, which does what it is asked for.
+async fn elsewhere(action: Action, images: &Images) -> Outcome {
+    let print = |image: serde_json::Value, json: bool| {
+        if json { output::json(&image) } else { output::line(image["id"].as_str().unwrap_or_default()) }
+    };
+    match action {
+        Action::Pull { json, reference } => print(images.pull(&reference).await?, json),
+        Action::Import { json, source, name } => {
+            let cannot = || format!("cannot read {}", source.display());
+            let mut file = tokio::fs::File::open(&source).await.context("image import", cannot)?;
+            if file.metadata().await.context("image import", cannot)?.is_dir() {
+                let message = "to another host an image goes as one file";
+                let hint = "tar -cC DIR . | sandbar image import --on PLACE /dev/stdin NAME";
+                return Err(Error::new(ErrorKind::InvalidInput, "image import", message)
+                    .with("path", source.display())
+                    .with_hint(hint)
+                    .into());
+            }
+            print(images.import(&mut file, None, name.as_deref()).await?, json)
+        }
+        Action::Ls { json } => {
+            let images = images.list().await?;
+            if json {
+                return output::json(&images);
+            }
+            let strange = |error| {
+                Error::new(ErrorKind::Unavailable, "image", "the other host tells of images in a way that is not known").with_source(error)
+            };
+            table(Vec::<Row>::deserialize(images).map_err(strange)?.into_iter())
+        }
+        Action::Rm { references } => {
+            let mut errors = Vec::new();
+            for reference in references {
+                match images.remove(&reference).await {
+                    Ok(removed) => note_use(&reference, removed["in_use"] == true),
+                    Err(error) => errors.push(error),
+                }
+            }
+            Failure::from_all(errors)
+        }
+    }
+}
+
+fn note_use(reference: &str, in_use: bool) {
+    if in_use {
+        output::note(&format!("{reference}: its files stay until the sandboxes and checkpoints that need them are gone"));
+    }
+}
+
+/// What a table shows of an image, of whichever host.
+#[derive(Debug, Deserialize)]
+struct Row {
+    id: String,
+    names: Vec<String>,
+    bytes: u64,
+    layers: Vec<serde::de::IgnoredAny>,
+    added_ms: u64,
+    origin: String,
+}
+
+impl From<ImageSummary> for Row {
+    fn from(image: ImageSummary) -> Self {
+        let ImageSummary { id, names, bytes, layers, added_ms, origin, .. } = image;
+        Self { id: id.to_string(), names, bytes, layers: layers.iter().map(|_| serde::de::IgnoredAny).collect(), added_ms, origin }
+    }
+}
+
+fn table(images: impl Iterator<Item = Row>) -> Outcome {
     let mut table = Table::new(&["ID", "NAMES", "SIZE", "LAYERS", "ADDED", "FROM"]);
     for image in images {
         table.row([
             // As many digits as docker shows; they are accepted wherever an image is expected.
-            image.id.hex()[..12].to_owned(),
+            image.id.trim_start_matches("sha256:").chars().take(12).collect(),
             image.names.join(" "),
             bytes(image.bytes),
             image.layers.len().to_string(),

@@ -39,6 +39,8 @@ mod options;
 mod port;
 mod portable;
 mod process;
+#[cfg(test)]
+mod routes;
 mod serve;
 mod setup;
 mod shell_completions;

@@ -1,9 +1,13 @@
-use std::{io::Read, process::Stdio};
+use std::{
+    io::Read,
+    process::{Command, Stdio},
+};
 
 use crate::world::{Home, There};
 
 pub const CASES: &[(&str, fn())] = &[
     ("a_sandbox_there_is_one_of_here", a_sandbox_there_is_one_of_here),
+    ("images_there_are_sent_listed_and_removed_from_here", images_there_are_sent_listed_and_removed_from_here),
     ("a_run_leaves_nothing_and_has_its_commands_status", a_run_leaves_nothing_and_has_its_commands_status),
     ("a_client_that_was_killed_leaves_no_sandbox_that_it_owned", a_client_that_was_killed_leaves_no_sandbox_that_it_owned),
     (
@@ -30,6 +34,28 @@ fn a_sandbox_there_is_one_of_here() {
     here.says(&["checkpoint", "rm", "saved"]);
     assert_eq!((here.ids().len(), there.home.ids().len()), (0, 0));
     assert_eq!(there.home.says(&["checkpoints", "--json"]), "[]", "a checkpoint that was removed here is there");
+}
+
+fn images_there_are_sent_listed_and_removed_from_here() {
+    let there = There::new();
+    let here = there.here();
+    let folder = here.path().join("root");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("motd"), "from afar").unwrap();
+    let archive = here.path().join("root.tar").display().to_string();
+    let packed = Command::new("tar").args(["-cf", &archive, "-C"]).arg(&folder).arg(".").status().unwrap();
+    assert!(packed.success());
+    let id = here.says(&["image", "import", "--on", "there", &archive, "afar"]);
+    assert_eq!(here.says(&["image", "ls", "--json"]), "[]", "it is there, and not here");
+    assert!(there.home.says(&["image", "ls", "--json"]).contains(&id));
+    let listed = here.says(&["image", "ls", "--on", "there"]);
+    assert!(listed.contains("afar:latest") && listed.contains(&id.trim_start_matches("sha256:")[..12]), "{listed}");
+    assert!(here.says(&["image", "--on", "there", "ls", "--json"]).contains(&id));
+    let complaint = here.complains(&["image", "import", "--on", "there", folder.to_str().unwrap()]);
+    assert!(complaint.contains("tar -cC"), "{complaint}");
+    assert!(here.complains(&["image", "ls", "--on", "container"]).contains("leave --on out"));
+    here.says(&["image", "rm", "--on", "there", "afar:latest"]);
+    assert_eq!(there.home.says(&["image", "ls", "--json"]), "[]");
 }
 
 fn a_run_leaves_nothing_and_has_its_commands_status() {

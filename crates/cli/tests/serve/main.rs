@@ -6,6 +6,7 @@
 //! | `life` | sandboxes, from making to removing |
 //! | `commands` | exec, processes, WebSockets |
 //! | `files` | files and trees |
+//! | `host` | images, kernels, templates, keys, and what a sandbox may reach |
 //! | `keys` | who has a key: what it opens, and what not |
 //! | `audit` | what is told of all that |
 //! | `events` | what is told as it happens |
@@ -13,6 +14,7 @@
 //! | `metrics` | what is counted and measured |
 //! | `strangers` | who has no token, or was sent by a page; what makes no sense |
 //! | `hostile` | who says half, or what no protocol knows |
+//! | `vanished` | who goes without a word |
 //! | `faults` | a server that is stopped, or killed |
 //! | `load` | many at once |
 
@@ -23,6 +25,7 @@ mod commands;
 mod events;
 mod faults;
 mod files;
+mod host;
 mod hostile;
 mod keys;
 mod life;
@@ -31,3 +34,4 @@ mod logs;
 mod metrics;
 mod server;
 mod strangers;
+mod vanished;

@@ -18,6 +18,7 @@ const OLD: &str = "network.log.1";
 const MOST: u64 = 4 << 20;
 
 /// What was decided, or what became of it.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NetworkEvent {
@@ -36,6 +37,7 @@ pub enum NetworkEvent {
 }
 
 /// One line of the log. The names of the fields are those of the JSON.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkRecord {
     /// Unix milliseconds.
@@ -47,6 +49,7 @@ pub struct NetworkRecord {
     /// The name, where it was one.
     pub name: Option<String>,
     /// The address that was decided about.
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>))]
     pub address: Option<IpAddr>,
     /// The port.
     pub port: Option<u16>,

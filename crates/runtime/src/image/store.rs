@@ -174,12 +174,23 @@ impl ImageStore {
     /// `Corrupt` for damage and for archives that reach outside; `ResourceExhausted` over the limits or on a full
     /// disk; `Unsupported` for another platform's image or an unknown format. Nothing is left then.
     pub async fn import(&self, source: &Path, name: Option<&str>) -> Result<ImageSummary> {
+        self.import_from(source, name, None).await
+    }
+
+    /// The same, of something that came from elsewhere: `origin` says whence.
+    pub(crate) async fn import_from(&self, source: &Path, name: Option<&str>, origin: Option<&'static str>) -> Result<ImageSummary> {
         let name = name.map(new_name).transpose()?;
         let source = source.to_owned();
         self.blocking(move |store| {
             let pin = store.pin_blocking()?;
             let mut added = Vec::new();
-            let imported = import::import(&store.layers, &source, name.as_ref(), &mut added).and_then(|image| store.finish(image));
+            let imported = import::import(&store.layers, &source, name.as_ref(), &mut added);
+            let imported = imported.and_then(|mut image| {
+                if let Some(origin) = origin {
+                    origin.clone_into(&mut image.origin);
+                }
+                store.finish(image)
+            });
             drop(pin);
             if imported.is_err() {
                 collect::forget(&store.layers, &added);

@@ -40,6 +40,7 @@ pub struct ImageSummary {
 }
 
 /// What a removal did.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Removed {
     /// The image.
@@ -55,6 +56,7 @@ pub struct Removed {
 }
 
 /// What a collection removed from the disk.
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Collected {
     /// Layers that no image needs any more.
