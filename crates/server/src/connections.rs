@@ -7,6 +7,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sandbar_relay::Patient;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -17,7 +18,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tokio_util::io::InspectReader;
 
-use crate::{certificate::Certificate, patience::Patient};
+use crate::certificate::Certificate;
 
 /// How long a client may take to say what it wants, and before that to agree upon the keys; and how long it may keep a connection on which it says nothing.
 const WORDS: Duration = Duration::from_secs(15);

@@ -4,7 +4,6 @@
 //! |---|---|
 //! | `service` | [`Service`]: what is served, to whom, until when |
 //! | `connections`, `certificate` | how clients connect, in the clear or by TLS; [`Certificate`]: what is shown to them then |
-//! | `patience` | clients that vanish, and are given up |
 //! | `guard` | who may ask: the token, and what keeps a browser's other pages out |
 //! | `caller` | who asks, and what a handler needs of whoever asks |
 //! | `requests` | what is told and counted of each |
@@ -52,7 +51,6 @@ mod life;
 mod metrics;
 mod network;
 mod page;
-mod patience;
 mod portable;
 mod ports;
 mod problem;

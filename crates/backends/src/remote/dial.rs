@@ -1,6 +1,7 @@
 use std::{io, time::Duration};
 
 use sandbar_core::{Connection, Error, ErrorKind, Result};
+use sandbar_relay::Patient;
 use tokio::{
     net::{TcpStream, lookup_host},
     time::timeout,
@@ -16,13 +17,8 @@ use super::{
 
 /// What reaching a host may take.
 const REACH: Duration = Duration::from_secs(10);
-/// Silence after which the other side's kernel is asked whether it is still there, and how often it is asked.
-const SILENCE: Duration = Duration::from_secs(15);
-/// Unanswered questions after which it is taken for gone.
-const QUESTIONS: u32 = 3;
-/// How long what was sent may stay unacknowledged, milliseconds.
-#[cfg(target_os = "linux")]
-const UNACKNOWLEDGED: u32 = 60_000;
+/// How long a host that has vanished is taken for one that is there.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A byte stream to another sandbar.
 pub(super) async fn dial(address: &Address, credentials: &Credentials, login: &Login) -> Result<Connection> {
@@ -40,7 +36,7 @@ pub(super) async fn dial(address: &Address, credentials: &Credentials, login: &L
     }
 }
 
-async fn tcp(address: &Address) -> Result<TcpStream> {
+async fn tcp(address: &Address) -> Result<Patient> {
     let failed = |error: io::Error| {
         let message = match error.kind() {
             io::ErrorKind::ConnectionRefused => "nothing listens there",
@@ -55,24 +51,11 @@ async fn tcp(address: &Address) -> Result<TcpStream> {
     for place in known {
         match TcpStream::connect(place).await {
             Ok(stream) => {
-                watch_over(&stream).map_err(failed)?;
-                return Ok(stream);
+                stream.set_nodelay(true).map_err(failed)?;
+                return Ok(Patient::new(stream, PATIENCE));
             }
             Err(error) => last = error,
         }
     }
     Err(failed(last))
-}
-
-/// A host that vanished is noticed within a minute.
-fn watch_over(stream: &TcpStream) -> io::Result<()> {
-    use rustix::net::sockopt;
-    stream.set_nodelay(true)?;
-    sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, SILENCE)?;
-    sockopt::set_tcp_keepintvl(stream, SILENCE)?;
-    sockopt::set_tcp_keepcnt(stream, QUESTIONS)?;
-    #[cfg(target_os = "linux")]
-    sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED)?;
-    Ok(())
 }

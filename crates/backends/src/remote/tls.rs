@@ -7,13 +7,13 @@ use rustls::{
 };
 use rustls_platform_verifier::BuilderVerifierExt;
 use sandbar_core::{Connection, Error, ErrorKind, Result};
-use tokio::net::TcpStream;
+use sandbar_relay::Patient;
 use tokio_rustls::TlsConnector;
 
 use super::problem::OPERATION;
 
 /// Speaks TLS with a server, whose certificate must be for this host and come from whom `authority` names, or this machine trusts.
-pub(super) async fn connect(stream: TcpStream, host: &str, authority: Option<&str>) -> Result<Connection> {
+pub(super) async fn connect(stream: Patient, host: &str, authority: Option<&str>) -> Result<Connection> {
     let name = ServerName::try_from(host.to_owned())
         .map_err(|error| Error::new(ErrorKind::InvalidInput, OPERATION, "not a host's name").with("host", host).with_source(error))?;
     let connector = TlsConnector::from(Arc::new(config(authority)?));

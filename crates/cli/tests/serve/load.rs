@@ -1,6 +1,11 @@
 //! Many at once. `SANDBAR_LONG=1` asks for the full numbers, which take minutes; otherwise they are such that a busy machine bears them in seconds.
 
-use std::{collections::BTreeSet, fs, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeSet,
+    fs,
+    sync::{Arc, LazyLock},
+    time::Instant,
+};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use reqwest::{Method, StatusCode};
@@ -96,13 +101,29 @@ fn numbers(kill_on_disconnect: bool) -> Value {
     json!({ "shell": "while :; do seq -f %07.0f 0 9999999; done", "kill_on_disconnect": kill_on_disconnect })
 }
 
-/// What numbered output has at these offsets.
+/// All numbers, as `seq` prints them: gigabytes are compared with it.
+static NUMBERED: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut text = Vec::with_capacity((LINE * NUMBERS) as usize);
+    let mut line = *b"0000000\n";
+    loop {
+        text.extend_from_slice(&line);
+        let mut digit = LINE as usize - 2;
+        while line[digit] == b'9' {
+            line[digit] = b'0';
+            match digit.checked_sub(1) {
+                Some(next) => digit = next,
+                None => return text,
+            }
+        }
+        line[digit] += 1;
+    }
+});
+
+/// Whether numbered output has this at an offset.
 fn is_numbered(offset: u64, data: &[u8]) -> bool {
-    let first = offset / LINE;
-    let last = (offset + data.len() as u64).div_ceil(LINE);
-    let lines: String = (first..last).map(|number| format!("{:07}\n", number % NUMBERS)).collect();
-    let skipped = (offset % LINE) as usize;
-    lines.as_bytes()[skipped..skipped + data.len()] == *data
+    let (first, second) = NUMBERED.split_at((offset % (LINE * NUMBERS)) as usize);
+    let (before, after) = data.split_at(data.len().min(second.len()));
+    second.starts_with(before) && first.starts_with(after)
 }
 
 /// Where a reader of numbered output is.

@@ -1,9 +1,5 @@
-#![expect(unsafe_code, reason = "TCP_INFO has no safe call")]
-
 use std::{
     io,
-    mem::MaybeUninit,
-    os::fd::AsRawFd,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -16,25 +12,23 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior, interval_at},
 };
 
-/// How many unanswered questions of TCP's make a client one that may be gone.
-const UNANSWERED: u8 = 3;
-
-/// A client's connection, which is given up when the client has vanished: its host is gone, or the way to it.
+/// A connection that is given up when the other side has vanished: its host is gone, or the way to it.
 ///
-/// While nothing is on its way to a client, TCP's keep-alive asks it. While something is, TCP sends it again and again, or asks again and again whether the client has
-/// room for it, for some fifteen minutes; and what nobody acknowledges for the time given here is given up earlier. `TCP_USER_TIMEOUT` would do that by one call, but it also
-/// ends a client that answers each time that it still has no room (`tcp_probe_timer` in Linux's net/ipv4/tcp_timer.c): one that is there, and does not read.
-pub(crate) struct Patient {
+/// While nothing is on its way there, TCP's keep-alive asks. While something is, TCP sends it again and again, or asks again and again whether there is room for it, for some
+/// fifteen minutes; here, what nobody acknowledges for a time is given up. `TCP_USER_TIMEOUT` would do that by one call, but it also ends a connection to somebody who answers
+/// each time that there is no room yet (`tcp_probe_timer` in Linux's net/ipv4/tcp_timer.c): who is there, and does not read.
+#[derive(Debug)]
+pub struct Patient {
     stream: TcpStream,
     patience: Duration,
     look: Interval,
 }
 
 impl Patient {
-    pub(crate) fn new(stream: TcpStream, patience: Duration) -> Self {
-        if let Err(error) = ask(&stream, patience) {
-            tracing::debug!(%error, "a client that vanishes is noticed late");
-        }
+    /// Gives it up when nothing was acknowledged, nor any question answered, for so long. Belongs to the event loop of whoever calls this.
+    pub fn new(stream: TcpStream, patience: Duration) -> Self {
+        // Without the questions, who is silent and has vanished is not noticed; everything else is.
+        let _ = ask(&stream, patience);
         let often = (patience / 8).max(Duration::from_millis(250));
         let mut look = interval_at(Instant::now() + often, often);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -92,7 +86,7 @@ impl AsyncWrite for Patient {
     }
 }
 
-/// Has TCP ask a silent client whether it is there: after half of the time, and then four times in the other half.
+/// Has TCP ask who is silent whether they are there: after half of the time, and then four times in the other half.
 fn ask(stream: &TcpStream, patience: Duration) -> rustix::io::Result<()> {
     let second = Duration::from_secs(1);
     set_tcp_keepidle(stream, (patience / 2).max(second))?;
@@ -102,11 +96,23 @@ fn ask(stream: &TcpStream, patience: Duration) -> rustix::io::Result<()> {
 }
 
 /// Whether TCP has asked or sent again, and has heard nothing for so long.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "TCP_INFO has no safe call")]
 fn is_gone(stream: &TcpStream, patience: Duration) -> io::Result<bool> {
-    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    /// How many unanswered questions make somebody one who may be gone.
+    const UNANSWERED: u8 = 3;
+    let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).map_err(io::Error::other)?;
     // SAFETY: the descriptor is a socket that lives, and no more than `length` bytes are written, into what has that size.
-    let got = unsafe { libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length) };
+    let got = unsafe {
+        libc::getsockopt(
+            std::os::fd::AsRawFd::as_raw_fd(stream),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
     if got != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -114,4 +120,41 @@ fn is_gone(stream: &TcpStream, patience: Duration) -> io::Result<bool> {
     let info = unsafe { info.assume_init() };
     let is_asked_in_vain = info.tcpi_retransmits >= UNANSWERED || info.tcpi_probes >= UNANSWERED;
     Ok(is_asked_in_vain && Duration::from_millis(info.tcpi_last_ack_recv.into()) >= patience)
+}
+
+/// Where TCP does not tell, its own time is what counts.
+#[cfg(not(target_os = "linux"))]
+fn is_gone(_: &TcpStream, _: Duration) -> io::Result<bool> {
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+        time::timeout,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_does_not_read_is_waited_for_and_has_everything_in_the_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut reader = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut writer = Patient::new(listener.accept().await.unwrap().0, Duration::from_millis(500));
+        let all = vec![7; 32 << 20];
+        let writing = async {
+            writer.write_all(&all).await?;
+            writer.shutdown().await
+        };
+        let mut writing = Box::pin(writing);
+        // Several times as long as somebody who says nothing is waited for.
+        assert!(timeout(Duration::from_secs(3), &mut writing).await.is_err());
+        let mut read = Vec::new();
+        let (written, arrived) = tokio::join!(writing, reader.read_to_end(&mut read));
+        written.unwrap();
+        arrived.unwrap();
+        assert!(read == all);
+    }
 }
