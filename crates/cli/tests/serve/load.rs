@@ -12,7 +12,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::server::{PATIENCE, Server, Socket, expect};
+use crate::server::{Server, Socket, expect, patience};
 
 const MIB: u64 = 1 << 20;
 /// Bytes of a line of numbered output: what belongs at an offset is known from the offset.
@@ -59,7 +59,7 @@ impl Server {
 
     /// Waits until the server holds no more descriptors than before.
     pub async fn lets_go(&self, before: usize) {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + patience();
         while self.descriptors() > before + AROUND {
             assert!(Instant::now() < until, "{} descriptors, {before} before", self.descriptors());
             // What it says comes after what it has let go of.
@@ -80,7 +80,7 @@ impl Server {
 
     /// Waits until no command has a client any more.
     async fn attends_to_nobody(&self) {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + patience();
         loop {
             let attended = self.attended().await;
             if attended == "0" {
