@@ -11,5 +11,5 @@ mod pass;
 mod pipe;
 mod socket;
 
-pub use pass::{Free, Toll, pass, write};
+pub use pass::{Free, Toll, end, pass, pass_bytes, write};
 pub use socket::Socket;

@@ -5,6 +5,7 @@
 mod choices;
 mod copies;
 mod crowd;
+mod datagrams;
 mod egress;
 mod exits;
 mod faults;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         limits::CASES,
         ports::CASES,
         egress::CASES,
+        datagrams::CASES,
         secrets::CASES,
         many::CASES,
         crowd::CASES,

@@ -8,7 +8,8 @@
 //! | `service` | [`EgressService`]: the one that answers for a sandbox, in its keeper or in the process that owns it |
 //! | `gate` | the policy now, and the log: what all its connections share |
 //! | `passage` | one connection, from the question to its end |
-//! | `carrier` | its bytes, which the kernel passes on by page where nobody must look at them |
+//! | `flow` | datagrams between two ends, the same way |
+//! | `carrier` | a connection's bytes, which the kernel passes on by page where nobody must look at them |
 //! | `meter` | how much passes, and whether more may |
 //! | `shown` | the name that a client shows in the beginning: TLS's server name, HTTP's host |
 //! | `secret` | secrets, which are put into requests here and which the sandbox never sees |
@@ -16,6 +17,7 @@
 //! | `verbs` | [`Sandbox::set_network`](crate::Sandbox::set_network), [`Sandbox::network_log`](crate::Sandbox::network_log) |
 
 mod carrier;
+mod flow;
 mod gate;
 mod log;
 mod meter;
