@@ -18,6 +18,7 @@ mod limits;
 mod listings;
 mod many;
 mod owned;
+mod packages;
 mod portable;
 mod ports;
 mod secrets;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         egress::CASES,
         datagrams::CASES,
         secrets::CASES,
+        packages::CASES,
         many::CASES,
         crowd::CASES,
         choices::CASES,
