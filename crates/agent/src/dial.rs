@@ -37,11 +37,26 @@ pub(crate) async fn connect(request: Dial) -> Result<TcpStream> {
     }
 }
 
-/// Passes bytes both ways until both directions have ended, or one has failed, or the host is gone and all it said was passed on.
-pub(crate) async fn relay(host: UnixStream, ahead: Bytes, port: &TcpStream) {
+/// What became of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Passed {
+    /// Both directions have ended, or there is nobody inside any more.
+    Ended,
+    /// The host has gone in the middle of it: what has come is not all there was.
+    Broken,
+}
+
+/// Passes bytes both ways until both directions have ended, or one has failed, or the host is gone and all it said was passed on. What ends the host's words
+/// is asked whether that is an end in order: only then it is passed on.
+pub(crate) async fn relay(host: UnixStream, ahead: Bytes, port: &TcpStream, is_end: impl Future<Output = bool>) -> Passed {
     let mut there = pin!(async {
         sandbar_relay::write(port, ahead).await?;
-        sandbar_relay::pass(&host, port, &Free).await
+        sandbar_relay::pass_bytes(&host, port, &Free).await?;
+        if !is_end.await {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        sandbar_relay::end(port);
+        io::Result::Ok(())
     });
     let mut back = pin!(sandbar_relay::pass(port, &host, &Free));
     let mut gone = pin!(session::hung_up(&host, false));
@@ -51,18 +66,20 @@ pub(crate) async fn relay(host: UnixStream, ahead: Bytes, port: &TcpStream) {
             biased;
             passed = &mut there, if !is_there => match passed {
                 Ok(()) => is_there = true,
-                Err(_) => return,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Passed::Broken,
+                Err(_) => return Passed::Ended,
             },
             passed = &mut back, if !is_back => match passed {
                 Ok(()) => is_back = true,
                 // Reading never fails like this: it is the host that is gone.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => is_back = true,
-                Err(_) => return,
+                Err(_) => return Passed::Ended,
             },
             // Nobody waits for an answer any more.
             () = &mut gone, if !is_back => is_back = true,
         }
     }
+    Passed::Ended
 }
 
 /// The same on a wire that cannot end one direction alone: bytes, and the ends of both directions, are frames. It goes on until the host is gone, or one

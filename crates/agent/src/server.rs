@@ -185,7 +185,7 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
                     if agent.is_on_vsock() {
                         dial::relay_in_frames(stream, ahead, port).await;
                     } else {
-                        dial::relay(stream, ahead, &port).await;
+                        dial::relay(stream, ahead, &port, async { true }).await;
                     }
                     return End::Agent;
                 }
@@ -193,9 +193,9 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
             },
             Err(failure) => return refuse(&mut stream, failure).await,
         },
-        Operation::Egress(_) => {
+        Operation::Egress(request) => {
             let (read, write) = stream.split();
-            egress::serve(agent, FrameReader::new(AsyncReadExt::chain(ahead.as_ref(), read)), write).await;
+            egress::serve(agent, request, FrameReader::new(AsyncReadExt::chain(ahead.as_ref(), read)), write).await;
             return End::Agent;
         }
         Operation::Leave(request) => match agent.egress.leave(request.id) {

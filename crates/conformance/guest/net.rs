@@ -79,6 +79,60 @@ fn exchange(address: &str, text: &str) -> io::Result<()> {
     Ok(())
 }
 
+fn associated(address: &str) -> io::Result<UdpSocket> {
+    let any = if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+    let socket = UdpSocket::bind(any)?;
+    socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+    socket.connect(address)?;
+    Ok(socket)
+}
+
+/// Sends a datagram and prints the one that comes back; of a failure, also how long it took to come.
+pub(crate) fn whisper(address: &str, text: &str) -> io::Result<()> {
+    let begun = Instant::now();
+    let exchange = || -> io::Result<String> {
+        let socket = associated(address)?;
+        socket.send(text.as_bytes())?;
+        let mut buffer = vec![0; 65536];
+        let length = socket.recv(&mut buffer)?;
+        Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    };
+    say(&exchange().map_err(|error| io::Error::other(format!("{error} after {} ms", begun.elapsed().as_millis())))?);
+    Ok(())
+}
+
+/// Sends datagrams of these sizes by one socket, each after the answer to the one before, and prints the sizes of the answers, and whether their bytes are all
+/// the same.
+pub(crate) fn datagrams(address: &str, sizes: &[&str]) -> io::Result<()> {
+    let socket = associated(address)?;
+    let mut buffer = vec![0; 65536];
+    for (number, size) in sizes.iter().enumerate() {
+        let size: usize = size.parse().map_err(io::Error::other)?;
+        socket.send(&vec![number as u8; size])?;
+        let length = socket.recv(&mut buffer)?;
+        let same = buffer[..length].iter().all(|byte| *byte == number as u8);
+        say(&format!("{length} {same}"));
+    }
+    Ok(())
+}
+
+/// Sends datagrams by each of so many sockets, until so many of them were refused.
+pub(crate) fn sockets(address: &str, count: u64, refused: u64) -> io::Result<()> {
+    let sockets = (0..count).map(|_| associated(address)).collect::<io::Result<Vec<_>>>()?;
+    let mut known = vec![false; sockets.len()];
+    while known.iter().filter(|known| **known).count() < refused as usize {
+        for (socket, known) in sockets.iter().zip(&mut known) {
+            let sent = socket.send(b"x");
+            // One at a time: what finds no room is lost.
+            socket.set_read_timeout(Some(Duration::from_millis(1)))?;
+            let answer = sent.and_then(|_| socket.recv(&mut [0; 16]));
+            *known |= answer.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        }
+    }
+    say("bounded");
+    Ok(())
+}
+
 /// Asks a name server for the IPv4 address of a name, by a datagram or a connection, and prints the address or the number of the failure.
 pub(crate) fn resolve(how: &str, server: &str, name: &str) -> io::Result<()> {
     let mut question = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];

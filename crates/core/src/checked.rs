@@ -5,10 +5,10 @@ use serde_json::Value;
 use tokio::io::AsyncRead;
 
 use crate::{
-    AttachRequest, CheckpointKind, CheckpointOptions, Claim, Connection, DirEntry, EgressStream, Error, ErrorKind, ExecRequest, ExecStream,
-    ExposedPort, Feature, FileStat, ImageKind, Isolation, LimitReport, Needs, PortStream, Probe, ProcessInfo, Program, ProviderInfo,
-    ProvisionRequest, PtySize, PutOptions, RemoveOptions, Renewal, Resource, RestoreRequest, Result, SandboxHandle, SandboxId,
-    SandboxProvider, SandboxSpec, SandboxStats, SandboxStatus, SavedCheckpoint, Signal, WatchStream,
+    AttachRequest, CheckpointKind, CheckpointOptions, Claim, Connection, DatagramStream, DirEntry, EgressStream, Error, ErrorKind,
+    ExecRequest, ExecStream, ExposedPort, Feature, FileStat, ImageKind, Isolation, LimitReport, Needs, PortStream, Probe, ProcessInfo,
+    Program, ProviderInfo, ProvisionRequest, PtySize, PutOptions, RemoveOptions, Renewal, Resource, RestoreRequest, Result, SandboxHandle,
+    SandboxId, SandboxProvider, SandboxSpec, SandboxStats, SandboxStatus, SavedCheckpoint, Signal, WatchStream,
 };
 
 /// A provider whose unclaimed features are refused, and whose arguments are validated, in one wording for all providers.
@@ -286,6 +286,11 @@ impl SandboxHandle for CheckedHandle {
     async fn leave(&self, question: u64) -> Result<Connection> {
         self.require(Feature::NetworkRules)?;
         self.inner.leave(question).await
+    }
+
+    async fn leave_datagrams(&self, question: u64) -> Result<Box<dyn DatagramStream>> {
+        self.require(Feature::NetworkUdp)?;
+        self.inner.leave_datagrams(question).await
     }
 
     async fn checkpoint(&self, options: CheckpointOptions) -> Result<SavedCheckpoint> {

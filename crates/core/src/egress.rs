@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use crate::{DomainName, Result};
 
@@ -32,6 +33,8 @@ pub enum Wanted {
     Name(DomainName),
     /// A TCP connection.
     Connection(RemoteHost, u16),
+    /// Datagrams (UDP) between one socket inside and one address.
+    Datagrams(RemoteHost, u16),
 }
 
 /// Where a connection goes.
@@ -52,10 +55,28 @@ pub trait EgressStream: Send {
     /// `Unavailable` when the sandbox is gone, or somebody else decides now.
     async fn next(&mut self) -> Result<EgressQuestion>;
 
-    /// Answers a question. For a connection that is allowed the answer is [`leave`](crate::SandboxHandle::leave) instead; a no after that
-    /// resets it, so that whoever is inside does not take what has come for all there was.
+    /// Answers a question. For a connection that is allowed the answer is [`leave`](crate::SandboxHandle::leave) instead, and for datagrams
+    /// [`leave_datagrams`](crate::SandboxHandle::leave_datagrams); a no after that resets it, so that whoever is inside does not take what has come for all
+    /// there was. A yes after that says that the end of what comes in is one in order: an end without it resets the connection, too.
     ///
     /// # Errors
     /// As [`next`](Self::next).
     async fn answer(&mut self, question: u64, allowed: bool) -> Result<()>;
+}
+
+/// Datagrams between one socket inside and one address outside, both ways, with their boundaries. Dropping it ends that: what comes from inside next is
+/// asked about anew.
+#[async_trait]
+pub trait DatagramStream: Send {
+    /// The next that the sandbox sends; `None` when there will be none. May be dropped while it waits: nothing is lost.
+    ///
+    /// # Errors
+    /// `Corrupt` for what is no datagram.
+    async fn next(&mut self) -> Result<Option<Bytes>>;
+
+    /// Passes one into the sandbox, where it may be lost, as datagrams may. Not to be dropped while it waits.
+    ///
+    /// # Errors
+    /// `Unavailable` when the sandbox is gone.
+    async fn send(&mut self, datagram: &[u8]) -> Result<()>;
 }

@@ -73,6 +73,8 @@ features! {
     NetworkOpen = "network-open",
     /// What rules allow, by name, address, port and protocol.
     NetworkRules = "network-rules",
+    /// Datagrams (UDP) beyond questions for names, decided about as connections are.
+    NetworkUdp = "network-udp",
     /// The runtime within the provider, chosen per sandbox.
     Runtime = "runtime",
 }

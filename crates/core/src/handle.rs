@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use tokio::io::AsyncRead;
 
 use crate::{
-    CheckpointOptions, Connection, DirEntry, EgressStream, Error, ErrorKind, ExecRequest, ExecResult, ExecStream, ExposedPort, FileStat,
-    LimitReport, PortStream, ProcessInfo, PutOptions, RemoveOptions, Renewal, RestoreRequest, Result, SandboxId, SandboxStats,
-    SandboxStatus, SavedCheckpoint, Signal, WatchStream,
+    CheckpointOptions, Connection, DatagramStream, DirEntry, EgressStream, Error, ErrorKind, ExecRequest, ExecResult, ExecStream,
+    ExposedPort, FileStat, LimitReport, PortStream, ProcessInfo, PutOptions, RemoveOptions, Renewal, RestoreRequest, Result, SandboxId,
+    SandboxStats, SandboxStatus, SavedCheckpoint, Signal, WatchStream,
 };
 
 /// One sandbox.
@@ -147,6 +147,15 @@ pub trait SandboxHandle: Send + Sync {
     /// # Errors
     /// `NotFound` when nobody waits for it any more.
     async fn leave(&self, question: u64) -> Result<Connection> {
+        let _ = question;
+        Err(nothing_leaves())
+    }
+
+    /// The sandbox's end of datagrams that were asked for, and are allowed.
+    ///
+    /// # Errors
+    /// As [`leave`](Self::leave).
+    async fn leave_datagrams(&self, question: u64) -> Result<Box<dyn DatagramStream>> {
         let _ = question;
         Err(nothing_leaves())
     }

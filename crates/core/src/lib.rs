@@ -26,7 +26,7 @@ mod stats;
 
 pub use checked::{Checked, CheckedHandle};
 pub use checkpoint::{CheckpointKind, CheckpointOptions, Renewal, SavedCheckpoint};
-pub use egress::{ClaimedProcess, EgressQuestion, EgressStream, RemoteHost, Wanted};
+pub use egress::{ClaimedProcess, DatagramStream, EgressQuestion, EgressStream, RemoteHost, Wanted};
 pub use error::{Context, Error, ErrorKind, Result};
 pub use feature::{Claim, Feature, FeatureSet};
 pub use file::{DirEntry, FileKind, FileStat, PutOptions, RemoveOptions, WatchEvent, WatchEventKind, WatchStream};

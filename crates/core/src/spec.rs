@@ -40,7 +40,7 @@ impl SandboxSpec {
         let secrets = (!self.secrets.is_empty()).then_some(Feature::NetworkRules);
         self.limits
             .features()
-            .chain(self.network.feature())
+            .chain(self.network.features())
             .chain(secrets)
             .chain(self.volumes.iter().map(volume))
             .chain(user)

@@ -16,7 +16,7 @@ use super::{
 const OPERATION: &str = "kernel import";
 
 /// Everything that is of use in a guest, in the order in which it is loaded as far as needs do not say otherwise.
-const WANTED: [&str; 24] = [
+const WANTED: [&str; 25] = [
     // The buses and devices that monitors have.
     "virtio_pci",
     "virtio_mmio",
@@ -36,6 +36,7 @@ const WANTED: [&str; 24] = [
     "nf_nat",
     "nft_chain_nat",
     "nft_redir",
+    "nft_tproxy",
     "nft_ct",
     "nft_reject_inet",
     "nft_compat",

@@ -63,6 +63,10 @@ pub struct AgentConfig {
     /// gives up before the first command.
     #[prost(bool, tag = "14")]
     pub egress: bool,
+    /// Whether datagrams must be able to leave as well: the agent does not begin where its kernel cannot divert them. Where it can, they may in any case.
+    /// Needs `CAP_NET_RAW` beside.
+    #[prost(bool, tag = "15")]
+    pub datagrams: bool,
     /// What the first process of a kernel does before; absent everywhere else.
     #[prost(message, optional, tag = "20")]
     pub guest: Option<GuestBoot>,

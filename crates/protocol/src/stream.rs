@@ -107,6 +107,15 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         Ok(())
     }
 
+    /// Writes one frame of raw bytes, which may be empty.
+    ///
+    /// # Errors
+    /// `TooLong`, or the connection's error.
+    pub async fn frame(&mut self, kind: FrameKind, payload: &[u8]) -> Result<(), FrameError> {
+        encode_frame(&mut self.buffer, kind, payload)?;
+        self.flush().await
+    }
+
     /// Writes the end of raw bytes.
     ///
     /// # Errors

@@ -113,6 +113,7 @@ fn config() -> AgentConfig {
         listen_folder: None,
         owner_input: false,
         egress: false,
+        datagrams: false,
         guest: None,
         env: vec![env("C", Some("3"))],
         workdir: Some(b"/home".to_vec()),
@@ -205,16 +206,19 @@ fn samples() -> Vec<Sample> {
     samples
 }
 
-fn leaving() -> [Sample; 6] {
+fn leaving() -> [Sample; 9] {
     let question = |what| Question { id: 121, process: Some(Claimed { pid: 122, name: b"curl".to_vec() }), what: Some(what) };
     let remote = Remote { name: Some("example.com".into()), address: vec![10, 0, 0, 1], port: 443 };
     [
         sample("AgentConfig.egress", AgentConfig { egress: true, ..AgentConfig::default() }),
-        sample("Request.egress", Request { operation: Some(request::Operation::Egress(Egress {})) }),
+        sample("Request.egress", Request { operation: Some(request::Operation::Egress(Egress { confirms_ends: false })) }),
         sample("Request.leave", Request { operation: Some(request::Operation::Leave(Leave { id: 123 })) }),
         sample("Question.name", question(question::What::Name("example.com".into()))),
-        sample("Question.connection", question(question::What::Connection(remote))),
+        sample("Question.connection", question(question::What::Connection(remote.clone()))),
         sample("Verdict", Verdict { id: 124, allowed: true }),
+        sample("AgentConfig.datagrams", AgentConfig { datagrams: true, ..AgentConfig::default() }),
+        sample("Question.datagrams", question(question::What::Datagrams(remote))),
+        sample("Egress.confirms_ends", Egress { confirms_ends: true }),
     ]
 }
 

@@ -13,6 +13,6 @@ mod patient;
 mod pipe;
 mod socket;
 
-pub use pass::{Free, Toll, pass, write};
+pub use pass::{Free, Toll, end, pass, pass_bytes, write};
 pub use patient::Patient;
 pub use socket::Socket;

@@ -41,12 +41,23 @@ impl Toll for Free {
 /// # Errors
 /// Of the sockets, or of the toll.
 pub async fn pass(from: &impl Socket, to: &impl Socket, toll: &impl Toll) -> io::Result<()> {
-    if !splice(from, to, toll).await? {
-        copy(from, to, toll).await?;
-    }
+    pass_bytes(from, to, toll).await?;
+    end(to);
+    Ok(())
+}
+
+/// As [`pass`], without the end.
+///
+/// # Errors
+/// As [`pass`].
+pub async fn pass_bytes(from: &impl Socket, to: &impl Socket, toll: &impl Toll) -> io::Result<()> {
+    if splice(from, to, toll).await? { Ok(()) } else { copy(from, to, toll).await }
+}
+
+/// Passes on an end.
+pub fn end(to: &impl Socket) {
     // A connection that is gone as a whole has no half to end.
     let _ = rustix::net::shutdown(to, rustix::net::Shutdown::Write);
-    Ok(())
 }
 
 /// Whether it came to the end: not so where there are no pipes, or what comes cannot be moved into one. Then nothing has been taken that was not passed on.

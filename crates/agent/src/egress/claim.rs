@@ -38,6 +38,11 @@ pub(super) async fn of(protocol: u8, own: SocketAddr, remote: SocketAddr) -> Opt
     tokio::time::timeout(PATIENCE, look).await.ok()?
 }
 
+/// The number of the socket, where the kernel can be asked for one.
+pub(super) fn socket(protocol: u8, own: SocketAddr, remote: SocketAddr) -> Option<u64> {
+    asked(protocol, own, remote).ok()
+}
+
 /// The number of the socket. Where the kernel cannot be asked for one, it is looked for in the text of them all, which takes milliseconds where the table is
 /// a large host's.
 fn inode(protocol: u8, own: SocketAddr, remote: SocketAddr) -> Option<u64> {

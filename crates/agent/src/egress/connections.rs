@@ -1,6 +1,6 @@
 use std::{
     io,
-    net::{IpAddr, SocketAddr, TcpStream as StdStream},
+    net::{SocketAddr, TcpStream as StdStream},
     os::fd::OwnedFd,
     rc::Rc,
     time::Duration,
@@ -14,7 +14,10 @@ use super::{
     host::{Host, Left},
     redirect::TCP,
 };
-use crate::{dial, watched::Watched};
+use crate::{
+    dial::{self, Passed},
+    watched::Watched,
+};
 
 /// How long accepting rests when descriptors or memory have run out.
 const REST: Duration = Duration::from_millis(100);
@@ -69,18 +72,18 @@ async fn pass(host: &Host, stream: &TcpStream, peer: SocketAddr) {
     let Some(destination) = original(stream).filter(|destination| stream.local_addr().is_ok_and(|own| own != *destination)) else {
         return reset(stream);
     };
-    let name = match destination.ip() {
-        IpAddr::V4(address) => host.names.borrow().name(address).map(ToOwned::to_owned),
-        IpAddr::V6(_) => None,
-    };
     let _ = stream.set_nodelay(true);
     let process = claim::of(TCP, peer, destination).await;
-    match host.connect(name, destination.ip(), destination.port(), process).await {
-        Some(Left { remote, ahead, revoked, id }) => {
+    match host.connect(destination, process).await {
+        Some(Left { remote, ahead, revoked, ended, id }) => {
+            // A host that goes takes the way along by which it would have said so.
+            let is_end = async { ended.await.is_ok() };
             tokio::select! {
                 biased;
                 Ok(()) = revoked => reset(stream),
-                () = dial::relay(remote, ahead, stream) => {}
+                passed = dial::relay(remote, ahead, stream, is_end) => if passed == Passed::Broken {
+                    reset(stream);
+                },
             }
             host.forget(id);
         }

@@ -1,14 +1,14 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use sandbar_protocol::{Ack, Claimed, FrameReader, Question, Remote, Reply, VERSION, Verdict, encode_message, question, reply};
+use sandbar_protocol::{Ack, Claimed, Egress, FrameReader, Question, Remote, Reply, VERSION, Verdict, encode_message, question, reply};
 use tokio::{
     io::{AsyncRead, AsyncWriteExt},
     net::UnixStream,
@@ -40,8 +40,10 @@ pub(crate) struct Host {
     /// Somebody else decides: the one before is done.
     replaced: Notify,
     waiting: RefCell<HashMap<u64, Waiting>>,
-    /// Connections that have left: how to reset them.
-    open: RefCell<HashMap<u64, oneshot::Sender<()>>>,
+    /// Connections that have left.
+    open: RefCell<HashMap<u64, Voice>>,
+    /// Whether whoever decides says of each end that it is one in order.
+    confirms_ends: Cell<bool>,
     last: Cell<u64>,
     /// Places for connections from inside.
     places: Arc<Semaphore>,
@@ -58,6 +60,15 @@ enum Waiting {
     Connection(oneshot::Sender<Option<Left>>),
 }
 
+/// How a connection that has left is told of.
+#[derive(Debug)]
+struct Voice {
+    /// That it is to be reset.
+    revoke: oneshot::Sender<()>,
+    /// That what comes in ends in order. Dropped when whoever could have said so is gone.
+    end: Option<oneshot::Sender<()>>,
+}
+
 /// A connection that is allowed, and was made.
 #[derive(Debug)]
 pub(super) struct Left {
@@ -66,6 +77,8 @@ pub(super) struct Left {
     pub(super) ahead: Bytes,
     /// Tells that it is to be reset.
     pub(super) revoked: oneshot::Receiver<()>,
+    /// Tells that what comes in ends in order.
+    pub(super) ended: oneshot::Receiver<()>,
     pub(super) id: u64,
 }
 
@@ -89,15 +102,25 @@ impl Host {
     }
 
     /// The host's end of a connection that is allowed; `None` when it is refused, or nobody decides.
-    pub(super) async fn connect(&self, name: Option<String>, address: IpAddr, port: u16, process: Option<Claimed>) -> Option<Left> {
+    pub(super) async fn connect(&self, to: SocketAddr, process: Option<Claimed>) -> Option<Left> {
         let (sender, answer) = oneshot::channel();
-        let bytes = match address {
-            _ if name.is_some() => Vec::new(),
-            IpAddr::V4(address) => address.octets().to_vec(),
-            IpAddr::V6(address) => address.octets().to_vec(),
+        self.ask(process, question::What::Connection(self.remote(to)), Waiting::Connection(sender), answer).await?
+    }
+
+    /// The same for datagrams, each of which is a frame there.
+    pub(super) async fn associate(&self, to: SocketAddr, process: Option<Claimed>) -> Option<Left> {
+        let (sender, answer) = oneshot::channel();
+        self.ask(process, question::What::Datagrams(self.remote(to)), Waiting::Connection(sender), answer).await?
+    }
+
+    /// What an address stands for: a name, or itself.
+    fn remote(&self, to: SocketAddr) -> Remote {
+        let (name, address) = match to.ip() {
+            IpAddr::V4(address) => (self.names.borrow().name(address).map(ToOwned::to_owned), address.octets().to_vec()),
+            IpAddr::V6(address) => (None, address.octets().to_vec()),
         };
-        let remote = Remote { name, address: bytes, port: port.into() };
-        self.ask(process, question::What::Connection(remote), Waiting::Connection(sender), answer).await?
+        let address = if name.is_some() { Vec::new() } else { address };
+        Remote { name, address, port: to.port().into() }
     }
 
     async fn ask<T>(&self, process: Option<Claimed>, what: question::What, waiting: Waiting, answer: oneshot::Receiver<T>) -> Option<T> {
@@ -138,6 +161,13 @@ impl Host {
         self.open.borrow_mut().remove(&id);
     }
 
+    /// Nobody will tell of an end any more.
+    fn lose_ends(&self) {
+        for voice in self.open.borrow_mut().values_mut() {
+            voice.end = None;
+        }
+    }
+
     fn decide(&self, verdict: Verdict) {
         let waiting = self.waiting.borrow_mut().remove(&verdict.id);
         match waiting {
@@ -148,9 +178,12 @@ impl Host {
             None if !verdict.allowed => {
                 let open = self.open.borrow_mut().remove(&verdict.id);
                 // It may have ended just now.
-                let _ = open.map(|revoke| revoke.send(()));
+                let _ = open.map(|voice| voice.revoke.send(()));
             }
-            None => {}
+            None => {
+                let end = self.open.borrow_mut().get_mut(&verdict.id).and_then(|voice| voice.end.take());
+                let _ = end.map(|end| end.send(()));
+            }
         }
     }
 }
@@ -164,10 +197,17 @@ pub(crate) struct Leaving {
 impl Leaving {
     /// Hands the connection over.
     pub(crate) fn begin(self, host: &Host, remote: UnixStream, ahead: Bytes) {
-        let (revoke, revoked) = oneshot::channel();
+        let ((revoke, revoked), (end, ended)) = (oneshot::channel(), oneshot::channel());
+        let end = if host.confirms_ends.get() {
+            Some(end)
+        } else {
+            // It is there: the receiver is below.
+            let _ = end.send(());
+            None
+        };
         // Before whoever waits can have gone on.
-        host.open.borrow_mut().insert(self.id, revoke);
-        if self.sender.send(Some(Left { remote, ahead, revoked, id: self.id })).is_err() {
+        host.open.borrow_mut().insert(self.id, Voice { revoke, end });
+        if self.sender.send(Some(Left { remote, ahead, revoked, ended, id: self.id })).is_err() {
             // It ends, and the host sees that.
             host.forget(self.id);
         }
@@ -175,12 +215,19 @@ impl Leaving {
 }
 
 /// Lets the host at the other end of this connection decide, until it goes or another one comes.
-pub(crate) async fn serve<R: AsyncRead + Unpin>(agent: &Agent, mut reader: FrameReader<R>, mut writer: impl AsyncWriteExt + Unpin) {
+pub(crate) async fn serve<R: AsyncRead + Unpin>(
+    agent: &Agent,
+    request: Egress,
+    mut reader: FrameReader<R>,
+    mut writer: impl AsyncWriteExt + Unpin,
+) {
     let host = &agent.egress;
     let (sender, mut questions) = mpsc::channel(64);
     host.replaced.notify_waiters();
     // Whoever waits for the one before waits in vain: it may have decided, and its answer is lost.
     host.waiting.borrow_mut().clear();
+    host.lose_ends();
+    host.confirms_ends.set(request.confirms_ends);
     *host.questions.borrow_mut() = Some(sender.clone());
     host.present.notify_waiters();
     let mut bytes = BytesMut::from(VERSION.encode().as_slice());
@@ -209,6 +256,7 @@ pub(crate) async fn serve<R: AsyncRead + Unpin>(agent: &Agent, mut reader: Frame
     if own {
         host.questions.borrow_mut().take();
         host.waiting.borrow_mut().clear();
+        host.lose_ends();
     }
 }
 
@@ -222,6 +270,7 @@ impl Host {
             replaced: Notify::new(),
             waiting: RefCell::default(),
             open: RefCell::default(),
+            confirms_ends: Cell::default(),
             last: Cell::default(),
             places: Arc::new(Semaphore::new(MOST_CONNECTIONS as usize)),
             quiet: Cell::default(),

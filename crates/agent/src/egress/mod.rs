@@ -7,15 +7,21 @@
 //! | `dns` | questions and answers |
 //! | `resolver` | the servers that answer them |
 //! | `connections` | the listeners for redirected connections |
+//! | `flows` | diverted datagrams, by who sent them where |
+//! | `diverted` | the sockets for them |
+//! | `packets` | what the agent answers in the name of addresses outside |
 //! | `host` | the host's connection, and what waits for its answers |
 //! | `claim` | the process behind a connection |
 
 mod claim;
 mod connections;
+mod diverted;
 mod dns;
+mod flows;
 mod host;
 mod names;
 pub(crate) mod netlink;
+mod packets;
 mod redirect;
 mod resolver;
 mod tables;
@@ -33,6 +39,8 @@ use crate::agent::Agent;
 
 pub(crate) use host::{Host, serve};
 
+use diverted::Diverted;
+use flows::Flows;
 use redirect::Ports;
 
 /// Where resolv.conf leads: loopback, so that no rule is needed to get there, and not the address that a server of the user's own would take.
@@ -41,19 +49,33 @@ const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
 const TRIES: usize = 32;
 
 /// What leaves comes here from now on; nobody has answered it yet.
-pub(crate) struct Redirected(Sockets);
+pub(crate) struct Redirected {
+    sockets: Sockets,
+    diverted: Option<Diverted>,
+}
 
 impl Redirected {
     /// Redirects, before any command runs and so before anybody else could take the ports, and gives up the right to change that for good.
     ///
     /// # Errors
-    /// When the kernel cannot redirect, or the ports cannot be had.
-    pub(crate) fn begin() -> io::Result<Self> {
-        let sockets = Sockets::open()?;
-        redirect::install(sockets.ports)?;
+    /// When the kernel cannot redirect, or the ports cannot be had; where datagrams must leave as well, when they could not.
+    pub(crate) fn begin(needs_datagrams: bool) -> io::Result<Self> {
+        let mut sockets = Sockets::open()?;
+        // A kernel without them, or without the right to have them: then nothing is answered for what is outside.
+        let diverted = Diverted::open(&sockets.datagrams);
+        sockets.ports.datagrams = diverted.as_ref().ok().map(|diverted| diverted.port);
+        let is_diverted = redirect::install(sockets.ports)?;
         give_up_rights()?;
         resolver::name_in_file(NAME_SERVER);
-        Ok(Self(sockets))
+        let diverted = match diverted {
+            Ok(diverted) if is_diverted => Some(diverted),
+            Ok(_) if needs_datagrams => {
+                return Err(io::Error::other("datagrams cannot leave: this kernel cannot divert them (nft_tproxy)"));
+            }
+            Err(error) if needs_datagrams => return Err(io::Error::new(error.kind(), format!("datagrams cannot leave: {error}"))),
+            Ok(_) | Err(_) => None,
+        };
+        Ok(Self { sockets, diverted })
     }
 
     /// Answers.
@@ -62,13 +84,19 @@ impl Redirected {
     /// Of the event loop.
     pub(crate) fn serve(self, agent: &Agent) -> io::Result<()> {
         let (host, roll) = (&agent.egress, &agent.roll);
-        for listener in self.0.connections {
+        if let Some(diverted) = self.diverted {
+            let flows = Flows::new(Rc::clone(host), diverted.sender);
+            for socket in diverted.sockets {
+                tokio::task::spawn_local(flows::run(Rc::clone(&flows), roll.watch(socket.into(), Interest::READABLE)?));
+            }
+        }
+        for listener in self.sockets.connections {
             tokio::task::spawn_local(connections::run(Rc::clone(host), roll.watch(listener.into(), Interest::READABLE)?));
         }
-        for listener in self.0.questions {
+        for listener in self.sockets.questions {
             tokio::task::spawn_local(resolver::connections(Rc::clone(host), roll.watch(listener.into(), Interest::READABLE)?));
         }
-        for socket in self.0.datagrams {
+        for socket in self.sockets.datagrams {
             tokio::task::spawn_local(resolver::datagrams(Rc::clone(host), roll.watch(socket.into(), Interest::READABLE)?));
         }
         Ok(())
@@ -106,7 +134,7 @@ impl Sockets {
                 Ok(mut sockets) => {
                     questions.push(listen(SocketAddr::from((NAME_SERVER, 53)))?);
                     sockets.push(datagrams(SocketAddr::from((NAME_SERVER, 53)))?);
-                    let ports = Ports { connections: port(&connections[0])?, questions: number };
+                    let ports = Ports { connections: port(&connections[0])?, questions: number, datagrams: None };
                     return Ok(Self { ports, connections, questions, datagrams: sockets });
                 }
                 Err(error) => last = Some(error),

@@ -1,4 +1,5 @@
-//! How everything that would leave ends at the agent: every address is one of the loopback device's, and outbound TCP and DNS are redirected.
+//! How everything that would leave ends at the agent: every address is one of the loopback device's, outbound TCP and DNS are redirected, and other
+//! datagrams are diverted.
 //!
 //! There is no other device, so what is not redirected cannot leave either: it is delivered here, where nobody listens. Numbers are those of
 //! linux/rtnetlink.h and linux/netfilter/nf_tables.h.
@@ -14,6 +15,7 @@ use super::{
 const TABLE: &str = "sandbar";
 const NAT: &str = "leaving";
 const FILTER: &str = "refused";
+const DIVERTED: &str = "diverted";
 
 /// `NFPROTO_INET`, `AF_INET`, `AF_INET6`.
 const INET: u8 = 1;
@@ -23,8 +25,11 @@ pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
-/// `NF_INET_LOCAL_OUT`.
+/// `NF_INET_PRE_ROUTING` and `NF_INET_LOCAL_OUT`.
+const PREROUTING: u32 = 0;
 const OUTPUT: u32 = 3;
+/// What packets of the agent's own have, which go where they are to.
+pub(super) const MARK: u32 = 0x5a4d_4241;
 /// `NFT_REG_1` and the verdict's register.
 const REGISTER: u32 = 1;
 const VERDICT: u32 = 0;
@@ -38,20 +43,28 @@ pub(super) struct Ports {
     pub(super) connections: u16,
     /// The DNS server's, for datagrams and connections.
     pub(super) questions: u16,
+    /// The socket for other datagrams, where there is one.
+    pub(super) datagrams: Option<u16>,
 }
 
 /// Makes every address local, and redirects. Needs `CAP_NET_ADMIN` over the network namespace, and `CAP_NET_RAW` where the packet filter is the older one.
+/// Whether datagrams are diverted: not all kernels can.
 ///
 /// # Errors
-/// When the kernel cannot do it.
-pub(super) fn install(ports: Ports) -> io::Result<()> {
+/// When the kernel cannot do the rest.
+pub(super) fn install(ports: Ports) -> io::Result<bool> {
     route(IPV4, &[0; 4]).map_err(|error| told("the IPv4 route", error))?;
     match route(IPV6, &[0; 16]) {
         // A kernel without IPv6.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EACCES)) => {}
         other => other.map_err(|error| told("the IPv6 route", error))?,
     }
-    match rules(ports).to_filter() {
+    if ports.datagrams.is_some() && rules(ports).to_filter().is_ok() {
+        return Ok(true);
+    }
+    // All of them are taken, or none.
+    let ports = Ports { datagrams: None, ..ports };
+    let filtered = match rules(ports).to_filter() {
         // gVisor, whose routes do not make addresses local either. What a prefix of its loopback device's covers is local, and two cover everything; of IPv6
         // what is redirected is, and the rest is lost.
         Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => {
@@ -61,7 +74,8 @@ pub(super) fn install(ports: Ports) -> io::Result<()> {
             tables::install(ports).map_err(|error| told("the packet rules", error))
         }
         other => other.map_err(|error| told("the packet rules", error)),
-    }
+    };
+    filtered.map(|()| false)
 }
 
 fn told(what: &str, error: io::Error) -> io::Error {
@@ -111,9 +125,15 @@ fn rules(ports: Ports) -> Messages {
     messages.add(NEW_TABLE, &own, |attributes| {
         attributes.text(1, TABLE);
     });
-    chain(&mut messages, NAT, "nat", -100);
-    chain(&mut messages, FILTER, "filter", 0);
-    for name in [NAT, FILTER] {
+    chain(&mut messages, NAT, "nat", OUTPUT, -100);
+    chain(&mut messages, FILTER, "filter", OUTPUT, 0);
+    let mut chains = vec![NAT, FILTER];
+    if ports.datagrams.is_some() {
+        // Where what has left comes in again, by the only device that there is.
+        chain(&mut messages, DIVERTED, "filter", PREROUTING, -150);
+        chains.push(DIVERTED);
+    }
+    for name in chains {
         rule(&mut messages, name, |expressions| {
             expressions.family(IPV4).load(Header::Network, 16, 4).mask(&[255, 0, 0, 0]).is(&[127, 0, 0, 0]).accept();
         });
@@ -122,6 +142,11 @@ fn rules(ports: Ports) -> Messages {
         rule(&mut messages, name, |expressions| {
             expressions.family(IPV6).load(Header::Network, 24, 16).is(&localhost).accept();
         });
+        // Whoever answers for an address outside answers from it.
+        rule(&mut messages, name, |expressions| expressions.marked(MARK).accept());
+    }
+    if let Some(port) = ports.datagrams {
+        rule(&mut messages, DIVERTED, |expressions| expressions.protocol(UDP).divert(port));
     }
     for protocol in [UDP, TCP] {
         rule(&mut messages, NAT, |expressions| {
@@ -141,12 +166,12 @@ fn rules(ports: Ports) -> Messages {
     messages
 }
 
-fn chain(messages: &mut Messages, name: &str, kind: &str, priority: i32) {
+fn chain(messages: &mut Messages, name: &str, kind: &str, place: u32, priority: i32) {
     const NEW_CHAIN: u16 = 10 << 8 | 3;
     messages.add(NEW_CHAIN, &[INET, 0, 0, 0], |attributes| {
         attributes.text(1, TABLE).text(3, name);
         attributes.nest(4, |hook| {
-            hook.number(1, OUTPUT).number(2, priority.cast_unsigned());
+            hook.number(1, place).number(2, priority.cast_unsigned());
         });
         attributes.text(7, kind);
     });
@@ -193,6 +218,12 @@ impl Expressions<'_, '_> {
     fn protocol(&mut self, protocol: u8) -> &mut Self {
         const PROTOCOL: u32 = 16;
         self.meta(PROTOCOL).is(&[protocol])
+    }
+
+    /// With this mark.
+    fn marked(&mut self, mark: u32) -> &mut Self {
+        const MARKED: u32 = 3;
+        self.meta(MARKED).is(&mark.to_ne_bytes())
     }
 
     fn load(&mut self, header: Header, offset: u32, length: u32) -> &mut Self {
@@ -242,6 +273,19 @@ impl Expressions<'_, '_> {
         self.one("redir", |data| {
             // `NF_NAT_RANGE_PROTO_SPECIFIED`.
             data.number(1, REGISTER).number(3, 2);
+        });
+    }
+
+    /// Gives it as it is to the transparent socket with this port of the loopback address, if there is one.
+    fn divert(&mut self, port: u16) {
+        self.one("immediate", |data| {
+            data.number(1, REGISTER).nest(2, |own| {
+                own.bytes(1, &port.to_be_bytes());
+            });
+        });
+        self.one("tproxy", |data| {
+            // `NFPROTO_UNSPEC`: whichever family it is of.
+            data.number(1, 0).number(3, REGISTER);
         });
     }
 

@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn entries_follow_one_another_to_the_end_of_the_table() {
         for (family, head) in [(Family::Four, 112), (Family::Six, 168)] {
-            let table = family.table(Ports { connections: 1234, questions: 5678 });
+            let table = family.table(Ports { connections: 1234, questions: 5678, datagrams: None });
             let (count, size) = (number(&table, 36), number(&table, 40));
             let entries = &table[96..];
             assert_eq!((entries.len(), number(&table, 84)), (size, count));

@@ -31,7 +31,7 @@ const ALWAYS: [Feature; 14] = [
     Feature::NetworkNone,
 ];
 /// What it takes a packet filter to decide about what leaves.
-const LEAVING: [Feature; 2] = [Feature::NetworkOpen, Feature::NetworkRules];
+const LEAVING: [Feature; 3] = [Feature::NetworkOpen, Feature::NetworkRules, Feature::NetworkUdp];
 
 /// The provider's claim at its best.
 pub fn claim() -> Claim {

@@ -182,7 +182,7 @@ pub(super) fn plan(outline: Outline<'_>) -> Result<Vec<Planned>> {
 
     plan.add(Step::Limit { resource: libc::RLIMIT_CORE, value: 0 });
     plan.add(Step::Limit { resource: libc::RLIMIT_NOFILE, value: outline.open_files });
-    for capability in capabilities::dropped().filter(|number| !(outline.redirects && *number == capabilities::NET_ADMIN)) {
+    for capability in capabilities::dropped().filter(|number| !(outline.redirects && capabilities::REDIRECTING.contains(number))) {
         plan.add(Step::DropCapability(capability));
     }
     plan.add(Step::NoNewPrivileges);

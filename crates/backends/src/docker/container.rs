@@ -22,7 +22,7 @@ const CAPABILITIES: [&str; 11] =
 /// commands do not have it.
 const NAMING: &str = "SYS_ADMIN";
 /// What the agent alone has where it redirects what would leave: it gives that up before the first command.
-const REDIRECTING: &str = "NET_ADMIN";
+const REDIRECTING: [&str; 2] = ["NET_ADMIN", "NET_RAW"];
 /// Bytes of `/dev/shm` where there is no memory limit. The engine's own default of 64 MiB breaks browsers and data loaders.
 const SHARED_MEMORY: u64 = 256 << 20;
 
@@ -110,7 +110,7 @@ impl Outline<'_> {
     fn capabilities(&self) -> impl Iterator<Item = &'static str> {
         let naming = (self.isolation == Isolation::UserKernel).then_some(NAMING);
         let redirecting = self.spec.network.policy().map(|_| REDIRECTING);
-        CAPABILITIES.into_iter().chain(naming).chain(redirecting)
+        CAPABILITIES.into_iter().chain(naming).chain(redirecting.into_iter().flatten())
     }
 
     /// Without a network engines turn IPv6 off, and what leaves by it would not be asked for.
@@ -202,7 +202,7 @@ mod tests {
             let spec = SandboxSpec { network, ..SandboxSpec::default() };
             let host = outline(&spec).request().unwrap().host_config.unwrap();
             assert_eq!(host.network_mode.as_deref(), Some("none"));
-            host.cap_add.unwrap().iter().any(|name| name == REDIRECTING)
+            host.cap_add.unwrap().iter().any(|name| REDIRECTING.contains(&name.as_str()))
         };
         assert!(has(Network::Open) && !has(Network::None) && !has(Network::Default));
     }

@@ -28,7 +28,7 @@ const ALWAYS: [Feature; 12] = [
 const WITH_LAYERS: [Feature; 3] = [Feature::DiskCheckpoint, Feature::Restore, Feature::Fork];
 
 /// What it takes this host's packet filter to decide about what leaves.
-const LEAVING: [Feature; 2] = [Feature::NetworkOpen, Feature::NetworkRules];
+const LEAVING: [Feature; 3] = [Feature::NetworkOpen, Feature::NetworkRules, Feature::NetworkUdp];
 
 /// The provider's claim at its best.
 pub fn claim() -> Claim {

@@ -17,8 +17,8 @@ mod number {
     pub(super) const SETFCAP: u32 = 31;
 }
 
-/// What the agent needs, where it redirects what leaves.
-pub(crate) const NET_ADMIN: u32 = 12;
+/// What the agent needs, where it redirects what leaves: `CAP_NET_ADMIN`, and `CAP_NET_RAW` to answer datagrams for whoever they were to.
+pub(crate) const REDIRECTING: [u32; 2] = [12, 13];
 
 /// Docker's default without NET_RAW (there is no network but loopback), MKNOD (impossible in a user namespace) and AUDIT_WRITE.
 /// SYS_CHROOT stays: package managers and servers that separate privileges call `chroot`, and all that it shows is the sandbox itself.

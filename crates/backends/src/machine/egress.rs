@@ -1,14 +1,19 @@
 use std::net::IpAddr;
 
 use async_trait::async_trait;
-use sandbar_core::{ClaimedProcess, Connection, DomainName, EgressQuestion, EgressStream, RemoteHost, Result, Wanted};
-use sandbar_protocol::{Egress, Leave, Question, Remote, Verdict, question::What, request::Operation};
+use bytes::Bytes;
+use sandbar_core::{
+    ClaimedProcess, Connection, DatagramStream, DomainName, EgressQuestion, EgressStream, Error, ErrorKind, RemoteHost, Result, Wanted,
+};
+use sandbar_protocol::{Egress, FrameError, FrameKind, Leave, Question, Remote, Verdict, question::What, request::Operation};
 
 use super::{
     Backend,
     client::{Call, Link, Patience},
 };
 
+/// Bytes of the largest datagram.
+const LARGEST: usize = 65_535;
 /// Bytes of a process's name that are taken: as many as the kernel keeps.
 const NAME: usize = 15;
 
@@ -18,7 +23,7 @@ impl<B: Backend> Call<B> {
     /// # Errors
     /// As [`order`](Self::order).
     pub(super) async fn egress(self) -> Result<Asking<B>> {
-        let link = self.order(Operation::Egress(Egress {}), Patience::Quick).await?;
+        let link = self.order(Operation::Egress(Egress { confirms_ends: true }), Patience::Quick).await?;
         Ok(Asking { link, call: self })
     }
 
@@ -28,6 +33,41 @@ impl<B: Backend> Call<B> {
     /// `NotFound` when nobody waits for it any more.
     pub(super) async fn leave(self, question: u64) -> Result<Connection> {
         self.order(Operation::Leave(Leave { id: question }), Patience::Quick).await.map(Link::into_stream)
+    }
+
+    /// The same of datagrams.
+    ///
+    /// # Errors
+    /// As [`leave`](Self::leave).
+    pub(super) async fn leave_datagrams(self, question: u64) -> Result<Datagrams<B>> {
+        let link = self.order(Operation::Leave(Leave { id: question }), Patience::Quick).await?;
+        Ok(Datagrams { link, call: self })
+    }
+}
+
+/// The sandbox's end of datagrams.
+pub(super) struct Datagrams<B: Backend> {
+    link: Link,
+    call: Call<B>,
+}
+
+#[async_trait]
+impl<B: Backend> DatagramStream for Datagrams<B> {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        match self.link.reader.next().await {
+            Ok(Some(frame)) if frame.kind == FrameKind::Bytes && frame.payload.len() <= LARGEST => Ok(Some(frame.payload)),
+            Ok(Some(_)) => Err(Error::new(ErrorKind::Corrupt, "egress", "the agent sent something else than a datagram")),
+            // Whoever is gone sends nothing more; a half of a datagram is lost.
+            Ok(None) | Err(FrameError::Cut | FrameError::Io(_)) => Ok(None),
+            Err(error) => Err(self.call.explain(error).await),
+        }
+    }
+
+    async fn send(&mut self, datagram: &[u8]) -> Result<()> {
+        match self.link.writer.frame(FrameKind::Bytes, datagram).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.call.explain(error).await),
+        }
     }
 }
 
@@ -66,11 +106,13 @@ fn validated(question: Question) -> EgressQuestion {
 fn wanted(what: What) -> Option<Wanted> {
     match what {
         What::Name(name) => Some(Wanted::Name(name.parse().ok()?)),
-        What::Connection(remote) => {
-            let port = u16::try_from(remote.port).ok().filter(|port| *port != 0)?;
-            Some(Wanted::Connection(host(&remote)?, port))
-        }
+        What::Connection(remote) => Some(Wanted::Connection(host(&remote)?, port(&remote)?)),
+        What::Datagrams(remote) => Some(Wanted::Datagrams(host(&remote)?, port(&remote)?)),
     }
+}
+
+fn port(remote: &Remote) -> Option<u16> {
+    u16::try_from(remote.port).ok().filter(|port| *port != 0)
 }
 
 fn host(remote: &Remote) -> Option<RemoteHost> {

@@ -2,9 +2,9 @@ use std::{net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use sandbar_core::{
-    CheckpointOptions, Connection, DirEntry, EgressStream, Error, ErrorKind, ExecRequest, ExecStream, ExposedPort, FileStat, LimitReport,
-    PortStream, ProcessInfo, PutOptions, RemoveOptions, Renewal, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxStats,
-    SandboxStatus, SavedCheckpoint, Signal, WatchStream,
+    CheckpointOptions, Connection, DatagramStream, DirEntry, EgressStream, Error, ErrorKind, ExecRequest, ExecStream, ExposedPort,
+    FileStat, LimitReport, PortStream, ProcessInfo, PutOptions, RemoveOptions, Renewal, RestoreRequest, Result, SandboxHandle, SandboxId,
+    SandboxStats, SandboxStatus, SavedCheckpoint, Signal, WatchStream,
 };
 use tokio::io::AsyncRead;
 
@@ -152,6 +152,10 @@ impl<B: Backend> SandboxHandle for MachineHandle<B> {
 
     async fn leave(&self, question: u64) -> Result<Connection> {
         self.call("leave")?.leave(question).await
+    }
+
+    async fn leave_datagrams(&self, question: u64) -> Result<Box<dyn DatagramStream>> {
+        Ok(Box::new(self.call("leave")?.leave_datagrams(question).await?))
     }
 
     async fn checkpoint(&self, options: CheckpointOptions) -> Result<SavedCheckpoint> {

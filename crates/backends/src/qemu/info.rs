@@ -10,7 +10,7 @@ const PROGRAM: &str = "qemu-system-x86_64";
 
 /// What it has wherever it works.
 fn features() -> FeatureSet {
-    vmm::FEATURES.into_iter().chain([Feature::NetworkOpen, Feature::NetworkRules]).collect()
+    vmm::FEATURES.into_iter().chain([Feature::NetworkOpen, Feature::NetworkRules, Feature::NetworkUdp]).collect()
 }
 
 /// The provider's claim at its best.

@@ -22,6 +22,7 @@ pub const CASES: &[Case] = &[
         .staged(),
     Case::new("egress::two_thousand_connections_are_open_at_once_and_cost_little", many).on(&["container-root"]).staged(),
     Case::new("egress::a_keeper_that_was_killed_allows_nothing_and_comes_back", killed).on(WALLS).staged(),
+    Case::new("egress::a_keeper_that_is_killed_in_the_middle_is_no_end", broken_off).on(WALLS).staged(),
     Case::new("egress::rules_are_refused_where_nobody_could_keep_them", unclaimed).on(&["dangerous-host"]).brief(),
 ];
 
@@ -107,8 +108,8 @@ fn refused(outer: &Home) {
         assert_eq!(codes, "3\n3", "{server}");
     }
     // What is no TCP.
-    let quic = home.sandbar(&["exec", &id, "--", "bash", "-c", "exec 3<>/dev/udp/93.184.215.14/443; echo x >&3; echo x >&3"]);
-    assert_ne!(quic.code, 0, "{quic}");
+    let quic = home.sandbar(&["exec", &id, "--", "bash", "-c", "exec 3<>/dev/udp/93.184.215.14/443; echo x >&3; cat <&3"]);
+    assert!(quic.code != 0 && quic.stderr.contains("refused"), "{quic}");
     // Not even this one was looked up: nobody has connected to it.
     assert_eq!(stage.seen(), Vec::<String>::new());
     home.close();
@@ -447,6 +448,24 @@ fn killed(outer: &Home) {
     assert_eq!(killed.code, 137, "{killed}");
     assert_reached(&home, "orphan", &["http://allowed.test/"], "you reached");
     assert_refused(&home, "orphan", &["http://other.test/"]);
+    home.close();
+}
+
+fn broken_off(outer: &Home) {
+    let stage = Stage::new();
+    let home = stage.home(&outer.wall);
+    let id = home.create(&["--net", "allow=allowed.test"]);
+    let script = "exec 3<>/dev/tcp/allowed.test/7000; echo hello >&3; cat <&3 2>&1; echo over";
+    let mut open = home.start(&["exec", &id, "--", "bash", "-c", script]);
+    open.wait_for_line("hello");
+    let keepers = crate::support::processes_with(&format!("keeper\0--home\0{}\0{id}", home.state().display()));
+    let keeper = rustix::process::Pid::from_raw(keepers[0].cast_signed()).unwrap();
+    rustix::process::kill_process(keeper, rustix::process::Signal::KILL).unwrap();
+    open.wait_for_line("cat: -: Connection reset by peer");
+    open.wait_for_line("over");
+    assert_eq!(open.finish().code, 0);
+    // Whatever command comes next brings another one.
+    assert_reached(&home, &id, &["http://allowed.test/"], "you reached");
     home.close();
 }
 

@@ -5,6 +5,7 @@
 mod choices;
 mod copies;
 mod crowd;
+mod datagrams;
 mod egress;
 mod exits;
 mod faults;
@@ -17,6 +18,7 @@ mod limits;
 mod listings;
 mod many;
 mod owned;
+mod packages;
 mod portable;
 mod ports;
 mod secrets;
@@ -42,7 +44,9 @@ fn main() -> ExitCode {
         limits::CASES,
         ports::CASES,
         egress::CASES,
+        datagrams::CASES,
         secrets::CASES,
+        packages::CASES,
         many::CASES,
         crowd::CASES,
         choices::CASES,

@@ -77,6 +77,10 @@ async fn attempt(context: &Context, sandbox: &Sandbox, feature: Feature) -> Resu
             let rules = Network::Rules("allow=example.com".parse()?);
             context.sandbox_refusal(spec(&|spec| spec.network = rules.clone())).await?.map(drop)
         }
+        Feature::NetworkUdp => {
+            let rules = Network::Rules("allow=example.com:123/udp".parse()?);
+            context.sandbox_refusal(spec(&|spec| spec.network = rules.clone())).await?.map(drop)
+        }
         Feature::Runtime => context.sandbox_refusal(spec(&|spec| spec.runtime = Some("runc".to_owned()))).await?.map(drop),
         other => return Err(Failure::new(format!("this case does not know how to try {other}"))),
     };

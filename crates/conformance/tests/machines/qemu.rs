@@ -15,6 +15,8 @@ const PARTICULAR: Part = Part {
     names: &[
         "egress::a_name_is_connected_to_by_name",
         "egress::addresses_are_asked_for_as_they_are",
+        "egress::datagrams_are_asked_for_by_name_and_keep_their_boundaries",
+        "egress::datagrams_that_are_not_allowed_any_more_find_nobody",
         "egress::memory_is_saved_without_what_is_open_or_not_at_all",
         "memory",
         "restore",

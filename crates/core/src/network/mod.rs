@@ -45,14 +45,20 @@ pub enum Network {
 }
 
 impl Network {
-    /// The feature that this choice needs.
-    pub const fn feature(&self) -> Option<Feature> {
-        match self {
+    /// The features that this choice needs. Datagrams are needed where a rule names them; others are refused where they cannot be had.
+    pub fn features(&self) -> impl Iterator<Item = Feature> + use<> {
+        let own = match self {
             Self::Default => None,
             Self::None => Some(Feature::NetworkNone),
             Self::Open => Some(Feature::NetworkOpen),
             Self::Rules(_) => Some(Feature::NetworkRules),
-        }
+        };
+        own.into_iter().chain(self.needs_udp().then_some(Feature::NetworkUdp))
+    }
+
+    /// Whether a rule names datagrams.
+    pub fn needs_udp(&self) -> bool {
+        matches!(self, Self::Rules(policy) if policy.names_udp())
     }
 
     /// What decides about connections, where there may be some.

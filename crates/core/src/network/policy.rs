@@ -60,6 +60,11 @@ impl Policy {
         &self.rules
     }
 
+    /// Whether a rule allows datagrams by name of their protocol, so that a sandbox without them would not be what was asked for.
+    pub fn names_udp(&self) -> bool {
+        self.rules.iter().any(|rule| rule.action == Action::Allow && rule.protocol == Some(Protocol::Udp))
+    }
+
     /// How much may pass.
     pub const fn limits(&self) -> NetworkLimits {
         self.limits
@@ -277,5 +282,7 @@ mod tests {
         };
         assert!(over("allow=a.com/udp", Protocol::Udp) && !over("allow=a.com/udp", Protocol::Tcp));
         assert!(over("allow=a.com", Protocol::Udp) && over("allow=a.com", Protocol::Tcp));
+        assert!(policy("deny=a.com/udp,allow=b.com:123/udp").names_udp());
+        assert!(!policy("deny=a.com/udp,allow=b.com,open").names_udp());
     }
 }

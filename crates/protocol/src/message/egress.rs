@@ -4,9 +4,14 @@ use prost::{Message, Oneof};
 
 /// The host decides from now on, on this connection; one that did so before is done.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
-pub struct Egress {}
+pub struct Egress {
+    /// Whether the host says of each connection that what comes in has ended in order: a `Verdict` that allows, after its bytes. Who has gone instead says
+    /// nothing, and that resets it.
+    #[prost(bool, tag = "1")]
+    pub confirms_ends: bool,
+}
 
-/// The host has connected: the bytes of the question with this number go here.
+/// The host has connected: the bytes of the question with this number go here; of datagrams, each one as a frame of raw bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct Leave {
     /// The question's number.
@@ -24,7 +29,7 @@ pub struct Question {
     #[prost(message, optional, tag = "2")]
     pub process: Option<Claimed>,
     /// What.
-    #[prost(oneof = "question::What", tags = "3, 4")]
+    #[prost(oneof = "question::What", tags = "3, 4, 5")]
     pub what: Option<question::What>,
 }
 
@@ -41,10 +46,13 @@ pub mod question {
         /// May this be connected to? → a `Verdict` that refuses, or a connection of its own with [`Leave`].
         #[prost(message, tag = "4")]
         Connection(Remote),
+        /// May datagrams of this socket inside go there? → as for a connection. They are asked about anew when that connection has ended.
+        #[prost(message, tag = "5")]
+        Datagrams(Remote),
     }
 }
 
-/// Where a connection goes.
+/// Where a connection or a datagram goes.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Remote {
     /// The name, if the address was one of the agent's own for a name.
@@ -75,7 +83,8 @@ pub struct Verdict {
     /// The question's number.
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    /// Yes or no. No, of a connection that has left already: it is to be reset.
+    /// Yes or no. No, of a connection that has left already: it is to be reset; datagrams find nobody there from then on. Yes, of one that has left: its end
+    /// is one in order.
     #[prost(bool, tag = "2")]
     pub allowed: bool,
 }

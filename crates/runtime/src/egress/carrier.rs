@@ -26,6 +26,7 @@ use super::{
     log::NetworkEvent,
     meter::{BUFFER, Meter, Reached},
     secret::{Held, Watch, Watched},
+    service::Answer,
     shown::{Beginning, Shown},
 };
 
@@ -142,13 +143,14 @@ async fn next(from: &mut (impl AsyncRead + Unpin), most: impl Fn() -> usize) -> 
     .await
 }
 
-/// Passes bytes both ways as they come, but for what must not go out.
+/// Passes bytes both ways as they come, but for what must not go out. That what comes in has ended is said to the agent.
 pub(super) async fn relay(
     inside: &mut Inside,
     outside: &mut TcpStream,
     [there, back]: [Carrier<'_>; 2],
     watch: Option<Watch>,
     judge: impl FnMut(&Shown) -> bool + Unpin + Send,
+    answer: &Answer,
 ) -> io::Result<()> {
     match inside {
         Inside::Socket(socket, ahead) => {
@@ -170,7 +172,11 @@ pub(super) async fn relay(
                 }
                 sandbar_relay::pass(from_inside.as_ref(), to_outside.as_ref(), &there).await
             };
-            let back = sandbar_relay::pass(from_outside.as_ref(), to_inside.as_ref(), &back);
+            let back = async {
+                sandbar_relay::pass(from_outside.as_ref(), to_inside.as_ref(), &back).await?;
+                answer.say(true).await;
+                Ok(())
+            };
             tokio::try_join!(there, back).map(drop)
         }
         Inside::Stream(held) => {
@@ -178,7 +184,11 @@ pub(super) async fn relay(
             let (mut from_outside, mut to_outside) = outside.split();
             let mut from_inside = Beginning::new(Watched::new(held.clone(), watch), judge);
             let there = there.copy(&mut from_inside, &mut to_outside);
-            let back = back.copy(&mut from_outside, &mut to_inside);
+            let back = async {
+                back.copy(&mut from_outside, &mut to_inside).await?;
+                answer.say(true).await;
+                Ok(())
+            };
             tokio::try_join!(there, back).map(drop)
         }
     }

@@ -4,7 +4,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use sandbar_core::{ClaimedProcess, Decision, DomainName, NetworkLimits, Policy, SandboxId};
+use sandbar_core::{ClaimedProcess, Decision, DomainName, NetworkLimits, Policy, Protocol, SandboxId};
 use tokio::sync::{Notify, watch};
 
 use super::{
@@ -34,8 +34,10 @@ pub(super) struct Gate {
 pub(super) struct Wish {
     pub(super) name: Option<DomainName>,
     pub(super) address: Option<IpAddr>,
-    /// Of a connection.
+    /// Of what is more than a name.
     pub(super) port: Option<u16>,
+    /// By which it goes there, if it is more than a name.
+    pub(super) protocol: Option<Protocol>,
     pub(super) process: Option<ClaimedProcess>,
 }
 
@@ -134,7 +136,7 @@ fn record(wish: &Wish, event: NetworkEvent, rule: Option<String>, reason: String
     NetworkRecord {
         time_ms: clock::now_ms(),
         event,
-        protocol: if wish.port.is_some() { "tcp" } else { "dns" }.to_owned(),
+        protocol: wish.protocol.unwrap_or(Protocol::Dns).name().to_owned(),
         name: wish.name.as_ref().map(ToString::to_string),
         address: wish.address,
         port: wish.port,

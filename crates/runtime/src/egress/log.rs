@@ -22,13 +22,13 @@ const MOST: u64 = 4 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NetworkEvent {
-    /// A name may be asked for, or a connection was made.
+    /// A name may be asked for, a connection was made, or datagrams may go.
     Allowed,
     /// It was refused.
     Refused,
     /// It was allowed, and could not be connected to.
     Failed,
-    /// A connection that was allowed has ended.
+    /// A connection, or a flow of datagrams, that was allowed has ended.
     Ended,
     /// A secret was put into a request.
     Secret,
@@ -44,7 +44,7 @@ pub struct NetworkRecord {
     pub time_ms: u64,
     /// What happened.
     pub event: NetworkEvent,
-    /// `dns` or `tcp`.
+    /// `dns`, `tcp` or `udp`.
     pub protocol: String,
     /// The name, where it was one.
     pub name: Option<String>,

@@ -8,7 +8,8 @@
 //! | `service` | [`EgressService`]: the one that answers for a sandbox, in its keeper or in the process that owns it |
 //! | `gate` | the policy now, and the log: what all its connections share |
 //! | `passage` | one connection, from the question to its end |
-//! | `carrier` | its bytes, which the kernel passes on by page where nobody must look at them |
+//! | `flow` | datagrams between two ends, the same way |
+//! | `carrier` | a connection's bytes, which the kernel passes on by page where nobody must look at them |
 //! | `meter` | how much passes, and whether more may |
 //! | `counts` | [`NetworkCounts`]: what was decided and what has passed, for whoever watches |
 //! | `shown` | the name that a client shows in the beginning: TLS's server name, HTTP's host |
@@ -18,6 +19,7 @@
 
 mod carrier;
 mod counts;
+mod flow;
 mod gate;
 mod log;
 mod meter;

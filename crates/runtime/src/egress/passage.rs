@@ -15,6 +15,7 @@ use super::{
     log::NetworkEvent,
     meter::Place,
     secret::{Failure, Held, Interception, Watch},
+    service::Answer,
     shown::Shown,
 };
 
@@ -27,23 +28,25 @@ const MOST_ADDRESSES: usize = 8;
 /// Bytes between who takes a connection apart and the server, one way.
 const PIPE: usize = 32 << 10;
 
-/// A connection that waits for a decision.
+/// A connection, or a flow of datagrams, that waits for a decision.
 pub(super) struct Passage {
     pub(super) gate: Arc<Gate>,
     pub(super) handle: Arc<dyn SandboxHandle>,
     pub(super) question: u64,
     pub(super) wish: Wish,
     pub(super) port: u16,
+    pub(super) protocol: Protocol,
 }
 
 /// What was allowed, and by what.
 pub(super) struct Admitted {
-    gate: Arc<Gate>,
-    wish: Wish,
-    port: u16,
-    address: IpAddr,
-    decision: Decision,
-    _place: Place,
+    pub(super) gate: Arc<Gate>,
+    pub(super) wish: Wish,
+    pub(super) port: u16,
+    pub(super) protocol: Protocol,
+    pub(super) address: IpAddr,
+    pub(super) decision: Decision,
+    pub(super) _place: Place,
 }
 
 /// A connection that was made.
@@ -56,6 +59,24 @@ pub(super) struct Open {
 impl Passage {
     /// Decides, resolves, connects. `None`: it is refused, and the agent is to be told.
     pub(super) async fn open(mut self) -> Option<Open> {
+        let (addresses, place) = self.admit().await?;
+        let mut last = None;
+        for (address, decision) in addresses {
+            self.wish.address = Some(address);
+            match timeout(CONNECTING, TcpStream::connect(SocketAddr::new(address, self.port))).await {
+                Ok(Ok(outside)) => return self.connected(outside, address, decision, place).await,
+                Ok(Err(error)) => last = Some((decision, format!("cannot connect: {error}"))),
+                Err(_) => last = Some((decision, format!("did not answer within {} s", CONNECTING.as_secs()))),
+            }
+        }
+        if let Some((decision, reason)) = last {
+            self.gate.tell(&self.wish, NetworkEvent::Failed, &Decision { reason, ..decision });
+        }
+        None
+    }
+
+    /// Decides and resolves: the addresses that may be connected to, and a place among the connections. `None`: it is refused, and told.
+    pub(super) async fn admit(&mut self) -> Option<(Vec<(IpAddr, Decision)>, Place)> {
         // Read once: what is decided by is what was in force when it came.
         let policy = self.gate.policy();
         let place = match self.gate.meter.enter(policy.limits()) {
@@ -68,7 +89,7 @@ impl Passage {
         let found = match (self.wish.name.clone(), self.wish.address) {
             (Some(name), _) => self.by_name(&name, &policy).await,
             (None, Some(address)) => {
-                let decision = policy.decide(&destination(None, address, self.port));
+                let decision = policy.decide(&self.destination(None, address));
                 if decision.allowed { Ok(vec![(address, decision)]) } else { Err((NetworkEvent::Refused, decision)) }
             }
             (None, None) => return None,
@@ -86,25 +107,20 @@ impl Passage {
             }
             return None;
         }
-        let mut last = None;
-        for (address, decision) in addresses {
-            self.wish.address = Some(address);
-            match timeout(CONNECTING, TcpStream::connect(SocketAddr::new(address, self.port))).await {
-                Ok(Ok(outside)) => return self.connected(outside, address, decision, place).await,
-                Ok(Err(error)) => last = Some((decision, format!("cannot connect: {error}"))),
-                Err(_) => last = Some((decision, format!("did not answer within {} s", CONNECTING.as_secs()))),
-            }
-        }
-        if let Some((decision, reason)) = last {
-            self.gate.tell(&self.wish, NetworkEvent::Failed, &Decision { reason, ..decision });
-        }
-        None
+        Some((addresses, place))
+    }
+
+    fn destination<'a>(&self, name: Option<&'a DomainName>, address: IpAddr) -> Destination<'a> {
+        Destination { name, address, port: self.port, protocol: self.protocol }
     }
 
     /// What is missing of the secrets for the host.
     fn lack(&self) -> Option<String> {
         let name = self.wish.name.as_ref()?;
         let keyring = self.gate.keyring().filter(|keyring| keyring.has(name))?;
+        if self.protocol == Protocol::Udp {
+            return Some("a secret is for this host, and is put only into what goes there over TCP".to_owned());
+        }
         keyring.check(name).err().map(|error| error.chain())
     }
 
@@ -113,7 +129,8 @@ impl Passage {
         match self.handle.leave(self.question).await {
             Ok(inside) => {
                 self.gate.tell(&self.wish, NetworkEvent::Allowed, &decision);
-                let admitted = Admitted { gate: self.gate, wish: self.wish, port: self.port, address, decision, _place: place };
+                let Self { gate, wish, port, protocol, .. } = self;
+                let admitted = Admitted { gate, wish, port, protocol, address, decision, _place: place };
                 Some(Open { admitted, inside, outside })
             }
             Err(error) => {
@@ -138,7 +155,7 @@ impl Passage {
         let mut refused = None;
         let mut allowed = Vec::new();
         for address in found.map(|address| address.ip().to_canonical()).take(MOST_ADDRESSES) {
-            let decision = policy.decide(&destination(Some(name), address, self.port));
+            let decision = policy.decide(&self.destination(Some(name), address));
             if decision.allowed {
                 allowed.push((address, decision));
             } else {
@@ -155,9 +172,8 @@ impl Passage {
 }
 
 impl Open {
-    /// Passes bytes both ways until both have ended, something breaks, or the policy does not allow it any more. In the latter cases it is to be
-    /// reset, which `reset` asks the agent for.
-    pub(super) async fn run(self, reset: impl Future<Output = ()>) {
+    /// Passes bytes both ways until both have ended, something breaks, or the policy does not allow it any more. In the latter cases it is reset.
+    pub(super) async fn run(self, answer: &Answer) {
         let Self { admitted, inside, mut outside } = self;
         let interception = admitted.interception();
         let mut inside = if interception.is_some() { Inside::Stream(Held::new(inside)) } else { Inside::new(inside) };
@@ -170,6 +186,8 @@ impl Open {
         });
         let mut relay: Pin<Box<dyn Future<Output = io::Result<()>> + Send + '_>> = match (interception, &mut inside) {
             (Some(interception), Inside::Stream(held)) => {
+                // TLS tells of an end itself, and HTTP how much there is to come.
+                answer.say(true).await;
                 Box::pin(intercept(&admitted, interception, held.clone(), &mut outside, [there, back], &verdict))
             }
             (_, inside) => {
@@ -180,7 +198,7 @@ impl Open {
                         false
                     }
                 };
-                Box::pin(carrier::relay(inside, &mut outside, [there, back], admitted.watch(), judge))
+                Box::pin(carrier::relay(inside, &mut outside, [there, back], admitted.watch(), judge, answer))
             }
         };
         // The policy may have changed while it was connected: nothing passes before it has been asked again.
@@ -196,7 +214,7 @@ impl Open {
                 let _ = outside.set_zero_linger();
                 drop(outside);
             }
-            reset.await;
+            answer.say(false).await;
             inside.await_reset().await;
         }
         let Admitted { gate, wish, decision, .. } = &admitted;
@@ -243,11 +261,11 @@ async fn intercept(
 
 impl Admitted {
     /// Waits until the policy does not allow it any more.
-    async fn revoked(&self) -> Decision {
+    pub(super) async fn revoked(&self) -> Decision {
         let mut changes = self.gate.changes();
         loop {
             let policy: Arc<Policy> = Arc::clone(&changes.borrow_and_update());
-            let now = policy.decide(&destination(self.wish.name.as_ref(), self.address, self.port));
+            let now = policy.decide(&self.destination(self.wish.name.as_ref()));
             if !now.allowed {
                 return now;
             }
@@ -266,7 +284,7 @@ impl Admitted {
     }
 
     /// Who looks for placeholders in what goes elsewhere.
-    fn watch(&self) -> Option<Watch> {
+    pub(super) fn watch(&self) -> Option<Watch> {
         let keyring = self.gate.keyring()?;
         let (gate, wish, rule) = (Arc::clone(&self.gate), self.wish.clone(), self.decision.rule.clone());
         let tell = move |name: &str| {
@@ -293,15 +311,15 @@ impl Admitted {
             (Some(name), _) => refused(format!("{place} is {host}, and {name} was resolved")),
             // Whoever goes to an address without a name may not say a name there that is refused.
             (None, Ok(shown)) => {
-                let decision = self.gate.policy().decide(&destination(Some(&shown), self.address, self.port));
+                let decision = self.gate.policy().decide(&self.destination(Some(&shown)));
                 (!decision.allowed).then(|| Decision { reason: format!("{place} is {host}: {}", decision.reason), ..decision })
             }
             (None, Err(_)) if host.parse::<IpAddr>().is_ok_and(|shown| shown.to_canonical() == self.address) => None,
             (None, Err(_)) => refused(format!("{place} is {host}, and {} was connected to", self.address)),
         }
     }
-}
 
-fn destination(name: Option<&DomainName>, address: IpAddr, port: u16) -> Destination<'_> {
-    Destination { name, address, port, protocol: Protocol::Tcp }
+    fn destination<'a>(&self, name: Option<&'a DomainName>) -> Destination<'a> {
+        Destination { name, address: self.address, port: self.port, protocol: self.protocol }
+    }
 }

@@ -6,7 +6,9 @@ use std::{
 };
 
 use rustix::process::{Resource, Rlimit};
-use sandbar_core::{EgressQuestion, EgressStream, ErrorKind, RemoteHost, Result, SandboxHandle, SandboxId, State, Wanted};
+use sandbar_core::{
+    ClaimedProcess, EgressQuestion, EgressStream, ErrorKind, Protocol, RemoteHost, Result, SandboxHandle, SandboxId, State, Wanted,
+};
 use tokio::{
     sync::mpsc,
     task::{JoinHandle, JoinSet},
@@ -60,6 +62,20 @@ impl EgressService {
     async fn close(mut self) {
         self.task.abort();
         let _ = (&mut self.task).await;
+    }
+}
+
+/// Says what was decided about one question.
+pub(super) struct Answer {
+    verdicts: mpsc::Sender<(u64, bool)>,
+    question: u64,
+}
+
+impl Answer {
+    /// See [`EgressStream::answer`].
+    pub(super) async fn say(&self, allowed: bool) {
+        // A link that is gone needs no verdict.
+        let _ = self.verdicts.send((self.question, allowed)).await;
     }
 }
 
@@ -137,11 +153,8 @@ impl Service {
         let (gate, verdicts) = (Arc::clone(&self.gate), verdicts.clone());
         let handle = Arc::clone(handle);
         self.tasks.spawn(async move {
-            // A link that is gone needs no verdict.
-            let answer = async |allowed| {
-                let _ = verdicts.send((id, allowed)).await;
-            };
-            let Some(wanted) = wanted else { return answer(false).await };
+            let answer = Answer { verdicts, question: id };
+            let Some(wanted) = wanted else { return answer.say(false).await };
             match wanted {
                 Wanted::Name(name) => {
                     gate.watch_name(&name);
@@ -155,22 +168,33 @@ impl Service {
                     }
                     let event = if decision.allowed { NetworkEvent::Allowed } else { NetworkEvent::Refused };
                     gate.tell(&Wish { name: Some(name), process, ..Wish::default() }, event, &decision);
-                    answer(decision.allowed).await;
+                    answer.say(decision.allowed).await;
                 }
                 Wanted::Connection(host, port) => {
-                    let (name, address) = match host {
-                        RemoteHost::Name(name) => (Some(name), None),
-                        RemoteHost::Address(address) => (None, Some(address)),
-                    };
-                    let wish = Wish { name, address, port: Some(port), process };
-                    match (Passage { gate, handle, question: id, wish, port }).open().await {
-                        Some(open) => open.run(answer(false)).await,
-                        None => answer(false).await,
+                    let wish = wish(host, port, Protocol::Tcp, process);
+                    match (Passage { gate, handle, question: id, wish, port, protocol: Protocol::Tcp }).open().await {
+                        Some(open) => open.run(&answer).await,
+                        None => answer.say(false).await,
+                    }
+                }
+                Wanted::Datagrams(host, port) => {
+                    let wish = wish(host, port, Protocol::Udp, process);
+                    match (Passage { gate, handle, question: id, wish, port, protocol: Protocol::Udp }).open_flow().await {
+                        Some(flow) => flow.run(&answer).await,
+                        None => answer.say(false).await,
                     }
                 }
             }
         });
     }
+}
+
+fn wish(host: RemoteHost, port: u16, protocol: Protocol, process: Option<ClaimedProcess>) -> Wish {
+    let (name, address) = match host {
+        RemoteHost::Name(name) => (Some(name), None),
+        RemoteHost::Address(address) => (None, Some(address)),
+    };
+    Wish { name, address, port: Some(port), protocol: Some(protocol), process }
 }
 
 /// Each connection holds two descriptors, and the soft limit is for programs that cannot handle many (see systemd's notes on RLIMIT_NOFILE).

@@ -1,4 +1,4 @@
-use sandbar_core::{Context, Error, ErrorKind, Lifetime, Network, Result, SandboxId, SandboxSpec, SandboxStats};
+use sandbar_core::{Context, Error, ErrorKind, Feature, Lifetime, Network, Result, SandboxId, SandboxSpec, SandboxStats};
 
 use super::{NetworkCounts, NetworkLog, Vault};
 use crate::{Runtime, Sandbox, ledger::SandboxRow};
@@ -7,7 +7,7 @@ impl Sandbox {
     /// Changes what it may reach, from now on; connections that are not allowed any more are cut. With [`Network::None`] nothing is allowed until the next change.
     ///
     /// # Errors
-    /// `Conflict` when it was made without a network: nothing in it asks; `Unsupported` when it is on another host.
+    /// `Conflict` when it was made without a network: nothing in it asks; `Unsupported` when it is on another host, or a rule names UDP, which its provider does not have.
     pub async fn set_network(&self, network: Network) -> Result<()> {
         self.deed("network").at(&network).done(self.set_network_now(network.clone())).await
     }
@@ -19,6 +19,9 @@ impl Sandbox {
         if !row.gated {
             let error = Error::new(ErrorKind::Conflict, "network", "the sandbox was made without a network that rules could change");
             return Err(error.with("id", self.id()).with_hint("make one with --net, with rules that allow nothing yet such as deny=*"));
+        }
+        if network.needs_udp() {
+            runtime.require(&row.provider, Feature::NetworkUdp)?;
         }
         let network = match network {
             // It stays one that can be changed, after a stop and a start too.

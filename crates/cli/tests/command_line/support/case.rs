@@ -11,6 +11,7 @@ pub struct Case {
     body: fn(&Home),
     walls: &'static [&'static str],
     needs: &'static [&'static str],
+    beside: &'static [&'static str],
     of_layers: bool,
     brief: bool,
     staged: bool,
@@ -20,7 +21,7 @@ impl Case {
     /// A fact of every wall.
     pub const fn new(name: &'static str, body: fn(&Home)) -> Self {
         let walls = &["dangerous-host", "container-root", "container-rootless", "gvisor-root", "gvisor-rootless"];
-        Self { name, body, walls, needs: &[], of_layers: false, brief: false, staged: false }
+        Self { name, body, walls, needs: &[], beside: &[], of_layers: false, brief: false, staged: false }
     }
 
     /// Only of these walls.
@@ -41,6 +42,13 @@ impl Case {
     #[must_use]
     pub const fn needs(mut self, programs: &'static [&'static str]) -> Self {
         self.needs = programs;
+        self
+    }
+
+    /// Only where these are as well.
+    #[must_use]
+    pub const fn needs_beside(mut self, programs: &'static [&'static str]) -> Self {
+        self.beside = programs;
         self
     }
 
@@ -65,7 +73,12 @@ impl Case {
     fn trial(self, wall: &Arc<Wall>) -> Trial {
         let wall = Arc::clone(wall);
         let required = std::env::var("SANDBAR_REQUIRE").is_ok_and(|names| names.split(',').any(|name| name == wall.name));
-        let missing = self.needs.iter().find(|program| !Path::new(program).exists()).map(|program| format!("{program} is not here"));
+        let missing = self
+            .needs
+            .iter()
+            .chain(self.beside)
+            .find(|program| !Path::new(program).exists())
+            .map(|program| format!("{program} is not here"));
         let stageless = (self.staged && !rustix::process::geteuid().is_root()).then(|| "only root can build the stage".to_owned());
         let reason = wall.unavailable.clone().or(missing).or(stageless);
         let lack = |wall: &Wall| wall.supplies.as_ref()?.lack();

@@ -29,6 +29,7 @@ pub fn serve_if_asked() -> bool {
     say("up");
     lines.next().unwrap().unwrap();
     dns();
+    datagrams();
     on(80, http);
     on(22, |stream, _| {
         let _ = stream.try_clone().unwrap().write_all(b"SSH-2.0-test\r\n");
@@ -126,6 +127,41 @@ fn dns() {
     }
 }
 
+/// Answers datagrams, and tells of each: port 7000 says everything again, 123 says what time it is, and 7002 nothing.
+fn datagrams() {
+    let other = IpAddr::V4(Ipv4Addr::new(93, 184, 215, 15));
+    let refused: [IpAddr; 2] = [Ipv4Addr::new(10, 0, 0, 5).into(), Ipv4Addr::new(169, 254, 169, 254).into()];
+    for address in [PUBLIC.into(), other, PUBLIC_V6.into()].into_iter().chain(refused) {
+        datagrams_at(address, 7000, |datagram| Some(datagram.to_vec()));
+    }
+    datagrams_at(PUBLIC.into(), 443, |_| None);
+    datagrams_at(PUBLIC.into(), 7002, |_| None);
+    datagrams_at(PUBLIC.into(), 123, |question| {
+        let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 2_208_988_800;
+        // Version 4, a server, of the second stratum; the times of the question, and of the answer.
+        let mut answer = vec![0x24, 2];
+        answer.resize(24, 0);
+        answer.extend_from_slice(question.get(40..48)?);
+        answer.extend((0..2).flat_map(|_| (seconds << 32).to_be_bytes()));
+        Some(answer)
+    });
+}
+
+fn datagrams_at(address: IpAddr, port: u16, answer: fn(&[u8]) -> Option<Vec<u8>>) {
+    let socket = UdpSocket::bind((address, port)).unwrap();
+    thread::spawn(move || {
+        let mut buffer = vec![0; 65536];
+        loop {
+            // What could not be answered was refused.
+            let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+            say(&format!("udp {address} {port}"));
+            if let Some(answer) = answer(&buffer[..length]) {
+                let _ = socket.send_to(&answer, from);
+            }
+        }
+    });
+}
+
 fn answer(server: &UdpSocket, question: &[u8], from: SocketAddr) {
     let (mut name, mut at) = (Vec::new(), 12);
     while question[at] != 0 {
@@ -158,6 +194,7 @@ fn means(name: &str, kind: u8) -> Option<Vec<IpAddr>> {
     Some(vec![match name {
         "allowed.test" => PUBLIC.into(),
         "other.test" => Ipv4Addr::new(93, 184, 215, 15).into(),
+        "packages.test" => Ipv4Addr::new(93, 184, 215, 16).into(),
         "private.test" => Ipv4Addr::new(10, 0, 0, 5).into(),
         "metadata.test" => Ipv4Addr::new(169, 254, 169, 254).into(),
         "loop.test" => Ipv4Addr::LOCALHOST.into(),

@@ -19,7 +19,7 @@ x509_extensions = extensions
 [name]
 [extensions]
 basicConstraints = critical, CA:FALSE
-subjectAltName = DNS:allowed.test, DNS:other.test, DNS:v6.test
+subjectAltName = DNS:allowed.test, DNS:other.test, DNS:v6.test, DNS:packages.test
 ";
 
 /// Two network namespaces of the test's own: one is the host, the other the internet. No packet leaves the machine, whatever the defect.
@@ -108,7 +108,8 @@ impl Stage {
             ip link set net0 up
             ip route add local 0.0.0.0/0 dev lo
             ip -6 route add local ::/0 dev lo table main
-            ip address add 2001:4860:4860::8888/128 dev lo nodad",
+            ip address add 2001:4860:4860::8888/128 dev lo nodad
+            ip address add 2606:4700::1111/128 dev lo nodad",
         );
         host.run("ip route add default via 203.0.113.2; ip -6 route add default via 2001:db8::2");
         internet.input.as_mut().unwrap().write_all(b"serve\n").unwrap();
@@ -140,7 +141,12 @@ impl Stage {
         home
     }
 
-    /// What has reached the internet: `dns NAME`, `tcp ADDRESS PORT`, `reset ADDRESS 7000`, `udp ADDRESS 53`, `http HOST VERSION PATH HEADERS`.
+    /// The folder of the internet's servers: `cert.pem`, by which they are believed, and `packages`, which is served where it is there.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What has reached the internet: `dns NAME`, `tcp ADDRESS PORT`, `reset ADDRESS 7000`, `udp ADDRESS PORT`, `http HOST VERSION PATH HEADERS`.
     pub fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap().clone()
     }

@@ -1,4 +1,10 @@
-use std::{convert::Infallible, net::Ipv6Addr, path::Path, sync::Arc, thread};
+use std::{
+    convert::Infallible,
+    net::Ipv6Addr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
 
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -42,18 +48,19 @@ pub fn begin(folder: &Path, say: fn(&str)) {
         listener
     };
     let (plain, encrypted) = (listen(PLAIN), listen(TLS));
+    let packages = folder.to_owned();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
             let (plain, encrypted) = (TcpListener::from_std(plain).unwrap(), TcpListener::from_std(encrypted).unwrap());
             loop {
                 tokio::select! {
-                    stream = plain.accept() => drop(tokio::spawn(serve(told(stream.unwrap().0, say), say))),
+                    stream = plain.accept() => drop(tokio::spawn(serve(told(stream.unwrap().0, say), packages.clone(), say))),
                     stream = encrypted.accept() => {
-                        let accepting = acceptor.accept(told(stream.unwrap().0, say));
+                        let (accepting, packages) = (acceptor.accept(told(stream.unwrap().0, say)), packages.clone());
                         tokio::spawn(async move {
                             if let Ok(stream) = accepting.await {
-                                serve(stream, say).await;
+                                serve(stream, packages, say).await;
                             }
                         });
                     }
@@ -69,17 +76,44 @@ fn told(stream: TcpStream, say: fn(&str)) -> TcpStream {
     stream
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, say: fn(&str)) {
-    let service = service_fn(move |request: Request<Incoming>| async move {
-        let header = |name: &str| request.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        let host = request.uri().authority().map(ToString::to_string).or_else(|| header("host")).unwrap_or_default();
-        let version = request.version();
-        let shown: Vec<String> = HEADERS.iter().filter_map(|name| Some(format!("{name}={}", header(name)?))).collect();
-        say(&format!("http {host} {version:?} {} {}", request.uri().path(), shown.join(" ")));
-        // A client that breaks off is its own affair.
-        let _ = request.into_body().collect().await;
-        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(format!("welcome over {version:?}\n")))))
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, folder: PathBuf, say: fn(&str)) {
+    let folder = Arc::new(folder);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let folder = Arc::clone(&folder);
+        async move {
+            let header = |name: &str| request.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+            let host = request.uri().authority().map(ToString::to_string).or_else(|| header("host")).unwrap_or_default();
+            let version = request.version();
+            let shown: Vec<String> = HEADERS.iter().filter_map(|name| Some(format!("{name}={}", header(name)?))).collect();
+            say(&format!("http {host} {version:?} {} {}", request.uri().path(), shown.join(" ")));
+            let path = request.uri().path().to_owned();
+            // A client that breaks off is its own affair.
+            let _ = request.into_body().collect().await;
+            if path.starts_with("/packages/") {
+                return Ok(package(&folder, &path));
+            }
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(format!("welcome over {version:?}\n")))))
+        }
     });
     // It ends when the client does.
     let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// A file below the folder, or of a folder there what stands for it. Below `away` is what is elsewhere.
+fn package(folder: &Path, path: &str) -> Response<Full<Bytes>> {
+    let answer = Response::builder();
+    if path.starts_with("/packages/away/") {
+        return answer.status(302).header("location", "http://169.254.169.254/latest/").body(Full::default()).unwrap();
+    }
+    let mut file = folder.join(path.trim_matches('/'));
+    if file.is_dir() {
+        file.push("index.html");
+    }
+    match std::fs::read(&file).ok().filter(|_| !path.contains("..")) {
+        Some(bytes) => {
+            let kind = if file.extension().is_some_and(|extension| extension == "html") { "text/html" } else { "application/octet-stream" };
+            answer.header("content-type", kind).body(Full::new(bytes.into())).unwrap()
+        }
+        None => answer.status(404).body(Full::default()).unwrap(),
+    }
 }

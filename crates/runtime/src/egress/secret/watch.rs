@@ -26,7 +26,7 @@ impl Watch {
     }
 
     /// Looks at the next bytes.
-    pub(super) fn see(&mut self, bytes: &[u8]) {
+    pub(in crate::egress) fn see(&mut self, bytes: &[u8]) {
         let kept = self.keyring.longest().saturating_sub(1);
         // What lies across the border, then the rest by itself.
         self.tail.extend_from_slice(&bytes[..bytes.len().min(kept)]);
