@@ -10,9 +10,9 @@ use prost::Message;
 use sandbar_protocol::{
     AgentConfig, Attach, Chunk, Claimed, Dial, DirEntries, DiskRole, Egress, Empty, Entry, EnvVar, Event, Exec, Exited, Failure, GetLayer,
     GuestBoot, GuestDisk, GuestLimits, GuestWire, Identity, Input, KindOfFile, Leave, List, Lost, MakeDir, Owner, Ping, Pong, Preamble,
-    Process, ProcessList, PtySize, Put, Question, Quiesce, ReadDir, Remote, Remove, Rename, Renewal, Reply, Request, Resumed, Shutdown,
-    SignalProcess, Started, Stat, Status, Symlink, Target, Usage, UsageReport, UserRef, VERSION, Verdict, Watch, WatchEvent, event, input,
-    question, reply, request, user_ref,
+    Process, ProcessList, PtySize, Put, Question, Quiesce, ReadDir, Remote, Remove, Rename, Renewal, Reply, Request, Resumed, Settle,
+    Share, Shutdown, SignalProcess, Started, Stat, Status, Symlink, Target, Usage, UsageReport, UserRef, VERSION, Verdict, Watch,
+    WatchEvent, event, input, question, reply, request, user_ref,
 };
 
 type Check = Box<dyn Fn(&[u8])>;
@@ -200,7 +200,16 @@ fn samples() -> Vec<Sample> {
     samples.push(sample("Started.input", Started { pid: 7, offset: 8, epoch: 9, input: 10 }));
     samples.extend(last);
     samples.extend(leaving());
+    samples.extend(volumes());
     samples
+}
+
+fn volumes() -> [Sample; 2] {
+    let share = Share { target: b"/mnt".to_vec(), read_only: true, is_file: true };
+    [
+        sample("Request.share", Request { operation: Some(request::Operation::Share(share)) }),
+        sample("Request.settle", Request { operation: Some(request::Operation::Settle(Settle {})) }),
+    ]
 }
 
 fn leaving() -> [Sample; 6] {

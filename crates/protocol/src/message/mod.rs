@@ -9,7 +9,9 @@ mod process;
 
 use prost::{Message, Oneof};
 
-pub use control::{Ack, Dial, Empty, Failure, GetLayer, Identity, Ping, Pong, Quiesce, Renewal, Resumed, Shutdown, Usage, UsageReport};
+pub use control::{
+    Ack, Dial, Empty, Failure, GetLayer, Identity, Ping, Pong, Quiesce, Renewal, Resumed, Settle, Share, Shutdown, Usage, UsageReport,
+};
 pub use egress::{Claimed, Egress, Leave, Question, Remote, Verdict, question};
 pub use file::{DirEntries, Entry, KindOfFile, MakeDir, Owner, Put, ReadDir, Remove, Rename, Stat, Symlink, Target, Watch, WatchEvent};
 pub use process::{
@@ -20,7 +22,10 @@ pub use process::{
 #[derive(Clone, PartialEq, Message)]
 pub struct Request {
     /// What to do.
-    #[prost(oneof = "request::Operation", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24")]
+    #[prost(
+        oneof = "request::Operation",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 27, 28"
+    )]
     pub operation: Option<request::Operation>,
 }
 
@@ -105,6 +110,12 @@ pub mod request {
         /// → `Done`, then raw bytes both ways.
         #[prost(message, tag = "24")]
         Leave(Leave),
+        /// Mount a volume that the host serves → `Done`, then FUSE both ways: requests of the guest's kernel, and their answers.
+        #[prost(message, tag = "27")]
+        Share(Share),
+        /// All volumes are there → `Done`, when what depends on them was looked at anew: the working directory, users.
+        #[prost(message, tag = "28")]
+        Settle(Settle),
     }
 }
 
