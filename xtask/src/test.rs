@@ -12,7 +12,7 @@ use crate::{
 const REQUIRED_IN_CI: &str = "fake,dangerous-host,container-root,container-rootless,container-rootless-ranges,gvisor-root,gvisor-rootless,docker-runc,docker-runsc,qemu-tcg,remote-http,remote-ssh,registry,lab,macos";
 
 /// The walls that need KVM. Their guests are machines in an emulated machine: the suite's particular cases take minutes behind them, all of it hours, for which `SANDBAR_LONG=1` asks.
-const WALLS: &str = "firecracker-jailed,firecracker-plain-user";
+const WALLS: &str = "firecracker-jailed,firecracker-plain-user,qemu-kvm";
 /// A disk for what cannot be a layer over the lab's own root, whose files are in memory: `$0` is the test program.
 const LIMITS: &str =
     "set -e; truncate -s 2G /tmp/disk.img; mkfs.ext4 -q /tmp/disk.img; mkdir /tmp/disk; mount -o loop /tmp/disk.img /tmp/disk
@@ -98,6 +98,7 @@ fn in_lab(shell: &Shell, required: bool) -> Result<(), Failure> {
         (WALLS, lab::Options { processors: 1, ..size(seconds, 6144) }, command)
     };
     runs.push(walls(if long { 12 * 3600 } else { 1200 }, providers, &["firecracker-", "--test-threads=1"]));
+    runs.push(walls(if long { 12 * 3600 } else { 900 }, providers, &["qemu-kvm::", "--test-threads=1"]));
     if long {
         runs.push(walls(3600, machines, &["firecracker::", "--test-threads=1"]));
     }

@@ -30,6 +30,8 @@ pub(crate) const MAX_CONNECTIONS: usize = 4096;
 const MAX_TRANSFERS: usize = 64;
 /// Most watches, each of which is a thread as long as its client stays.
 const MAX_WATCHES: usize = 64;
+/// Most volumes, each of which is two threads as long as it is served.
+const MAX_SHARES: usize = 64;
 /// Output kept for a process unless the configuration says otherwise.
 const RING_BYTES: u64 = 1 << 20;
 /// Most output kept for a process, whatever the configuration says.
@@ -65,6 +67,7 @@ pub(crate) struct Agent {
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) transfers: Arc<Semaphore>,
     pub(crate) watches: Arc<Semaphore>,
+    pub(crate) shares: Arc<Semaphore>,
     /// Who decides about what leaves.
     pub(crate) egress: Rc<egress::Host>,
     /// Connections that threads hold, so that they can be cut.
@@ -94,6 +97,7 @@ impl Agent {
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
+            shares: Arc::new(Semaphore::new(MAX_SHARES)),
             egress: egress::Host::new(),
             lent: RefCell::default(),
         }

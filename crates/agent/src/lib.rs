@@ -12,6 +12,7 @@
 //! | `pipe` | many connections through one virtio-serial port, in the guest and on its host |
 //! | `launch` | on the host: a program that begins only when the ledger knows it |
 //! | `console` | on the host: what a machine prints, up to a bound |
+//! | `share` | volumes of a virtual machine: the mount inside, and who serves it on the host |
 //! | `server` | connections, and which operation goes where |
 //! | `agent` | what all connections share |
 //! | `memory` | what it holds when idle |
@@ -64,6 +65,7 @@ mod ring;
 mod server;
 mod session;
 mod settings;
+mod share;
 mod shutdown;
 mod signals;
 mod spawn;

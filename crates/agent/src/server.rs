@@ -1,4 +1,5 @@
 use std::{
+    cell::RefCell,
     io,
     os::fd::{AsFd, OwnedFd},
     os::unix::net::UnixStream as StdStream,
@@ -26,7 +27,9 @@ use crate::{
     door::Door,
     egress, failure,
     failure::{Kind, refusal},
-    files, get, guest, identity, listing, ports, put, session, shutdown, transfer, usage, watch,
+    files, get, guest, identity, listing, ports, put, session,
+    settings::Settings,
+    share, shutdown, transfer, usage, watch,
 };
 
 /// How long a connection may take to say what it wants.
@@ -212,6 +215,24 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
             let done = answer(&mut stream, reply::Answer::Done(Ack {})).await;
             agent.quiesce(Instant::now().checked_add(Duration::from_millis(request.resume_after_ms)));
             done
+        }
+        Operation::Settle(_) => match Settings::new(agent.settings().config.clone(), agent.guest.as_ref()) {
+            Ok(settings) => {
+                agent.set(settings);
+                answer(&mut stream, reply::Answer::Done(Ack {})).await
+            }
+            Err(why) => return refuse(&mut stream, failure::failure(Kind::InvalidInput, why)).await,
+        },
+        Operation::Share(request) => {
+            if agent.guest.is_none() {
+                return refuse(&mut stream, failure::failure(Kind::Unsupported, "the volumes of this sandbox are the host's")).await;
+            }
+            // No transfer, whose turns are few, and not cut with the others: processes have to end first.
+            transfer::hand_over(&agent.shares, &RefCell::default(), stream, ahead, permit, move |link| {
+                share::serve_in_guest(&request, link)
+            })
+            .await;
+            return End::Host;
         }
         Operation::Resumed(request) => answer(&mut stream, reply::Answer::Renewed(identity::renew(agent, &request))).await,
         Operation::Shutdown(request) => {

@@ -61,10 +61,17 @@ fn host_role() -> Option<ExitCode> {
         return None;
     }
     let mut arguments = std::env::args_os().skip(1);
-    let done = match arguments.next()?.to_str()? {
+    let role = arguments.next()?;
+    if !matches!(role.to_str()?, "pipe" | "launch" | "console" | "share") {
+        return None;
+    }
+    // It lives as long as the machine: what whoever started it has open (a lock, a terminal) is not its to hold.
+    close_from(3);
+    let done = match role.to_str()? {
         "pipe" => crate::pipe::run_on_host(Path::new(&arguments.next()?)),
         "launch" => crate::launch::run(arguments),
         "console" => crate::console::run(arguments),
+        "share" => crate::share::run_on_host(arguments),
         _ => return None,
     };
     Some(match done {
@@ -142,7 +149,13 @@ fn start() -> Result<Never, String> {
             Entrance::Inherited(listener) => server::run(agent, Door::inherited(listener)?).await,
             Entrance::Guest(listener) => server::run(agent, Door::guest(listener)?).await,
             Entrance::Folder(folder) => server::run(agent, Door::open(folder)?).await,
-            Entrance::Pipe(port) => pipe::run_in_guest(port, |socket| server::welcome_in_guest(&agent, socket)).await,
+            Entrance::Pipe(port) => {
+                let mut connections = pipe::run_in_guest(port)?;
+                while let Some(socket) = connections.recv().await {
+                    server::welcome_in_guest(&agent, socket);
+                }
+                io::Error::other("the thread that serves the pipe has ended")
+            }
         };
         io::Result::Err(failed)
     });

@@ -84,6 +84,11 @@ impl Link {
         self.say(&Reply { answer: Some(answer) }).map_err(|error| lost(&error))
     }
 
+    /// The connection, which outlives this.
+    pub(crate) fn own(&self) -> io::Result<UnixStream> {
+        self.socket.try_clone()
+    }
+
     /// For waiting on it.
     pub(crate) fn socket(&self) -> &UnixStream {
         &self.socket

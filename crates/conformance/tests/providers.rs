@@ -28,6 +28,7 @@ const VARIANTS: &[Variant] = &[
     docker::RUNC,
     docker::RUNSC,
     qemu::TCG,
+    qemu::KVM,
     firecracker::JAILED,
     firecracker::PLAIN_USER,
     http::CONTAINER,

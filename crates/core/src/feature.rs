@@ -67,6 +67,8 @@ features! {
     LimitDisk = "limit-disk",
     /// A limit of open files per process.
     LimitOpenFiles = "limit-open-files",
+    /// A limit of what is read and written a second on the writable layer's disk.
+    LimitDiskRate = "limit-disk-rate",
     /// No network but loopback.
     NetworkNone = "network-none",
     /// The internet, without the host and what is private; on a provider without a wall for the network, the host's as it is.

@@ -63,6 +63,12 @@ pub struct Limits {
     pub disk: Option<u64>,
     /// Open files per process.
     pub open_files: Option<u64>,
+    /// Bytes a second that are read from the writable layer's disk and written to it, together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_rate: Option<u64>,
+    /// Reads and writes a second of the writable layer's disk, together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_operations: Option<u64>,
 }
 
 impl Limits {
@@ -74,6 +80,7 @@ impl Limits {
             (self.pids.is_some(), Feature::LimitPids),
             (self.disk.is_some(), Feature::LimitDisk),
             (self.open_files.is_some(), Feature::LimitOpenFiles),
+            (self.disk_rate.is_some() || self.disk_operations.is_some(), Feature::LimitDiskRate),
         ]
         .into_iter()
         .filter_map(|(asked, feature)| asked.then_some(feature))
@@ -94,7 +101,9 @@ impl Limits {
         least("cpus (thousandths)", self.cpu_millis.map(u64::from), 10)?;
         least("pids", self.pids.map(u64::from), 2)?;
         least("disk", self.disk, 1 << 20)?;
-        least("open files", self.open_files, 16)
+        least("open files", self.open_files, 16)?;
+        least("disk rate", self.disk_rate, 64 << 10)?;
+        least("disk operations", self.disk_operations, 10)
     }
 }
 

@@ -40,7 +40,7 @@ pub struct SandboxStats {
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitReport {
-    /// `memory`, `cpu`, `pids`, `disk`, `open-files`.
+    /// `memory`, `cpu`, `pids`, `disk`, `open-files`, `disk-rate`, `disk-operations`.
     pub limit: String,
     /// The value, in the units of [`Limits`](crate::Limits); `None` is unlimited.
     pub value: Option<u64>,

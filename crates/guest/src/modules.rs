@@ -16,7 +16,7 @@ use super::{
 const OPERATION: &str = "kernel import";
 
 /// Everything that is of use in a guest, in the order in which it is loaded as far as needs do not say otherwise.
-const WANTED: [&str; 25] = [
+const WANTED: [&str; 26] = [
     // The buses and devices that monitors have.
     "virtio_pci",
     "virtio_mmio",
@@ -30,6 +30,8 @@ const WANTED: [&str; 25] = [
     "erofs",
     "ext4",
     "overlay",
+    // Volumes, which the host serves through the agent.
+    "fuse",
     // Egress through the agent: redirection, or a tunnel where the kernel has no netfilter.
     "nf_tables",
     "nf_conntrack",

@@ -32,8 +32,8 @@ pub use frame::{Frame, FrameError, FrameKind, HEADER, Header, MAX_BULK, MAX_MESS
 pub use message::{
     Ack, Attach, Chunk, Claimed, Dial, DirEntries, Egress, Empty, Entry, EnvVar, Event, Exec, Exited, Failure, GetLayer, Identity, Input,
     KindOfFile, Leave, List, Lost, MakeDir, OpenPorts, Owner, Ping, Pong, Process, ProcessList, PtySize, Put, Question, Quiesce, ReadDir,
-    Remote, Remove, Rename, Renewal, Reply, Request, Resumed, Shutdown, SignalProcess, Started, Stat, Status, Symlink, Target, Usage,
-    UsageReport, UserRef, Verdict, Watch, WatchEvent, WatchPorts, event, input, question, reply, request, user_ref,
+    Remote, Remove, Rename, Renewal, Reply, Request, Resumed, Settle, Share, Shutdown, SignalProcess, Started, Stat, Status, Symlink,
+    Target, Usage, UsageReport, UserRef, Verdict, Watch, WatchEvent, WatchPorts, event, input, question, reply, request, user_ref,
 };
 pub use preamble::{PREAMBLE, Preamble, VERSION};
 pub use stream::{FrameReader, FrameWriter};

@@ -11,8 +11,8 @@ use sandbar_protocol::{
     AgentConfig, Attach, Chunk, Claimed, Dial, DirEntries, DiskRole, Egress, Empty, Entry, EnvVar, Event, Exec, Exited, Failure, GetLayer,
     GuestBoot, GuestDisk, GuestLimits, GuestWire, Identity, Input, KindOfFile, Leave, List, Lost, MakeDir, OpenPorts, Owner, Ping, Pong,
     Preamble, Process, ProcessList, PtySize, Put, Question, Quiesce, ReadDir, Remote, Remove, Rename, Renewal, Reply, Request, Resumed,
-    Shutdown, SignalProcess, Started, Stat, Status, Symlink, Target, Usage, UsageReport, UserRef, VERSION, Verdict, Watch, WatchEvent,
-    WatchPorts, event, input, question, reply, request, user_ref,
+    Settle, Share, Shutdown, SignalProcess, Started, Stat, Status, Symlink, Target, Usage, UsageReport, UserRef, VERSION, Verdict, Watch,
+    WatchEvent, WatchPorts, event, input, question, reply, request, user_ref,
 };
 
 type Check = Box<dyn Fn(&[u8])>;
@@ -203,7 +203,16 @@ fn samples() -> Vec<Sample> {
     samples.extend(leaving());
     samples.push(sample("Request.watch_ports", Request { operation: Some(request::Operation::WatchPorts(WatchPorts {})) }));
     samples.push(sample("Event.ports", Event { what: Some(event::What::Ports(OpenPorts { ports: vec![80, 443] })) }));
+    samples.extend(volumes());
     samples
+}
+
+fn volumes() -> [Sample; 2] {
+    let share = Share { target: b"/mnt".to_vec(), read_only: true, is_file: true };
+    [
+        sample("Request.share", Request { operation: Some(request::Operation::Share(share)) }),
+        sample("Request.settle", Request { operation: Some(request::Operation::Settle(Settle {})) }),
+    ]
 }
 
 fn leaving() -> [Sample; 9] {

@@ -23,12 +23,32 @@ const BUFFER: usize = 64 << 10;
 const QUEUE: usize = 4;
 /// The threads do nothing but read and write.
 const STACK: usize = 64 << 10;
+/// The one that serves does as much as the agent's own.
+const SERVING: usize = 512 << 10;
+
+/// Serves the guest's end of the pipe on a thread of its own, and gives the connections. The agent's own thread may have to wait for a file that comes
+/// through this very pipe, in a volume.
+///
+/// # Errors
+/// Of the kernel.
+pub(crate) fn start(port: OwnedFd) -> io::Result<mpsc::UnboundedReceiver<OwnedFd>> {
+    // Whoever receives refuses those that are too many.
+    let (sender, connections) = mpsc::unbounded_channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let serving = move || {
+        let welcome = |socket| drop(sender.send(socket));
+        let error = tokio::task::LocalSet::new().block_on(&runtime, run(port, welcome));
+        crate::start::complain(&error);
+    };
+    thread::Builder::new().stack_size(SERVING).spawn(serving)?;
+    Ok(connections)
+}
 
 /// Serves the guest's end of the pipe: each stream that the host opens becomes a connection. Returns when the port fails.
 ///
 /// Two threads read and write the port. The event loop cannot: it takes a port whose host was gone for a moment for one that is closed for good.
 pub(crate) async fn run(port: OwnedFd, welcome: impl Fn(OwnedFd)) -> io::Error {
-    let (mut read, write) = match start(port) {
+    let (mut read, write) = match ends(port) {
         Ok(ends) => ends,
         Err(error) => return error,
     };
@@ -109,7 +129,7 @@ async fn forward(nonce: Nonce, mut queue: mpsc::Receiver<Frame>, port: mpsc::Sen
 type Incoming = io::Result<Bytes>;
 
 /// Starts the threads.
-fn start(port: OwnedFd) -> io::Result<(mpsc::Receiver<Incoming>, mpsc::Sender<Bytes>)> {
+fn ends(port: OwnedFd) -> io::Result<(mpsc::Receiver<Incoming>, mpsc::Sender<Bytes>)> {
     rustix::fs::fcntl_setfl(&port, rustix::fs::fcntl_getfl(&port)?.difference(OFlags::NONBLOCK))?;
     let mut from = File::from(port);
     let mut to = from.try_clone()?;

@@ -21,5 +21,5 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use guest::run as run_in_guest;
+pub(crate) use guest::start as run_in_guest;
 pub(crate) use host::run as run_on_host;

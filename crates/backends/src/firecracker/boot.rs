@@ -8,10 +8,16 @@ use sandbar_protocol::GuestWire;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{engine::Engine, start::Start, vsock, wall::Place};
+use super::{
+    api::Api,
+    engine::Engine,
+    start::Start,
+    vsock,
+    wall::{CONTROL, Place},
+};
 use crate::{
     machine::agent::AgentFile,
-    vmm::{self, Disk, Materials, OwnedBoot, Shape},
+    vmm::{self, Disk, DiskRate, Materials, OwnedBoot, Shape},
 };
 
 /// The names of files in a machine's room.
@@ -20,6 +26,8 @@ const INITRAMFS: &str = "initramfs";
 const CONFIG: &str = "firecracker.json";
 /// Nobody else has a device of that number in this guest.
 const CID: u32 = 3;
+/// In milliseconds.
+const SECOND: u32 = 1000;
 /// For a kernel that has nobody to talk to but us: `quiet`, as little on the emulated serial port as possible; ends when it panics or restarts, which
 /// ends Firecracker; no buses and devices that are not there; no mitigations against processes of its own guest, whose wall is the machine.
 const KERNEL_LINE: &str = "console=ttyS0 quiet reboot=k panic=-1 pci=off 8250.nr_uarts=1 i8042.noaux i8042.nomux i8042.dumbkbd mitigations=off \
@@ -39,6 +47,8 @@ pub(super) struct Machine {
     pub(super) disks: Vec<Disk>,
     /// Whether it was booted to be saved and ended.
     pub(super) is_template: bool,
+    #[serde(default)]
+    pub(super) rate: DiskRate,
 }
 
 impl Machine {
@@ -56,7 +66,11 @@ impl Machine {
     fn config(&self) -> Value {
         let drive = |(index, disk): (usize, &Disk)| {
             let name = Self::disk(index);
-            json!({ "drive_id": name, "path_on_host": name, "is_root_device": false, "is_read_only": disk.read_only })
+            let mut drive = json!({ "drive_id": name, "path_on_host": name, "is_root_device": false, "is_read_only": disk.read_only });
+            if !disk.read_only && self.rate != DiskRate::default() {
+                drive["rate_limiter"] = limiter(self.rate);
+            }
+            drive
         };
         let drives: Vec<Value> = self.disks.iter().enumerate().map(drive).collect();
         json!({
@@ -66,6 +80,18 @@ impl Machine {
             "vsock": { "guest_cid": CID, "uds_path": vsock::SOCKET },
             "entropy": {},
         })
+    }
+
+    /// Has the disk that is written bounded as this machine's is, whatever it was when it was saved. Blocks.
+    ///
+    /// # Errors
+    /// Of Firecracker.
+    pub(super) fn limit_disk(&self, api: &Api<'_>) -> Result<()> {
+        for (index, _) in self.disks.iter().enumerate().filter(|(_, disk)| !disk.read_only) {
+            let name = Self::disk(index);
+            api.patch(&format!("/drives/{name}"), &json!({ "drive_id": name, "rate_limiter": limiter(self.rate) }), CONTROL)?;
+        }
+        Ok(())
     }
 
     /// Starts it, to boot its kernel. Undoes what it did when it fails, but for the content of the folder. Blocks.
@@ -81,6 +107,15 @@ impl Machine {
         }
         start.run(self, (room, jail), &["--config-file", CONFIG])
     }
+}
+
+/// As Firecracker has it: so much is there at once, and comes again within a second. Nothing at all is no limit.
+fn limiter(rate: DiskRate) -> Value {
+    let bucket = |value: Option<u64>| match value {
+        Some(size) => json!({ "size": size, "refill_time": SECOND }),
+        None => json!({ "size": 0, "refill_time": 0 }),
+    };
+    json!({ "bandwidth": bucket(rate.bytes), "ops": bucket(rate.operations) })
 }
 
 /// Boots a machine. Blocks.
@@ -99,6 +134,7 @@ pub(super) fn run(boot: &OwnedBoot, home: &Path, engine: &Engine, agent: &AgentF
         initramfs,
         disks,
         is_template: boot.generation == 0,
+        rate: DiskRate::of(&boot.spec.limits),
     };
     vmm::write_record(&machine, &boot.folder)?;
     let place = machine.boot(&start(boot, engine, agent))?;
@@ -125,11 +161,14 @@ mod tests {
             initramfs: "/i".into(),
             disks: vec![disk("/image", true), disk("scratch", false)],
             is_template: false,
+            rate: DiskRate { bytes: Some(1 << 20), operations: None },
         };
         let config = machine.config();
         assert!(!config.to_string().contains("\"/"), "{config}");
         assert_eq!(config.pointer("/drives/1/path_on_host"), Some(&json!("disk1")));
         assert_eq!(config.pointer("/drives/1/is_read_only"), Some(&json!(false)));
+        assert_eq!(config.pointer("/drives/0/rate_limiter"), None);
+        assert_eq!(config.pointer("/drives/1/rate_limiter/bandwidth/size"), Some(&json!(1 << 20)));
         assert_eq!(config.pointer("/machine-config/mem_size_mib"), Some(&json!(512)));
     }
 }

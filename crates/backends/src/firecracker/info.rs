@@ -20,7 +20,8 @@ pub(super) fn info(options: &FirecrackerOptions) -> ProviderInfo {
         description: "a microVM with a kernel of its own, under Firecracker on KVM".to_owned(),
         notes: vec![
             jail(Engine::find(options).ok().as_ref()).to_owned(),
-            "without a network device; host folders are not shared".to_owned(),
+            "without a network device".to_owned(),
+            vmm::VOLUMES.to_owned(),
             vmm::LIMITS.to_owned(),
         ],
     }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     machine::agent::AgentFile,
-    vmm::{self, CONFIG, Disk, OwnedBoot, SAVED, SCRATCH, processor},
+    vmm::{self, CONFIG, Disk, DiskRate, OwnedBoot, SAVED, SCRATCH, processor},
 };
 
 const OPERATION: &str = "memory";
@@ -156,9 +156,11 @@ pub(super) fn load((saved, record): (&Path, &Value), boot: &OwnedBoot, engine: &
         copy(&saved.join(name), &boot.folder.join(name))?;
     }
     let within = |disk: Disk| if disk.path == Path::new(SAVED) { Disk { path: saved.join(SAVED), ..disk } } else { disk };
+    let is_bound_otherwise = then.rate != DiskRate::of(&boot.spec.limits);
     let disks: Vec<Disk> = then.disks.iter().cloned().map(within).collect();
     vmm::require(disks.iter().map(|disk| &disk.path))?;
-    let machine = Machine { name: Machine::name(boot), user: engine.jail_user(boot.ids), disks, ..then };
+    let machine =
+        Machine { name: Machine::name(boot), user: engine.jail_user(boot.ids), disks, rate: DiskRate::of(&boot.spec.limits), ..then };
     vmm::write_record(&machine, &boot.folder)?;
     let start = boot::start(boot, engine, agent);
     let (room, jail) = start.room(&machine)?;
@@ -169,7 +171,9 @@ pub(super) fn load((saved, record): (&Path, &Value), boot: &OwnedBoot, engine: &
     let api = Api(&place.room.folder);
     let loaded = api.wait(|| place.machine.is_alive()).and_then(|()| bound.require(&Bound::of(&api)?)).and_then(|()| {
         let memory = json!({ "backend_type": "File", "backend_path": MEMORY });
-        api.put("/snapshot/load", &json!({ "snapshot_path": STATE, "mem_backend": memory, "resume_vm": true }), PATIENCE)
+        api.put("/snapshot/load", &json!({ "snapshot_path": STATE, "mem_backend": memory, "resume_vm": true }), PATIENCE)?;
+        // What was saved has the bounds that the machine had.
+        if is_bound_otherwise { machine.limit_disk(&api) } else { Ok(()) }
     });
     let Err(error) = loaded else { return Ok(Place { limits: vmm::reports(&boot.spec.limits), ..place }) };
     let reason = if place.machine.is_alive() { None } else { place.said() };

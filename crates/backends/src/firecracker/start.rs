@@ -118,7 +118,15 @@ impl Start<'_> {
         match (started, console) {
             (Ok(machine), Some(console)) => {
                 self.journal.step(STEPS[2]);
-                Ok(Place { machine, console, room, jail, generation: self.generation.to_owned(), limits: Vec::new() })
+                Ok(Place {
+                    machine,
+                    console,
+                    room,
+                    jail,
+                    generation: self.generation.to_owned(),
+                    limits: Vec::new(),
+                    shares: vmm::Shares::default(),
+                })
             }
             (started, console) => {
                 if let Some(console) = console {
@@ -143,6 +151,7 @@ impl Place {
             end(process)?;
             journal.forget(&process.resource(role))?;
         }
+        self.shares.end(journal, end)?;
         release(self.jail.as_ref(), journal)?;
         clear(&self.generation)
     }

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     kvm::Noted,
     machine::{Backend, Boot, Facts, Machine, Memory, TemplateKey, agent::AgentFile, process::HostProcess},
-    vmm::{self, OwnedBoot, SCRATCH, blocking, processor, remove},
+    vmm::{self, OwnedBoot, SCRATCH, Shares, Sharing, blocking, processor, remove},
 };
 
 /// The provider `firecracker`.
@@ -37,7 +37,7 @@ pub type FirecrackerProvider = Machine<Firecracker>;
 /// There while the machine stands still because somebody wants it to.
 pub(super) const PAUSED: &str = "paused";
 /// How long Firecracker may take to stop or start the processors.
-const CONTROL: Duration = Duration::from_secs(10);
+pub(super) const CONTROL: Duration = Duration::from_secs(10);
 /// A machine boots in a fraction of a second; under nested emulation on a machine that is as busy as one can be, in minutes.
 pub(super) const BOOT: Duration = Duration::from_secs(180);
 
@@ -79,6 +79,9 @@ pub struct Place {
     /// The generation's folder.
     pub(super) generation: PathBuf,
     pub(super) limits: Vec<LimitReport>,
+    /// Those that serve volumes.
+    #[serde(default, skip_serializing_if = "Shares::is_empty")]
+    pub(super) shares: Shares,
 }
 
 impl Firecracker {
@@ -161,14 +164,48 @@ impl Backend for Firecracker {
     async fn load(&self, boot: Boot<'_>, memory: Memory<'_>) -> Result<Place> {
         let (host, boot) = (Arc::clone(&self.0), OwnedBoot::of(&boot));
         let (saved, record) = (memory.folder.to_owned(), memory.record.clone());
-        blocking(move || memory::load((&saved, &record), &boot, &host.engine()?, &host.agent)).await
+        blocking(move || {
+            vmm::check_volumes(&boot.spec.volumes)?;
+            memory::load((&saved, &record), &boot, &host.engine()?, &host.agent)
+        })
+        .await
     }
 
     fn patience(&self) -> Duration {
         BOOT
     }
 
+    async fn furnish(&self, place: &mut Place, spec: &SandboxSpec, journal: &Arc<dyn Journal>) -> Result<()> {
+        if spec.volumes.is_empty() {
+            return Ok(());
+        }
+        let (host, volumes, journal) = (Arc::clone(&self.0), spec.volumes.clone(), Arc::clone(journal));
+        let (room, folder) = (place.room.folder.clone(), place.generation.clone());
+        let (shares, done) = blocking(move || {
+            let mut shares = Shares::default();
+            let sharing = Sharing { connect: &|| vsock::connect_blocking_in(&room), agent: host.agent.path()?, folder: &folder };
+            let done = shares.add(volumes, &sharing, &journal);
+            Ok((shares, done))
+        })
+        .await?;
+        place.shares = shares;
+        done
+    }
+
+    fn check_memory(&self, spec: &SandboxSpec) -> Result<()> {
+        vmm::refuse_memory(spec)
+    }
+
     async fn dial(&self, place: &Place) -> Result<Connection> {
+        if place.shares.has_lost_one(&place.generation) && place.machine.is_alive() {
+            let (host, place) = (Arc::clone(&self.0), place.clone());
+            let revived = blocking(move || {
+                let connect = || vsock::connect_blocking_in(&place.room.folder);
+                place.shares.revive(&Sharing { connect: &connect, agent: host.agent.path()?, folder: &place.generation })
+            });
+            // Whatever is wanted of the sandbox may have nothing to do with its volumes.
+            let _ = revived.await.inspect_err(|error| tracing::warn!(error = %error.chain(), "a volume is not served any more"));
+        }
         let stream = vsock::connect(&place.room.folder).await;
         let gone = |error| Error::new(ErrorKind::Unavailable, "dial", "the machine's agent does not take a connection").with_source(error);
         Ok(Box::new(stream.map_err(gone)?))

@@ -152,6 +152,15 @@ pub trait Backend: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Gives a place whose agent answers what only then can be given: for a wall that has no volumes before.
+    ///
+    /// # Errors
+    /// Of the wall; then the place, as it is by then, is halted.
+    async fn furnish(&self, place: &mut Self::Place, spec: &SandboxSpec, journal: &Arc<dyn Journal>) -> Result<()> {
+        let _ = (place, spec, journal);
+        Ok(())
+    }
+
     /// Saves into `options.into`; `folder` is the generation's.
     ///
     /// For `Disk` the place is frozen, or (`place` is `None`) stopped. For `Memory` it runs and its agent is quiet: it has no connection to the

@@ -89,7 +89,7 @@ pub(super) async fn boot<B: Backend>(
     let ProvisionRequest { id, spec, ids, lifetime, .. } = request;
     let root = &from.root;
     let boot = Boot { id, spec, root, folder: &folder, generation, ids: *ids, lifetime: *lifetime, journal: &journal };
-    let (place, resumed) = match &from.memory {
+    let (mut place, resumed) = match &from.memory {
         Some((folder, record)) => (backend.load(boot, Memory { folder, record }).await?, Some(Resumption { config: None })),
         None => match backend.template(&boot).await? {
             Some(key) => {
@@ -102,10 +102,14 @@ pub(super) async fn boot<B: Backend>(
         },
     };
     journal.step(steps.booted);
-    let mut record = Record::new(generation, root.clone(), Some(place.clone()), holdings.held());
-    match greet(backend, request, &place, Arc::clone(holdings), resumed).await {
+    let greeted = match greet(backend, request, &place, Arc::clone(holdings), resumed).await {
+        Ok(renewal) => backend.furnish(&mut place, spec, &journal).await.map(|()| renewal),
+        Err(error) => Err(error),
+    };
+    match greeted {
         Ok(renewal) => {
             journal.step(steps.answered);
+            let mut record = Record::new(generation, root.clone(), Some(place), holdings.held());
             // That it began from a template is nobody's concern.
             record.renewal = renewal.filter(|_| from.memory.is_some());
             Ok(Current::new(record, Arc::clone(holdings)))

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     machine::{agent::AgentFile, process::HostProcess},
-    vmm::{self, Launch, Materials, OwnedBoot},
+    vmm::{self, DiskRate, Launch, Materials, OwnedBoot},
 };
 
 const OPERATION: &str = "qemu start";
@@ -40,12 +40,13 @@ pub(super) fn run(boot: OwnedBoot, home: &Path, agent: &AgentFile, accelerator: 
     let Materials { shape, kernel, initramfs, disks } = boot.materials(home, agent, GuestWire::Serial)?;
     // What is to become a template has its memory in a file.
     let memory = if boot.generation == 0 { Memory::Shared(RAM.into()) } else { Memory::Anonymous };
-    let machine = Machine { program, accelerator, shape, initramfs, kernel: kernel.for_qemu(), disks, memory };
+    let machine =
+        Machine { program, accelerator, shape, initramfs, kernel: kernel.for_qemu(), disks, memory, rate: DiskRate::of(&boot.spec.limits) };
     vmm::write_record(&machine, &boot.folder)?;
     boot.journal.step(STEPS[0]);
     let limits = vmm::reports(&boot.spec.limits);
     let (machine, pipe) = start(&machine, agent, &boot.folder, boot.lifetime, false, &boot.journal)?;
-    Ok(Place { machine, pipe, folder: boot.folder, limits })
+    Ok(Place { machine, pipe, folder: boot.folder, limits, shares: vmm::Shares::default() })
 }
 
 /// Starts a machine and the process that owns its pipe. Blocks.

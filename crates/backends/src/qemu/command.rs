@@ -8,7 +8,7 @@ use sandbar_protocol::SERIAL_PORT;
 use serde::{Deserialize, Serialize};
 
 use super::{Accelerator, QMP_SOCKET};
-use crate::vmm::{Disk, Shape};
+use crate::vmm::{Disk, DiskRate, Shape};
 
 /// For a kernel that has nobody to talk to but us: `quiet`; ends at once when it panics, which ends QEMU, which is told not to reboot; no
 /// mitigations against processes of its own guest, whose wall is the machine; no time spent on calibrating an emulated clock.
@@ -38,6 +38,8 @@ pub(super) struct Machine {
     /// In the order in which the guest finds them.
     pub(super) disks: Vec<Disk>,
     pub(super) memory: Memory,
+    #[serde(default)]
+    pub(super) rate: DiskRate,
 }
 
 impl Machine {
@@ -76,13 +78,20 @@ impl Machine {
         for (index, disk) in self.disks.iter().enumerate() {
             // A read-only file may be used by many machines, and is locked by none.
             let access = if disk.read_only { "readonly=on,file.locking=off" } else { "readonly=off" };
-            line.with_path("-drive", &format!("if=none,id=disk{index},format=raw,{access},file="), &disk.path);
+            let throttle = if disk.read_only { String::new() } else { self.throttle() };
+            line.with_path("-drive", &format!("if=none,id=disk{index},format=raw,{access}{throttle},file="), &disk.path);
             line.option("-device", &format!("virtio-blk-pci,drive=disk{index}"));
         }
         if waiting {
             line.option("-incoming", "defer");
         }
         line.0
+    }
+
+    /// What bounds the disk that is written.
+    fn throttle(&self) -> String {
+        let option = |name: &str, value: Option<u64>| value.map(|value| format!(",throttling.{name}={value}")).unwrap_or_default();
+        option("bps-total", self.rate.bytes) + &option("iops-total", self.rate.operations)
     }
 }
 
@@ -122,6 +131,7 @@ mod tests {
             initramfs: "/i".into(),
             disks: vec![Disk { path: "/a,b".into(), read_only: true }],
             memory: Memory::View("/m,n".into()),
+            rate: DiskRate::default(),
         };
         let line = machine.arguments(true);
         let has = |end: &str| line.iter().any(|word| word.to_string_lossy().ends_with(end));

@@ -51,7 +51,7 @@ pub(super) fn of_stopped(folder: &Path, into: &Path, agent: &AgentFile) -> Resul
     let journal: Arc<dyn Journal> = Arc::new(NoJournal);
     let (machine, pipe) = boot::start(&machine, agent, folder, Lifetime::Owned, false, &journal)?;
     let fetched = fetch(folder, into, boot::BOOT);
-    let place = Place { machine, pipe, folder: folder.to_owned(), limits: Vec::new() };
+    let place = Place { machine, pipe, folder: folder.to_owned(), limits: Vec::new(), shares: vmm::Shares::default() };
     let halted = place.halt(&journal);
     fetched.and_then(|fetched| halted.map(|()| fetched))
 }

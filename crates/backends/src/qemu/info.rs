@@ -25,7 +25,7 @@ pub(super) fn info() -> ProviderInfo {
         isolation: Isolation::Vm,
         features: features(),
         description: "a virtual machine with a kernel of its own, under QEMU: with KVM where it is usable, else emulated".to_owned(),
-        notes: vec!["without a network device; host folders are not shared".to_owned(), vmm::LIMITS.to_owned()],
+        notes: vec!["without a network device".to_owned(), vmm::VOLUMES.to_owned(), vmm::LIMITS.to_owned()],
     }
 }
 

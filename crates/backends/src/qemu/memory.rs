@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     machine::{agent::AgentFile, process::HostProcess},
-    vmm::{self, CONFIG, Disk, Launch, SAVED, SCRATCH, processor},
+    vmm::{self, CONFIG, Disk, DiskRate, Launch, OwnedBoot, SAVED, SCRATCH, processor},
 };
 
 const OPERATION: &str = "memory";
@@ -219,11 +219,10 @@ fn take_apart(machine: &Machine, into: &Path, agent: &AgentFile) -> Result<()> {
 pub(super) fn load(
     (saved, record): (&Path, &Value),
     accelerator: Accelerator,
-    folder: &Path,
+    boot: &OwnedBoot,
     agent: &AgentFile,
-    lifetime: Lifetime,
-    journal: &Arc<dyn Journal>,
 ) -> Result<(HostProcess, HostProcess)> {
+    let (folder, journal) = (boot.folder.as_path(), &boot.journal);
     let then: Machine = vmm::read_record(saved)?;
     for name in [SCRATCH, CONFIG] {
         copy(&saved.join(name), &folder.join(name))?;
@@ -232,17 +231,24 @@ pub(super) fn load(
     let program = info::program().unwrap_or_else(|| then.program.clone());
     let disks: Vec<Disk> = then.disks.iter().cloned().map(within).collect();
     vmm::require([&then.kernel, &then.initramfs].into_iter().chain(disks.iter().map(|disk| &disk.path)))?;
-    let machine = Machine { program, accelerator, disks, memory: Memory::View(absolute(&saved.join(RAM))), ..then };
+    let machine = Machine {
+        program,
+        accelerator,
+        disks,
+        memory: Memory::View(absolute(&saved.join(RAM))),
+        rate: DiskRate::of(&boot.spec.limits),
+        ..then
+    };
     vmm::write_record(&machine, folder)?;
-    let (process, pipe) = boot::start(&machine, agent, folder, lifetime, true, journal)?;
+    let (process, pipe) = super::boot::start(&machine, agent, folder, boot.lifetime, true, journal)?;
     let loaded = Qmp::connect(folder, CONTROL).and_then(|mut qmp| {
         Bound::of(&machine, &qmp).check(record)?;
         read(&mut qmp, &saved.join(STATE), true)?;
         qmp.execute("cont", &Value::Null).map(drop)
     });
     if let Err(error) = loaded {
-        let reason = if process.is_alive() { None } else { boot::said(folder) };
-        let place = Place { machine: process, pipe, folder: folder.to_owned(), limits: Vec::new() };
+        let reason = if process.is_alive() { None } else { super::boot::said(folder) };
+        let place = Place { machine: process, pipe, folder: folder.to_owned(), limits: Vec::new(), shares: vmm::Shares::default() };
         place.halt(journal)?;
         return Err(match reason {
             Some(reason) => {

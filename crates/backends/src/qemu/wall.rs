@@ -26,9 +26,9 @@ use crate::{
         Backend, Boot, Facts, Machine, Memory, TemplateKey,
         agent::AgentFile,
         process::HostProcess,
-        socket::{AGENT_SOCKET, connect_in},
+        socket::{AGENT_SOCKET, connect_blocking, connect_in},
     },
-    vmm::{self, Engine, OwnedBoot, SCRATCH, blocking, processor, remove},
+    vmm::{self, Engine, OwnedBoot, SCRATCH, Shares, Sharing, blocking, processor, remove},
 };
 
 /// The provider `qemu`.
@@ -71,6 +71,9 @@ pub struct Place {
     /// The generation's folder.
     pub(super) folder: PathBuf,
     pub(super) limits: Vec<LimitReport>,
+    /// Those that serve volumes.
+    #[serde(default, skip_serializing_if = "Shares::is_empty")]
+    pub(super) shares: Shares,
 }
 
 impl Qemu {
@@ -121,6 +124,7 @@ impl Place {
         // It sees the machine's end by itself, a moment later.
         end(&self.pipe)?;
         journal.forget(&self.pipe.resource(PIPE_ROLE))?;
+        self.shares.end(journal, end)?;
         boot::clear(&self.folder);
         Ok(())
     }
@@ -166,10 +170,11 @@ impl Backend for Qemu {
         let boot = OwnedBoot::of(&boot);
         let (saved, record) = (memory.folder.to_owned(), memory.record.clone());
         blocking(move || {
+            vmm::check_volumes(&boot.spec.volumes)?;
             let accelerator = host.accelerator.get();
-            let loaded = memory::load((&saved, &record), accelerator, &boot.folder, &host.agent, boot.lifetime, &boot.journal);
+            let loaded = memory::load((&saved, &record), accelerator, &boot, &host.agent);
             let (machine, pipe) = loaded?;
-            Ok(Place { machine, pipe, folder: boot.folder, limits: vmm::reports(&boot.spec.limits) })
+            Ok(Place { machine, pipe, folder: boot.folder, limits: vmm::reports(&boot.spec.limits), shares: vmm::Shares::default() })
         })
         .await
     }
@@ -178,8 +183,38 @@ impl Backend for Qemu {
         BOOT
     }
 
+    async fn furnish(&self, place: &mut Place, spec: &SandboxSpec, journal: &Arc<dyn Journal>) -> Result<()> {
+        if spec.volumes.is_empty() {
+            return Ok(());
+        }
+        let (host, volumes, journal) = (Arc::clone(&self.0), spec.volumes.clone(), Arc::clone(journal));
+        let folder = place.folder.clone();
+        let (shares, done) = blocking(move || {
+            let mut shares = Shares::default();
+            let sharing = Sharing { connect: &|| connect_blocking(&folder, AGENT_SOCKET), agent: host.agent.path()?, folder: &folder };
+            let done = shares.add(volumes, &sharing, &journal);
+            Ok((shares, done))
+        })
+        .await?;
+        place.shares = shares;
+        done
+    }
+
+    fn check_memory(&self, spec: &SandboxSpec) -> Result<()> {
+        vmm::refuse_memory(spec)
+    }
+
     async fn dial(&self, place: &Place) -> Result<Connection> {
         let gone = |error| Error::new(ErrorKind::Unavailable, "dial", "the machine's pipe does not answer").with_source(error);
+        if place.shares.has_lost_one(&place.folder) && place.machine.is_alive() {
+            let (host, place) = (Arc::clone(&self.0), place.clone());
+            let revived = blocking(move || {
+                let connect = || connect_blocking(&place.folder, AGENT_SOCKET);
+                place.shares.revive(&Sharing { connect: &connect, agent: host.agent.path()?, folder: &place.folder })
+            });
+            // Whatever is wanted of the sandbox may have nothing to do with its volumes.
+            let _ = revived.await.inspect_err(|error| tracing::warn!(error = %error.chain(), "a volume is not served any more"));
+        }
         match connect_in(&place.folder, AGENT_SOCKET).await {
             Ok(stream) => return Ok(Box::new(stream)),
             Err(error) if !place.machine.is_alive() => return Err(gone(error)),

@@ -1,7 +1,7 @@
 use sandbar_core::Feature;
 
 /// What every machine has, whatever its monitor.
-pub(crate) const FEATURES: [Feature; 18] = [
+pub(crate) const FEATURES: [Feature; 21] = [
     Feature::Pty,
     Feature::User,
     Feature::Watch,
@@ -14,12 +14,18 @@ pub(crate) const FEATURES: [Feature; 18] = [
     Feature::Fork,
     Feature::Stats,
     Feature::LayeredImage,
+    Feature::VolumeReadOnly,
+    Feature::VolumeReadWrite,
     Feature::LimitMemory,
     Feature::LimitCpu,
     Feature::LimitPids,
     Feature::LimitDisk,
     Feature::LimitOpenFiles,
+    Feature::LimitDiskRate,
     Feature::NetworkNone,
 ];
+/// How volumes come, for a reader of `inspect`.
+pub(crate) const VOLUMES: &str =
+    "volumes are served to the guest's kernel (FUSE) by a process for each; memory cannot be saved of a sandbox that has some";
 /// How limits hold, for a reader of `inspect`.
 pub(crate) const LIMITS: &str = "limits of memory, processors and disk are the machine's size; finer ones are the guest kernel's";

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use sandbar_core::{Context, Error, ErrorKind, Journal, Lifetime, Result};
+use sandbar_core::{Context, Error, ErrorKind, Journal, Lifetime, Result, Volume};
 
 use crate::{
     host::offspring::{self, Life},
@@ -119,6 +119,17 @@ pub(crate) fn start_console(agent: &Path, folder: &Path, printed: OwnedFd, owned
         command.args([std::process::id().to_string(), machine.pid.to_string()]);
     }
     start_companion(command, folder, "keeping.log", "the process that keeps what the machine prints")
+}
+
+/// Starts the process that serves a volume to the guest at the other end of a connection (see the agent's `share`); returns when it has begun. It ends with
+/// the connection. Blocks.
+///
+/// # Errors
+/// `Unavailable` when it does not come up.
+pub(crate) fn start_share(agent: &Path, folder: &Path, log: &str, volume: &Volume, guest: OwnedFd) -> Result<HostProcess> {
+    let mut command = Command::new(agent);
+    command.arg("share").arg(folder).arg(if volume.read_only { "ro" } else { "rw" }).arg(&volume.source).stdin(guest);
+    start_companion(command, folder, log, "the process that serves a volume")
 }
 
 /// Starts a process beside a machine, which says a byte when it is ready.

@@ -5,6 +5,7 @@
 //! | `claimed` | what every machine has |
 //! | `boot` | a boot with everything owned: the guest's configuration, and what the machine is put together from |
 //! | `shape` | memory, processors and disk of a machine; which limits hold, and by what |
+//! | `share` | volumes: a process for each serves it to the guest |
 //! | `template` | which machines can begin as copies of one |
 //! | `launched` | programs of this host that are a machine: known to the ledger before they run, and reaped |
 //! | `layer` | the writable layer, which only the machine's own agent can give |
@@ -21,16 +22,18 @@ mod launched;
 mod layer;
 mod record;
 mod shape;
+mod share;
 mod template;
 mod why;
 
 pub(crate) use boot::{CONFIG, Disk, Materials, OwnedBoot, SAVED, SCRATCH};
-pub(crate) use claimed::{FEATURES, LIMITS};
+pub(crate) use claimed::{FEATURES, LIMITS, VOLUMES};
 pub(crate) use files::{copy, dig, occupied, remove};
-pub(crate) use launched::{Launch, end, how_ended, start_console, start_pipe};
+pub(crate) use launched::{Launch, end, how_ended, start_console, start_pipe, start_share};
 pub(crate) use layer::{Fetched, fetch_layer};
 pub(crate) use record::{read_record, require, write_record};
-pub(crate) use shape::{Shape, reports, usage};
+pub(crate) use shape::{DiskRate, Shape, reports, usage};
+pub(crate) use share::{Shares, Sharing, check_volumes, refuse_memory};
 pub(crate) use template::{Engine, template};
 pub(crate) use why::said;
 

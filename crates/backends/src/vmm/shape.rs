@@ -29,6 +29,21 @@ pub(crate) struct Shape {
     pub(crate) disk: u64,
 }
 
+/// How much a machine's disk does in a second, which its monitor holds: the disk that is written. Nothing of it is in what is saved of a machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DiskRate {
+    /// Bytes.
+    pub(crate) bytes: Option<u64>,
+    /// Reads and writes.
+    pub(crate) operations: Option<u64>,
+}
+
+impl DiskRate {
+    pub(crate) const fn of(limits: &Limits) -> Self {
+        Self { bytes: limits.disk_rate, operations: limits.disk_operations }
+    }
+}
+
 impl Shape {
     /// The shape that limits ask for.
     ///
@@ -63,12 +78,15 @@ pub(crate) fn reports(limits: &Limits) -> Vec<LimitReport> {
     };
     let shape = Shape::of(limits).unwrap_or(Shape { memory: 0, processors: 0, disk: 0 });
     let cpu = limits.cpu_millis.map(u64::from);
+    let rate = |value: Option<u64>| value.map_or_else(|| "not limited".to_owned(), |_| "the machine's monitor".to_owned());
     vec![
         report("memory", limits.memory, within(limits.memory, format!("the machine's {} MiB", shape.memory / MEBIBYTE))),
         report("cpu", cpu, within(cpu, format!("the machine's {} processors", shape.processors))),
         report("pids", limits.pids.map(u64::from), limits.pids.map_or_else(|| "not limited".to_owned(), |_| guest.to_owned())),
         report("disk", limits.disk, format!("the machine's disk of {} MiB", shape.disk / MEBIBYTE)),
         report("open-files", Some(open_files(limits)), "rlimit".to_owned()),
+        report("disk-rate", limits.disk_rate, rate(limits.disk_rate)),
+        report("disk-operations", limits.disk_operations, rate(limits.disk_operations)),
     ]
 }
 

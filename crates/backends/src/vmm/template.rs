@@ -4,7 +4,7 @@ use sandbar_core::{Context, Limits, Network, Result, SandboxSpec};
 use sandbar_guest::{KernelStore, RootImage};
 use sha2::{Digest, Sha256};
 
-use super::{OwnedBoot, SCRATCH, shape::Shape};
+use super::{OwnedBoot, SCRATCH, check_volumes, shape::Shape};
 use crate::machine::{TemplateKey, agent::AgentFile};
 
 /// A monitor, as far as it makes two templates different.
@@ -22,6 +22,7 @@ pub(crate) struct Engine<'a> {
 /// # Errors
 /// As a boot would have.
 pub(crate) fn template(home: &Path, engine: Engine<'_>, boot: &OwnedBoot) -> Result<Option<TemplateKey>> {
+    check_volumes(&boot.spec.volumes)?;
     if boot.folder.join(SCRATCH).exists() || !boot.root.saved_layers.is_empty() {
         return Ok(None);
     }

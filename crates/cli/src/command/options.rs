@@ -83,6 +83,12 @@ struct LimitOptions {
     /// Open files of each process
     #[arg(long, value_name = "NUMBER")]
     open_files: Option<u64>,
+    /// What its own disk reads and writes a second, such as 20M
+    #[arg(long, value_name = "SIZE", value_parser = args::size)]
+    disk_rate: Option<u64>,
+    /// How often its own disk reads or writes in a second
+    #[arg(long, value_name = "NUMBER")]
+    disk_operations: Option<u64>,
 }
 
 impl SandboxOptions {
@@ -117,6 +123,8 @@ impl SandboxOptions {
             pids: self.limits.pids,
             disk: self.limits.disk,
             open_files: self.limits.open_files,
+            disk_rate: self.limits.disk_rate,
+            disk_operations: self.limits.disk_operations,
         };
         let spec = SandboxSpec {
             hostname: self.hostname,

@@ -11,11 +11,13 @@ use world::World;
 mod cycles;
 mod ends;
 mod firecracker;
+mod images;
 mod kills;
 mod owned;
 mod qemu;
 #[path = "../../../conformance/tests/engines/trial.rs"]
 mod trial;
+mod volumes;
 mod world;
 
 /// A fact, and what shows it.
@@ -27,6 +29,8 @@ const CASES: &[Case] = &[
     ("a_machine_that_ends_or_hangs_is_told", ends::are_told),
     ("a_machine_ends_with_the_client_that_owns_it", owned::ends),
     ("many_lives_leave_nothing", cycles::leave_nothing),
+    ("an_image_of_memory_stays_as_long_as_it_is_needed", images::are_counted),
+    ("a_volume_outlives_who_serves_it", volumes::are_served),
 ];
 
 fn main() -> ExitCode {

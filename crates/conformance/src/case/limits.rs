@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use sandbar_core::{
     ErrorKind, ExecRequest,
-    Feature::{self, LimitCpu, LimitDisk, LimitMemory, LimitOpenFiles, LimitPids},
+    Feature::{self, LimitCpu, LimitDisk, LimitDiskRate, LimitMemory, LimitOpenFiles, LimitPids},
     Limits, RemoveOptions, SandboxSpec, State,
 };
 use tokio::time::timeout;
@@ -30,6 +30,8 @@ cases! { "limits";
     a_full_disk_can_be_emptied [.needs(&[LimitDisk]).reach(&[Shell])],
     files_over_the_limit_are_not_opened [.needs(&[LimitOpenFiles]).reach(&[Shell])],
     the_open_file_limit_cannot_be_raised [.needs(&[LimitOpenFiles]).reach(&[Shell])],
+    what_the_disk_does_in_a_second_is_bounded [.needs(&[LimitDiskRate]).reach(&[Shell])],
+    what_the_disk_does_is_bounded_after_a_start_and_in_a_fork [.needs(&[LimitDiskRate, Feature::StopStart, Feature::DiskCheckpoint, Feature::Fork]).reach(&[Shell])],
     wall_time_over_the_limit_ends_the_command,
     another_sandbox_does_not_feel_them [.needs(&[LimitMemory, LimitPids]).reach(&[Shell])],
     they_hold_after_stop_and_start [.needs(&[LimitPids, LimitOpenFiles, Feature::StopStart]).reach(&[Shell])],
@@ -67,6 +69,8 @@ async fn those_asked_for_are_told_with_what_holds_them(context: &Context) -> Res
         pids: has(LimitPids).then_some(100),
         disk: has(LimitDisk).then_some(64 * MEBIBYTE),
         open_files: has(LimitOpenFiles).then_some(200),
+        disk_rate: has(LimitDiskRate).then_some(64 * MEBIBYTE),
+        disk_operations: has(LimitDiskRate).then_some(5000),
     };
     let sandbox = limited(context, limits).await?;
     let reports = sandbox.limits();
@@ -76,6 +80,8 @@ async fn those_asked_for_are_told_with_what_holds_them(context: &Context) -> Res
         ("pids", limits.pids.map(u64::from)),
         ("disk", limits.disk),
         ("open-files", limits.open_files),
+        ("disk-rate", limits.disk_rate),
+        ("disk-operations", limits.disk_operations),
     ];
     for (name, value) in asked.into_iter().filter(|(_, value)| value.is_some()) {
         let report = reports.iter().find(|report| report.limit == name).ok_or_else(|| Failure::new(format!("{name} is not told")))?;
@@ -212,6 +218,55 @@ async fn a_full_disk_can_be_emptied(context: &Context) -> Result<(), Failure> {
         sandbox.remove_path("file", RemoveOptions::default()).await?;
     }
     sandbox.put("small", noise(4 << 20, 1)).await?;
+    Ok(())
+}
+
+/// How long it takes until a file of this size is on the disk.
+async fn write(sandbox: &Sandbox, mebibytes: u64) -> Result<Duration, Failure> {
+    let begun = Instant::now();
+    sandbox.text(&format!("dd if=/dev/zero of=/written bs=64k count={} conv=fsync 2>/dev/null; rm /written", mebibytes * 16)).await?;
+    Ok(begun.elapsed())
+}
+
+async fn what_the_disk_does_in_a_second_is_bounded(context: &Context) -> Result<(), Failure> {
+    const WRITTEN: u64 = 16;
+    // What a second allows may have been saved up, and so be written at once.
+    let least = Duration::from_secs(2);
+    let plain = context.sandbox().await?;
+    let unlimited = write(&plain, WRITTEN).await?;
+    let few = Limits { disk_rate: Some(WRITTEN * MEBIBYTE / 4), ..Limits::default() };
+    let limited_by_bytes = write(&limited(context, few).await?, WRITTEN).await?;
+    let often = write_often(&plain).await?;
+    let seldom = Limits { disk_operations: Some(20), ..Limits::default() };
+    let limited_by_operations = write_often(&limited(context, seldom).await?).await?;
+    for (what, took, unlimited) in [("bytes", limited_by_bytes, unlimited), ("operations", limited_by_operations, often)] {
+        ensure!(took >= least, "with a limit of {what} it took {took:?}, without one {unlimited:?}");
+        if unlimited >= least {
+            return Err(Failure::Ignored(format!("the disk is too busy to tell: without a limit of {what} it took {unlimited:?}")));
+        }
+    }
+    Ok(())
+}
+
+/// How long it takes to have something written sixty times.
+async fn write_often(sandbox: &Sandbox) -> Result<Duration, Failure> {
+    let begun = Instant::now();
+    sandbox.text("i=0; while [ $i -lt 60 ]; do echo $i > /written; sync; i=$((i+1)); done; rm /written").await?;
+    Ok(begun.elapsed())
+}
+
+async fn what_the_disk_does_is_bounded_after_a_start_and_in_a_fork(context: &Context) -> Result<(), Failure> {
+    let spec = SandboxSpec { limits: Limits { disk_rate: Some(4 * MEBIBYTE), ..Limits::default() }, ..SandboxSpec::default() };
+    let sandbox = context.sandbox_with(spec.clone()).await?;
+    sandbox.stop().await?;
+    sandbox.start().await?;
+    let started = write(&sandbox, 12).await?;
+    let (layer, _) = context.checkpoint(&sandbox).await?;
+    let fork = context.fork(&sandbox, &layer, spec).await?;
+    let forked = write(&fork, 12).await?;
+    for took in [started, forked] {
+        ensure!(took >= Duration::from_secs(2), "12 MiB at 4 MiB a second took {took:?}");
+    }
     Ok(())
 }
 

@@ -97,6 +97,8 @@ async fn a_limit_too_small_to_work_is_refused(context: &Context) -> Result<(), F
         (Feature::LimitPids, Limits { pids: Some(1), ..none }),
         (Feature::LimitDisk, Limits { disk: Some(1), ..none }),
         (Feature::LimitOpenFiles, Limits { open_files: Some(1), ..none }),
+        (Feature::LimitDiskRate, Limits { disk_rate: Some(1), ..none }),
+        (Feature::LimitDiskRate, Limits { disk_operations: Some(1), ..none }),
     ];
     for (feature, limits) in small {
         let outcome = context.sandbox_refusal(SandboxSpec { limits, ..SandboxSpec::default() }).await?;

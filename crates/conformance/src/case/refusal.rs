@@ -71,6 +71,7 @@ async fn attempt(context: &Context, sandbox: &Sandbox, feature: Feature) -> Resu
         Feature::LimitPids => context.sandbox_refusal(limit(Limits { pids: Some(100), ..none })).await?.map(drop),
         Feature::LimitDisk => context.sandbox_refusal(limit(Limits { disk: Some(1 << 30), ..none })).await?.map(drop),
         Feature::LimitOpenFiles => context.sandbox_refusal(limit(Limits { open_files: Some(100), ..none })).await?.map(drop),
+        Feature::LimitDiskRate => context.sandbox_refusal(limit(Limits { disk_rate: Some(1 << 30), ..none })).await?.map(drop),
         Feature::NetworkNone => context.sandbox_refusal(spec(&|spec| spec.network = Network::None)).await?.map(drop),
         Feature::NetworkOpen => context.sandbox_refusal(spec(&|spec| spec.network = Network::Open)).await?.map(drop),
         Feature::NetworkRules => {

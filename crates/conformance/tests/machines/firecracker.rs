@@ -16,6 +16,7 @@ const PARTICULAR: Part = Part {
         "checkpoint::a_stopped_sandbox_can_be_saved",
         "expose::shutting_down_one_way_leaves_the_other_open",
         "file::what_is_put_is_got",
+        "limits::what_the_disk_does_in_a_second_is_bounded",
         "memory::a_failure_leaves_the_sandbox_running",
         "memory::a_process_goes_on_in_a_fork",
         "memory::a_restore_in_place_brings_processes_back",
@@ -28,11 +29,17 @@ const PARTICULAR: Part = Part {
         "restore::files_are_as_they_were",
         "status::a_crashed_one_starts_again_with_its_layer",
         "stdin::it_is_binary_safe_and_complete",
+        "volume::a_read_only_one_can_be_read_and_not_written",
+        "volume::a_target_below_another_works",
+        "volume::it_is_there_after_stop_and_start",
     ],
     reason: SLOW,
 };
 /// What another user, without a jail, changes of that.
-const OF_A_USER: Part = Part { names: &["memory::a_process_goes_on_in_a_fork", "stop_start::the_writable_layer_is_kept"], reason: SLOW };
+const OF_A_USER: Part = Part {
+    names: &["memory::a_process_goes_on_in_a_fork", "stop_start::the_writable_layer_is_kept", "volume::a_writable_one_is_the_hosts_folder"],
+    reason: SLOW,
+};
 
 fn prepare_jailed(world: &World) -> Preparing<'_> {
     Box::pin(async {

@@ -1,5 +1,5 @@
 use sandbar_backends::{
-    ProviderOptions,
+    ProviderOptions, kvm,
     qemu::{Accelerator, QemuOptions},
 };
 use sandbar_conformance::{Availability, Part, Subject, Variant, World};
@@ -8,7 +8,9 @@ use super::stock;
 use crate::variants::{Found, Preparing};
 
 /// A virtual machine under QEMU, emulated: what works on every machine.
-pub const TCG: Variant = Variant { name: "qemu-tcg", prepare };
+pub const TCG: Variant = Variant { name: "qemu-tcg", prepare: prepare_tcg };
+/// The same, with KVM.
+pub const KVM: Variant = Variant { name: "qemu-kvm", prepare: prepare_kvm };
 
 /// What a machine does to a sandbox. What the agent does in it is tested on other walls, many times as fast as an emulated processor.
 const PARTICULAR: Part = Part {
@@ -18,6 +20,7 @@ const PARTICULAR: Part = Part {
         "egress::datagrams_are_asked_for_by_name_and_keep_their_boundaries",
         "egress::datagrams_that_are_not_allowed_any_more_find_nobody",
         "egress::memory_is_saved_without_what_is_open_or_not_at_all",
+        "limits::what_the_disk_does_in_a_second_is_bounded",
         "memory",
         "restore",
         "signal",
@@ -25,26 +28,47 @@ const PARTICULAR: Part = Part {
         "status",
         "stdin",
         "stop_start",
+        "volume",
     ],
     reason: "emulation makes it slow, and other walls show it: SANDBAR_LONG=1 asks for it here as well",
 };
 
-fn prepare(world: &World) -> Preparing<'_> {
+/// What the accelerator changes of that.
+const OF_KVM: Part = Part {
+    names: &[
+        "memory::a_process_goes_on_in_a_fork",
+        "memory::a_restore_in_place_brings_processes_back",
+        "memory::forks_have_identities_of_their_own",
+        "pause::nothing_runs_meanwhile",
+        "restore::files_are_as_they_were",
+        "stop_start::the_writable_layer_is_kept",
+        "volume::a_target_below_another_works",
+    ],
+    reason: "machines in an emulated machine are slow, and `qemu-tcg` shows it: SANDBAR_LONG=1 asks for it here as well",
+};
+
+fn prepare_tcg(world: &World) -> Preparing<'_> {
+    Box::pin(async { look(world, TCG.name, Accelerator::Tcg, PARTICULAR).await.unwrap_or_else(Availability::Unavailable) })
+}
+
+fn prepare_kvm(world: &World) -> Preparing<'_> {
     Box::pin(async {
-        match look(world).await {
-            Ok(availability) => availability,
-            Err(reason) => Availability::Unavailable(reason),
+        // Before anything is made for it.
+        let kvm = kvm::probe();
+        if !kvm.is_usable() {
+            return Availability::Unavailable(kvm.to_string());
         }
+        look(world, KVM.name, Accelerator::Kvm, OF_KVM).await.unwrap_or_else(Availability::Unavailable)
     })
 }
 
-async fn look(world: &World) -> Result<Availability, String> {
-    let root = stock::root(world, TCG.name).await?;
-    let options = |home| ProviderOptions { qemu: QemuOptions { accelerator: Some(Accelerator::Tcg) }, ..ProviderOptions::new(home) };
-    let found = Found::find_with(world, TCG.name, "qemu", options).await?;
+async fn look(world: &World, variant: &str, accelerator: Accelerator, part: Part) -> Result<Availability, String> {
+    let root = stock::root(world, variant).await?;
+    let options = |home| ProviderOptions { qemu: QemuOptions { accelerator: Some(accelerator) }, ..ProviderOptions::new(home) };
+    let found = Found::find_with(world, variant, "qemu", options).await?;
     Ok(Availability::Here(Box::new(Subject {
-        patience: 4,
-        only: std::env::var_os("SANDBAR_LONG").is_none().then_some(PARTICULAR),
-        ..stock::subject(found.subject(TCG.name, root), "qemu")
+        patience: if accelerator == Accelerator::Kvm { 8 } else { 4 },
+        only: std::env::var_os("SANDBAR_LONG").is_none().then_some(part),
+        ..stock::subject(found.subject(variant, root), "qemu")
     })))
 }

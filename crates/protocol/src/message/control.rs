@@ -139,3 +139,21 @@ pub struct Failure {
 /// Asks for the writable layer of a guest.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct GetLayer {}
+
+/// Mounts a volume that is served at the other end of the connection.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Share {
+    /// The absolute path inside. Made if missing.
+    #[prost(bytes = "vec", tag = "1")]
+    pub target: Vec<u8>,
+    /// Whether it cannot be written.
+    #[prost(bool, tag = "2")]
+    pub read_only: bool,
+    /// Whether it is a file instead of a folder.
+    #[prost(bool, tag = "3")]
+    pub is_file: bool,
+}
+
+/// All volumes are there.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Settle {}

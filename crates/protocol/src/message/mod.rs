@@ -10,8 +10,8 @@ mod process;
 use prost::{Message, Oneof};
 
 pub use control::{
-    Ack, Dial, Empty, Failure, GetLayer, Identity, OpenPorts, Ping, Pong, Quiesce, Renewal, Resumed, Shutdown, Usage, UsageReport,
-    WatchPorts,
+    Ack, Dial, Empty, Failure, GetLayer, Identity, OpenPorts, Ping, Pong, Quiesce, Renewal, Resumed, Settle, Share, Shutdown, Usage,
+    UsageReport, WatchPorts,
 };
 pub use egress::{Claimed, Egress, Leave, Question, Remote, Verdict, question};
 pub use file::{DirEntries, Entry, KindOfFile, MakeDir, Owner, Put, ReadDir, Remove, Rename, Stat, Symlink, Target, Watch, WatchEvent};
@@ -25,7 +25,7 @@ pub struct Request {
     /// What to do.
     #[prost(
         oneof = "request::Operation",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 27, 28"
     )]
     pub operation: Option<request::Operation>,
 }
@@ -114,6 +114,12 @@ pub mod request {
         /// → `Done`, then `Event` messages with `Ports`: at once, and after each change, until either side closes.
         #[prost(message, tag = "25")]
         WatchPorts(WatchPorts),
+        /// Mount a volume that the host serves → `Done`, then FUSE both ways: requests of the guest's kernel, and their answers.
+        #[prost(message, tag = "27")]
+        Share(Share),
+        /// All volumes are there → `Done`, when what depends on them was looked at anew: the working directory, users.
+        #[prost(message, tag = "28")]
+        Settle(Settle),
     }
 }
 
