@@ -1,7 +1,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use sandbar_core::Limits;
@@ -60,12 +60,27 @@ fn field(text: &str, name: &str) -> u64 {
 
 /// Kilobytes of all processes whose command lines contain one of these marks, and of all that descend from them.
 pub fn kilobytes_of(marks: &[String]) -> Result<u64> {
+    Ok(processes_of(marks)?.iter().map(|folder| proportional_size(folder)).sum())
+}
+
+/// The same, of what is no other process's as well.
+pub fn private_kilobytes_of(marks: &[String]) -> Result<u64> {
+    let private = |folder: &PathBuf| {
+        let text = fs::read_to_string(folder.join("smaps_rollup")).unwrap_or_default();
+        field(&text, "Private_Clean:") + field(&text, "Private_Dirty:")
+    };
+    Ok(processes_of(marks)?.iter().map(private).sum())
+}
+
+/// The folders in `/proc` of all processes whose command lines or working directories contain one of these marks, and of all that descend from them.
+fn processes_of(marks: &[String]) -> Result<Vec<PathBuf>> {
     let (mut parents, mut counted) = (HashMap::new(), HashSet::new());
     for entry in fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let read = |name: &str| String::from_utf8_lossy(&fs::read(entry.path().join(name)).unwrap_or_default()).into_owned();
         let line = read("cmdline");
-        if marks.iter().any(|mark| line.contains(mark.as_str())) {
+        let place = fs::read_link(entry.path().join("cwd")).unwrap_or_default().display().to_string();
+        if marks.iter().any(|mark| line.contains(mark.as_str()) || place.contains(mark.as_str())) {
             counted.insert(pid);
         }
         // The name before the state and the parent may have spaces and brackets in it.
@@ -80,7 +95,7 @@ pub fn kilobytes_of(marks: &[String]) -> Result<u64> {
         }
         counted.extend(more);
     }
-    Ok(counted.iter().map(|pid| proportional_size(&Path::new("/proc").join(pid.to_string()))).sum())
+    Ok(counted.iter().map(|pid| Path::new("/proc").join(pid.to_string())).collect())
 }
 
 /// Kilobytes of a process, by its folder in `/proc`.

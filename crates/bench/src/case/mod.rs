@@ -8,6 +8,7 @@ mod gvisor;
 mod idle;
 pub mod life;
 mod limits;
+mod machine;
 mod parallel;
 mod sandbox;
 mod server;
@@ -25,7 +26,8 @@ use self::sandbox::Stage;
 use crate::{Result, peer::docker::Docker, table};
 
 /// The names of the cases, in their order.
-pub const NAMES: [&str; 10] = ["exec", "create", "limits", "stream", "egress", "parallel", "idle", "server", "gvisor", "docker"];
+pub const NAMES: [&str; 12] =
+    ["exec", "create", "limits", "stream", "egress", "parallel", "idle", "server", "gvisor", "docker", "qemu", "firecracker"];
 /// What one case may take. Rows have budgets of their own far below: what takes longer hangs.
 const DEADLINE: Duration = Duration::from_secs(240);
 /// What all of them may take: what is not done by then is told as failed.
@@ -76,6 +78,8 @@ async fn run_one(setting: &Setting, name: &str, deadline: Duration) -> Result {
             "server" => server::run(setting, &stage).await,
             "gvisor" => gvisor::run(setting, &stage).await,
             "docker" => docker::run(setting, &stage).await,
+            "qemu" => machine::run(&stage, "qemu").await,
+            "firecracker" => machine::run(&stage, "firecracker").await,
             _ => idle::run(setting, &stage).await,
         }
     };

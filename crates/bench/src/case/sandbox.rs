@@ -22,6 +22,10 @@ impl Stage {
         if let Some(host) = docker_host {
             writeln!(config, "docker-host = {host:?}")?;
         }
+        let firecracker = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/lab/bin/firecracker");
+        if firecracker.exists() {
+            writeln!(config, "[firecracker]\nfirecracker = {firecracker:?}")?;
+        }
         fs::write(folder.path().join("sandbar.toml"), config)?;
         let runtime = Self::runtime_at(folder.path()).await?;
         Ok(Self { runtime, folder })

@@ -4,6 +4,7 @@ pub mod bwrap;
 pub mod docker;
 #[path = "../../../conformance/tests/engines/engine.rs"]
 mod engine;
+pub mod machine;
 pub mod nsjail;
 pub mod runc;
 pub mod runsc;
