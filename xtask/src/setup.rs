@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 22] = [
+const PACKAGES: [(&str, &str); 24] = [
     ("curl", "the client inside, in tests of what leaves a sandbox"),
     ("openssl", "the TLS server of those tests"),
     ("iproute2", "the network namespaces of those tests"),
@@ -20,6 +20,8 @@ const PACKAGES: [(&str, &str); 22] = [
     ("docker.io", "the engine of the provider docker, started by the tests themselves"),
     ("bubblewrap", "peer of the benchmarks"),
     ("runc", "peer of the benchmarks"),
+    ("slirp4netns", "peer of the benchmarks"),
+    ("passt", "peer of the benchmarks"),
     ("squashfs-tools", "root images of virtual machines"),
     ("g++", "libFuzzer"),
     ("qemu-system-x86", "virtual machines; the lab's machine, and on Debian 12 the program that shares files with it"),

@@ -10,7 +10,12 @@ use tokio::{
 };
 
 use super::{Setting, sandbox::Stage};
-use crate::{Result, peer, sample::Samples, table};
+use crate::{
+    Result,
+    peer::{self, usernet::Usernet},
+    sample::Samples,
+    table,
+};
 
 /// Bytes of the transfer.
 const TOTAL: u64 = 1 << 30;
@@ -47,6 +52,16 @@ pub async fn run(setting: &Setting, stage: &Stage) -> Result {
             return Err(format!("{provider}: {}: {}", said.status, said.stderr_text()).into());
         }
         rows.push((format!("out of `{provider}`"), Measured::read(&said.stdout_text())?));
+    }
+    for peer in Usernet::ALL {
+        if !peer.is_here().await {
+            table::paragraph(&format!("{} is not installed.", peer.name()));
+            continue;
+        }
+        match peer.python(&program).await {
+            Ok(said) => rows.push((format!("`{}`, a rootless namespace", peer.name()), Measured::read(&said)?)),
+            Err(error) => table::paragraph(&format!("{} cannot be measured: {error}", peer.name())),
+        }
     }
     server.abort();
     let base = rows[0].1.rate;

@@ -11,6 +11,7 @@ pub mod runsc;
 pub mod spawn;
 #[path = "../../../conformance/tests/elsewhere/sshd.rs"]
 pub mod sshd;
+pub mod usernet;
 
 use std::process::Stdio;
 
