@@ -10,7 +10,7 @@ use rustix::{
 };
 
 use super::{
-    MOST_MESSAGE,
+    MOST_MESSAGE, domain,
     message::{REQUEST_HEAD, Request},
     server::Server,
 };
@@ -39,18 +39,19 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = OsString>) -> io::Result<(
     guest.set_nonblocking(false)?;
     guest.set_read_timeout(None)?;
     guest.set_write_timeout(None)?;
-    confine()?;
-    let _ = io::stdout().write_all(b"1").and_then(|()| io::stdout().flush());
     let null = rustix::fs::open(c"/dev/null", OFlags::RDWR, Mode::empty())?;
+    confine(&root)?;
+    let _ = io::stdout().write_all(b"1").and_then(|()| io::stdout().flush());
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
     serve(&guest, root, read_only)
 }
 
-/// As root: keeps what it takes to act for the guest's users in the volume, and nothing else. A write so takes away what makes a program powerful, as for
-/// any user (`CAP_FSETID`).
-fn confine() -> io::Result<()> {
+/// Keeps to the volume; as root, with what it takes to act for the guest's users there, and nothing else. A write so takes away what makes a program powerful,
+/// as for any user (`CAP_FSETID`).
+fn confine(root: &OwnedFd) -> io::Result<()> {
     rustix::thread::set_no_new_privs(true)?;
+    domain::enter(root)?;
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }

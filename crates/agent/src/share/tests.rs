@@ -16,7 +16,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{MOST_MESSAGE, host, message::operation as op, nodes::ROOT};
+use super::{MOST_MESSAGE, domain, host, message::operation as op, nodes::ROOT};
 
 /// A guest's kernel.
 struct Kernel {
@@ -28,7 +28,11 @@ impl Kernel {
     fn of(folder: &Path, read_only: bool) -> Self {
         let (socket, other) = UnixStream::pair().unwrap();
         let root = rustix::fs::openat(CWD, folder, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
-        std::thread::spawn(move || host::serve(&other, root, read_only));
+        std::thread::spawn(move || {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            domain::enter(&root).unwrap();
+            host::serve(&other, root, read_only)
+        });
         Self { socket, unique: 0 }
     }
 
