@@ -18,7 +18,6 @@ const PARTICULAR: Part = Part {
         "egress::an_end_that_nobody_speaks_for_is_a_reset",
         "egress::datagrams_are_asked_for_by_name_and_keep_their_boundaries",
         "egress::memory_is_saved_without_what_is_open_or_not_at_all",
-        "egress::whoever_decides_may_come_back_while_memory_is_saved",
         "expose::shutting_down_one_way_leaves_the_other_open",
         "file::what_is_put_is_got",
         "limits::what_the_disk_does_in_a_second_is_bounded",
