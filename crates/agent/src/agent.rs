@@ -79,6 +79,7 @@ impl Agent {
         let config = &settings.config;
         let ring_bytes = if config.ring_bytes == 0 { RING_BYTES } else { config.ring_bytes.min(MAX_RING_BYTES) };
         let ring_bytes = usize::try_from(ring_bytes).unwrap_or(usize::MAX);
+        let is_on_vsock = is_on_vsock(&settings);
         Self {
             settings: RefCell::new(Rc::new(settings)),
             spawner,
@@ -98,14 +99,14 @@ impl Agent {
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
             shares: Arc::new(Semaphore::new(MAX_SHARES)),
-            egress: egress::Host::new(),
+            egress: egress::Host::new(is_on_vsock),
             lent: RefCell::default(),
         }
     }
 
     /// Whether connections come by vsock, which its monitors end as a whole only.
     pub(crate) fn is_on_vsock(&self) -> bool {
-        self.settings().config.guest.as_ref().is_some_and(|guest| guest.wire() == GuestWire::Vsock)
+        is_on_vsock(&self.settings())
     }
 
     /// What the sandbox is.
@@ -148,4 +149,8 @@ impl Agent {
             let _ = socket.shutdown(std::net::Shutdown::Both);
         }
     }
+}
+
+fn is_on_vsock(settings: &Settings) -> bool {
+    settings.config.guest.as_ref().is_some_and(|guest| guest.wire() == GuestWire::Vsock)
 }

@@ -16,6 +16,7 @@ use tokio::{
 use crate::{
     failure::{Kind, Result, failure},
     session,
+    twin::Twin,
 };
 
 /// A loopback connection is made at once, or its listener's queue is full.
@@ -82,44 +83,73 @@ pub(crate) async fn relay(host: UnixStream, ahead: Bytes, port: &TcpStream, is_e
     Passed::Ended
 }
 
-/// The same on a wire that cannot end one direction alone: bytes, and the ends of both directions, are frames. It goes on until the host is gone, or one
-/// direction has failed: then the host sees a connection that was cut.
-pub(crate) async fn relay_in_frames(mut host: UnixStream, ahead: Bytes, mut port: TcpStream) {
+/// The same on a wire that cannot end one direction alone (vsock): bytes, and the ends of both directions, are frames. It goes on until the host is gone, or
+/// one direction has failed: then the host sees a connection that was cut.
+pub(crate) async fn relay_in_frames(mut host: UnixStream, ahead: Bytes, port: &TcpStream, is_end: impl Future<Output = bool>) -> Passed {
+    let twin = Twin::of(&host);
     let (read, mut write) = host.split();
-    let (mut from_port, mut to_port) = port.split();
     let there = async {
+        let mut is_end = pin!(is_end);
+        let mut has_ended = false;
         let mut reader = FrameReader::new(AsyncReadExt::chain(ahead.as_ref(), read));
-        while let Ok(Some(frame)) = reader.next().await {
-            match frame.kind {
-                FrameKind::Bytes => to_port.write_all(&frame.payload).await?,
-                FrameKind::End => to_port.shutdown().await?,
-                FrameKind::Message | FrameKind::Stdout | FrameKind::Stderr => break,
+        loop {
+            let (kind, payload) = match reader.next().await {
+                Ok(Some(frame)) => (Some(frame.kind), frame.payload),
+                Ok(None) => (None, Bytes::new()),
+                Err(_) => return if has_ended { Passed::Ended } else { Passed::Broken },
+            };
+            match kind {
+                Some(FrameKind::Bytes) => {
+                    if sandbar_relay::write(port, payload).await.is_err() {
+                        return Passed::Ended;
+                    }
+                }
+                Some(FrameKind::End) | None => {
+                    if !has_ended && !is_end.as_mut().await {
+                        return Passed::Broken;
+                    }
+                    has_ended = true;
+                    sandbar_relay::end(port);
+                    if kind.is_none() {
+                        return Passed::Ended;
+                    }
+                }
+                Some(FrameKind::Message | FrameKind::Stdout | FrameKind::Stderr) => return Passed::Broken,
             }
         }
-        io::Result::Ok(())
     };
     let back = async {
         loop {
             // An idle stream costs no buffer.
-            from_port.readable().await?;
+            port.readable().await?;
             let mut frame = vec![0; HEADER + MAX_BULK];
-            let length = from_port.read(&mut frame[HEADER..]).await?;
+            let length = match port.try_read(&mut frame[HEADER..]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                read => read?,
+            };
             let kind = if length == 0 { FrameKind::End } else { FrameKind::Bytes };
             frame.truncate(HEADER + length);
             frame[..HEADER].copy_from_slice(&Header { kind, length }.encode());
-            write.write_all(&frame).await?;
-            if kind == FrameKind::End {
+            // A host that is gone may have said something before.
+            if write.write_all(&frame).await.is_err() || kind == FrameKind::End {
                 return io::Result::Ok(());
             }
         }
     };
-    let (mut there, mut back) = (pin!(there), pin!(back));
-    tokio::select! {
-        _ = &mut there => {}
-        passed = &mut back => if passed.is_ok() {
-            // Bytes on their way would be lost with a connection that this side ends: the host does, when it has heard the end.
-            let _ = there.await;
+    let both = async {
+        let (mut there, mut back) = (pin!(there), pin!(back));
+        tokio::select! {
+            passed = &mut there => passed,
+            passed = &mut back => match passed {
+                // Bytes on their way would be lost with a connection that this side ends: the host does, when it has heard the end.
+                Ok(()) => there.await,
+                Err(_) => Passed::Ended,
+            },
         }
+    };
+    tokio::select! {
+        passed = both => passed,
+        () = Twin::reset(twin.as_ref()) => Passed::Broken,
     }
 }
 
@@ -139,7 +169,7 @@ mod tests {
         // The first frame came with the request.
         let mut ahead = bytes::BytesMut::new();
         encode_frame(&mut ahead, FrameKind::Bytes, b"question").unwrap();
-        let relay = relay_in_frames(agent, ahead.freeze(), port);
+        let relay = relay_in_frames(agent, ahead.freeze(), &port, async { true });
         let talk = async {
             let mut end = bytes::BytesMut::new();
             encode_frame(&mut end, FrameKind::End, b"").unwrap();
@@ -161,7 +191,38 @@ mod tests {
             assert_eq!(said, b"answer");
             drop(host);
         };
-        tokio::join!(relay, talk);
+        let (passed, ()) = tokio::join!(relay, talk);
+        assert_eq!(passed, Passed::Ended);
+    }
+
+    /// What becomes of a connection of which the host says this much, and whether that is all.
+    async fn passed(said: &[(FrameKind, &[u8])], is_end: bool) -> (Passed, Vec<u8>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut service, _) = listener.accept().await.unwrap();
+        let (mut host, agent) = UnixStream::pair().unwrap();
+        let mut frames = bytes::BytesMut::new();
+        for (kind, payload) in said {
+            encode_frame(&mut frames, *kind, payload).unwrap();
+        }
+        host.write_all(&frames).await.unwrap();
+        drop(host);
+        let passed = relay_in_frames(agent, Bytes::new(), &port, async { is_end }).await;
+        drop(port);
+        let mut heard = Vec::new();
+        service.read_to_end(&mut heard).await.unwrap();
+        (passed, heard)
+    }
+
+    #[tokio::test]
+    async fn in_frames_an_end_counts_when_it_is_said_to_be_one() {
+        let half = (FrameKind::Bytes, b"half".as_slice());
+        let end = (FrameKind::End, b"".as_slice());
+        assert_eq!(passed(&[half, end], true).await, (Passed::Ended, b"half".to_vec()));
+        assert_eq!(passed(&[half], true).await, (Passed::Ended, b"half".to_vec()));
+        for said in [&[half, end][..], &[half], &[half, (FrameKind::Stdout, b"x")]] {
+            assert_eq!(passed(said, false).await, (Passed::Broken, b"half".to_vec()), "{said:?}");
+        }
     }
 
     #[tokio::test]
@@ -172,7 +233,7 @@ mod tests {
         let (mut host, agent) = UnixStream::pair().unwrap();
         rustix::net::sockopt::set_socket_linger(&service, Some(Duration::ZERO)).unwrap();
         drop(service);
-        relay_in_frames(agent, Bytes::new(), port).await;
+        assert_eq!(relay_in_frames(agent, Bytes::new(), &port, async { true }).await, Passed::Ended);
         let mut rest = Vec::new();
         host.read_to_end(&mut rest).await.unwrap();
         assert!(rest.is_empty(), "{rest:?}");

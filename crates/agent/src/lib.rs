@@ -17,6 +17,7 @@
 //! | `agent` | what all connections share |
 //! | `memory` | what it holds when idle |
 //! | `readiness` | descriptors of connections in the event loop |
+//! | `twin` | what is to be known of a connection by vsock beside its bytes |
 //! | `watched` | descriptors in the event loop that outlive connections |
 //! | `failure` | a refusal, as the host reads it |
 //! | `command`, `environment`, `users` | what an exec request means here |
@@ -73,6 +74,7 @@ mod start;
 mod table;
 mod terminal;
 mod transfer;
+mod twin;
 mod usage;
 mod users;
 mod watch;

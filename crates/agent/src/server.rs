@@ -29,7 +29,9 @@ use crate::{
     failure::{Kind, refusal},
     files, get, guest, identity, listing, ports, put, session,
     settings::Settings,
-    share, shutdown, transfer, usage, watch,
+    share, shutdown, transfer,
+    twin::Twin,
+    usage, watch,
 };
 
 /// How long a connection may take to say what it wants.
@@ -186,7 +188,7 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
             Ok(port) => match answer(&mut stream, reply::Answer::Done(Ack {})).await {
                 Ok(()) => {
                     if agent.is_on_vsock() {
-                        dial::relay_in_frames(stream, ahead, port).await;
+                        dial::relay_in_frames(stream, ahead, &port, async { true }).await;
                     } else {
                         dial::relay(stream, ahead, &port, async { true }).await;
                     }
@@ -197,8 +199,10 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
             Err(failure) => return refuse(&mut stream, failure).await,
         },
         Operation::Egress(request) => {
+            let twin = if agent.is_on_vsock() { Twin::of(&stream) } else { None };
             let (read, write) = stream.split();
-            egress::serve(agent, request, FrameReader::new(AsyncReadExt::chain(ahead.as_ref(), read)), write).await;
+            let reader = FrameReader::new(AsyncReadExt::chain(ahead.as_ref(), read));
+            egress::serve(agent, request, reader, write, Twin::reset(twin.as_ref())).await;
             return End::Agent;
         }
         Operation::Leave(request) => match agent.egress.leave(request.id) {

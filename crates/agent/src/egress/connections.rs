@@ -78,10 +78,17 @@ async fn pass(host: &Host, stream: &TcpStream, peer: SocketAddr) {
         Some(Left { remote, ahead, revoked, ended, id }) => {
             // A host that goes takes the way along by which it would have said so.
             let is_end = async { ended.await.is_ok() };
+            let relay = async {
+                if host.is_on_vsock {
+                    dial::relay_in_frames(remote, ahead, stream, is_end).await
+                } else {
+                    dial::relay(remote, ahead, stream, is_end).await
+                }
+            };
             tokio::select! {
                 biased;
                 Ok(()) = revoked => reset(stream),
-                passed = dial::relay(remote, ahead, stream, is_end) => if passed == Passed::Broken {
+                passed = relay => if passed == Passed::Broken {
                     reset(stream);
                 },
             }

@@ -23,7 +23,7 @@ use super::{
     packets,
     redirect::UDP,
 };
-use crate::watched::Watched;
+use crate::{twin::Twin, watched::Watched};
 
 /// Most flows at a time; what is over is refused.
 const MOST: usize = 1024;
@@ -134,6 +134,7 @@ impl Flows {
         let socket = claim::socket(UDP, from, to);
         let process = claim::of(UDP, from, to).await;
         let Some(Left { mut remote, ahead, revoked, id, .. }) = self.host.associate(to, process).await else { return End::Refused };
+        let twin = if self.host.is_on_vsock { Twin::of(&remote) } else { None };
         let (read, mut write) = remote.split();
         let there = async {
             let mut frame = BytesMut::new();
@@ -166,6 +167,7 @@ impl Flows {
             Ok(()) = revoked => End::Refused,
             () = there => End::Over,
             () = back => End::Over,
+            () = Twin::reset(twin.as_ref()) => End::Over,
             () = gone, if socket.is_some() => End::Over,
         };
         self.host.forget(id);

@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MOST: usize = 4096;
 /// Most connections from inside at a time, those that wait for an answer included.
 const MOST_CONNECTIONS: u32 = 4096;
+/// The same on vsock: Firecracker has 1,023 connections for a machine, and the host needs some to reach the agent.
+const MOST_ON_VSOCK: u32 = 768;
 /// How long connections that were cut may take to be closed.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -45,6 +47,8 @@ pub(crate) struct Host {
     /// Whether whoever decides says of each end that it is one in order.
     confirms_ends: Cell<bool>,
     last: Cell<u64>,
+    /// Whether the host's connections come by vsock: then streams are in frames.
+    pub(super) is_on_vsock: bool,
     /// Places for connections from inside.
     places: Arc<Semaphore>,
     /// Nothing may be open.
@@ -214,12 +218,13 @@ impl Leaving {
     }
 }
 
-/// Lets the host at the other end of this connection decide, until it goes or another one comes.
+/// Lets the host at the other end of this connection decide, until it goes (or `gone` says so) or another one comes.
 pub(crate) async fn serve<R: AsyncRead + Unpin>(
     agent: &Agent,
     request: Egress,
     mut reader: FrameReader<R>,
     mut writer: impl AsyncWriteExt + Unpin,
+    gone: impl Future<Output = ()>,
 ) {
     let host = &agent.egress;
     let (sender, mut questions) = mpsc::channel(64);
@@ -233,7 +238,7 @@ pub(crate) async fn serve<R: AsyncRead + Unpin>(
     let mut bytes = BytesMut::from(VERSION.encode().as_slice());
     if encode_message(&mut bytes, &Reply { answer: Some(reply::Answer::Done(Ack {})) }).is_ok() {
         let replaced = host.replaced.notified();
-        tokio::pin!(replaced);
+        tokio::pin!(replaced, gone);
         loop {
             if !bytes.is_empty() && writer.write_all_buf(&mut bytes).await.is_err() {
                 break;
@@ -249,6 +254,7 @@ pub(crate) async fn serve<R: AsyncRead + Unpin>(
                     Some(question) if encode_message(&mut bytes, &question).is_ok() => {}
                     _ => break,
                 },
+                () = &mut gone => break,
             }
         }
     }
@@ -262,7 +268,7 @@ pub(crate) async fn serve<R: AsyncRead + Unpin>(
 
 impl Host {
     /// A fresh one.
-    pub(crate) fn new() -> Rc<Self> {
+    pub(crate) fn new(is_on_vsock: bool) -> Rc<Self> {
         Rc::new(Self {
             names: RefCell::default(),
             questions: RefCell::default(),
@@ -272,7 +278,8 @@ impl Host {
             open: RefCell::default(),
             confirms_ends: Cell::default(),
             last: Cell::default(),
-            places: Arc::new(Semaphore::new(MOST_CONNECTIONS as usize)),
+            is_on_vsock,
+            places: Arc::new(Semaphore::new(most_connections(is_on_vsock) as usize)),
             quiet: Cell::default(),
             cut: Notify::new(),
         })
@@ -298,11 +305,15 @@ impl Host {
     pub(crate) async fn close(&self) {
         self.quiet.set(true);
         self.cut_connections();
-        let _ = tokio::time::timeout(FAREWELL, self.places.acquire_many(MOST_CONNECTIONS)).await;
+        let _ = tokio::time::timeout(FAREWELL, self.places.acquire_many(most_connections(self.is_on_vsock))).await;
     }
 
     /// Lets connections in again.
     pub(crate) fn open(&self) {
         self.quiet.set(false);
     }
+}
+
+fn most_connections(is_on_vsock: bool) -> u32 {
+    if is_on_vsock { MOST_ON_VSOCK } else { MOST_CONNECTIONS }
 }

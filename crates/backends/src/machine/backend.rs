@@ -124,7 +124,7 @@ pub trait Backend: Send + Sync + 'static {
     /// `Unavailable` when nothing listens there any more. Must not hang on a frozen place for longer than two seconds.
     async fn dial(&self, place: &Self::Place) -> Result<Connection>;
 
-    /// Whether such a stream can end in one direction and go on in the other. Where it cannot, streams to ports are in frames, which the agent of a
+    /// Whether such a stream can end in one direction and go on in the other. Where it cannot, streams to ports and of what leaves are in frames, which the agent of a
     /// guest on vsock expects.
     fn ends_one_way(&self) -> bool {
         true

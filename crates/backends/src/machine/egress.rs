@@ -32,7 +32,8 @@ impl<B: Backend> Call<B> {
     /// # Errors
     /// `NotFound` when nobody waits for it any more.
     pub(super) async fn leave(self, question: u64) -> Result<Connection> {
-        self.order(Operation::Leave(Leave { id: question }), Patience::Quick).await.map(Link::into_stream)
+        let link = self.order(Operation::Leave(Leave { id: question }), Patience::Quick).await?;
+        Ok(self.both_ways(link))
     }
 
     /// The same of datagrams.

@@ -13,10 +13,13 @@ impl<B: Backend> Call<B> {
     /// # Errors
     /// `Unavailable` when nothing listens there.
     pub(super) async fn connect_port(self, port: u16) -> Result<Connection> {
-        let ends_one_way = self.shared.backend.ends_one_way();
         let link = self.order(Operation::Dial(Dial { port: port.into() }), Patience::Quick).await;
-        let link = link.map_err(|error| error.with("port", port))?;
-        Ok(if ends_one_way { link.into_stream() } else { link.into_framed() })
+        Ok(self.both_ways(link.map_err(|error| error.with("port", port))?))
+    }
+
+    /// The connection, for bytes after the answer whose directions end one by one.
+    pub(super) fn both_ways(&self, link: Link) -> Connection {
+        if self.shared.backend.ends_one_way() { link.into_stream() } else { link.into_framed() }
     }
 }
 

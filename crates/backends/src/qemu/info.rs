@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use sandbar_core::{Claim, Error, ErrorKind, Feature, FeatureSet, Isolation, ProviderInfo};
+use sandbar_core::{Claim, Error, ErrorKind, Isolation, ProviderInfo};
 
 use crate::{find_program, vmm};
 
@@ -8,14 +8,9 @@ use crate::{find_program, vmm};
 pub(super) const NAME: &str = "qemu";
 const PROGRAM: &str = "qemu-system-x86_64";
 
-/// What it has wherever it works.
-fn features() -> FeatureSet {
-    vmm::FEATURES.into_iter().chain([Feature::NetworkOpen, Feature::NetworkRules, Feature::NetworkUdp]).collect()
-}
-
 /// The provider's claim at its best.
 pub fn claim() -> Claim {
-    Claim { provider: NAME, features: features() }
+    Claim { provider: NAME, features: vmm::FEATURES.into_iter().collect() }
 }
 
 /// What it can do here.
@@ -23,7 +18,7 @@ pub(super) fn info() -> ProviderInfo {
     ProviderInfo {
         name: NAME.to_owned(),
         isolation: Isolation::Vm,
-        features: features(),
+        features: vmm::FEATURES.into_iter().collect(),
         description: "a virtual machine with a kernel of its own, under QEMU: with KVM where it is usable, else emulated".to_owned(),
         notes: vec!["without a network device".to_owned(), vmm::VOLUMES.to_owned(), vmm::LIMITS.to_owned()],
     }

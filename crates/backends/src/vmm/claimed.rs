@@ -1,7 +1,7 @@
 use sandbar_core::Feature;
 
 /// What every machine has, whatever its monitor.
-pub(crate) const FEATURES: [Feature; 21] = [
+pub(crate) const FEATURES: [Feature; 24] = [
     Feature::Pty,
     Feature::User,
     Feature::Watch,
@@ -23,6 +23,9 @@ pub(crate) const FEATURES: [Feature; 21] = [
     Feature::LimitOpenFiles,
     Feature::LimitDiskRate,
     Feature::NetworkNone,
+    Feature::NetworkOpen,
+    Feature::NetworkRules,
+    Feature::NetworkUdp,
 ];
 /// How volumes come, for a reader of `inspect`.
 pub(crate) const VOLUMES: &str =

@@ -42,15 +42,15 @@ cases! { "egress";
 }
 
 const DATAGRAMS: &[Feature] = &[NetworkOpen, NetworkRules, Feature::NetworkUdp];
-const WITH_MEMORY: &[Feature] = &[NetworkOpen, NetworkRules, Feature::MemoryCheckpoint, Feature::Fork];
+pub(super) const WITH_MEMORY: &[Feature] = &[NetworkOpen, NetworkRules, Feature::MemoryCheckpoint, Feature::Fork];
 
-type Asking = Box<dyn EgressStream>;
+pub(super) type Asking = Box<dyn EgressStream>;
 
 fn with_network() -> SandboxSpec {
     SandboxSpec { network: Network::Open, ..SandboxSpec::default() }
 }
 
-async fn open(context: &Context) -> Result<(Sandbox, Asking), Failure> {
+pub(super) async fn open(context: &Context) -> Result<(Sandbox, Asking), Failure> {
     if context.subject().provider.is_elsewhere() {
         return Err(Failure::Ignored("the other host decides about what leaves".to_owned()));
     }

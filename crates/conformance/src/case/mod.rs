@@ -3,6 +3,7 @@
 mod checkpoint;
 mod destroy;
 mod egress;
+mod egress_save;
 mod environment;
 mod exec;
 mod expose;
@@ -73,6 +74,7 @@ pub fn all() -> &'static [Case] {
             volume::CASES,
             network::CASES,
             egress::CASES,
+            egress_save::CASES,
             limits::CASES,
             stats::CASES,
             status::CASES,

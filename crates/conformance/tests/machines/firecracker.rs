@@ -14,6 +14,10 @@ const SLOW: &str = "machines in an emulated machine are slow, and other walls sh
 const PARTICULAR: Part = Part {
     names: &[
         "checkpoint::a_stopped_sandbox_can_be_saved",
+        "egress::a_name_is_connected_to_by_name",
+        "egress::an_end_that_nobody_speaks_for_is_a_reset",
+        "egress::datagrams_are_asked_for_by_name_and_keep_their_boundaries",
+        "egress::memory_is_saved_without_what_is_open_or_not_at_all",
         "expose::shutting_down_one_way_leaves_the_other_open",
         "file::what_is_put_is_got",
         "limits::what_the_disk_does_in_a_second_is_bounded",
