@@ -85,9 +85,7 @@ impl Bare {
                 control.execute("stop", json!({})).await?;
                 control.ignore_shared().await?;
                 control.execute("migrate", json!({ "uri": format!("exec:cat > {}", state.display()) })).await?;
-                while control.execute("query-migrate", json!({})).await?["status"] != "completed" {
-                    sleep(LOOK).await;
-                }
+                control.has_migrated().await?;
             }
             Monitor::Firecracker(_) => {
                 machine.request("PATCH", "/vm", &json!({ "state": "Paused" })).await?;
@@ -108,6 +106,9 @@ impl Bare {
                 let mut control = machine.control().await?;
                 control.ignore_shared().await?;
                 control.execute("migrate-incoming", json!({ "uri": format!("exec:cat {}", state.display()) })).await?;
+                control.has_migrated().await?;
+                // It was saved as one that had been stopped.
+                control.execute("cont", json!({})).await?;
                 machine
             }
             Monitor::Firecracker(program) => {
@@ -243,6 +244,14 @@ impl Control {
                 return Ok(returned.clone());
             }
         }
+    }
+
+    /// Waits until what was saved is whole, or what is loaded.
+    async fn has_migrated(&mut self) -> Result {
+        while self.execute("query-migrate", json!({})).await?["status"] != "completed" {
+            sleep(LOOK).await;
+        }
+        Ok(())
     }
 
     /// Memory is in a file that is mapped, as our own machines have it.
