@@ -155,8 +155,7 @@ impl Base {
         if Metadata::of(&held).at("read the link", path)?.kind != Kind::Symlink {
             return Err(Error::new(ErrorKind::Unsupported, "read the link", path, "not a symbolic link"));
         }
-        let (parent, name) = self.parent("read the link", path)?;
-        let target = system::read_link(held.as_fd(), parent.as_fd(), &name).at("read the link", path)?;
+        let target = system::read_held_link(held.as_fd()).at("read the link", path)?;
         Ok(OsString::from_vec(target).into())
     }
 

@@ -48,9 +48,14 @@ pub(crate) fn chown(file: BorrowedFd<'_>, uid: Option<Uid>, gid: Option<Gid>) ->
     rustix::fs::chownat(file, "", uid, gid, AtFlags::EMPTY_PATH)
 }
 
-/// The text of a symbolic link that is held. Its name in its directory is needed elsewhere.
-pub(crate) fn read_link(held: BorrowedFd<'_>, _directory: BorrowedFd<'_>, _name: &OsStr) -> Result<Vec<u8>, Errno> {
+/// The text of a symbolic link that is held.
+pub(crate) fn read_held_link(held: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
     rustix::fs::readlinkat(held, "", Vec::new()).map(std::ffi::CString::into_bytes)
+}
+
+/// The same of one whose name in its directory is known, which other kernels need.
+pub(crate) fn read_link(held: BorrowedFd<'_>, _directory: BorrowedFd<'_>, _name: &OsStr) -> Result<Vec<u8>, Errno> {
+    read_held_link(held)
 }
 
 /// Makes an empty file share the blocks of another.

@@ -56,7 +56,12 @@ pub(crate) fn path_to(_file: BorrowedFd<'_>) -> Result<String, Errno> {
     Err(Errno::NOSYS)
 }
 
-/// The text of a symbolic link, by its name: descriptors of links cannot be read.
+/// Descriptors of links cannot be read.
+pub(crate) fn read_held_link(_held: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+    Err(Errno::NOSYS)
+}
+
+/// The text of a symbolic link, by its name.
 pub(crate) fn read_link(_held: BorrowedFd<'_>, directory: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<u8>, Errno> {
     rustix::fs::readlinkat(directory, name, Vec::new()).map(std::ffi::CString::into_bytes)
 }
