@@ -90,6 +90,16 @@ impl Firecracker {
         let (agent, kvm) = (AgentFile::new(home), Noted::new(home));
         Machine::new(Self(Arc::new(Host { home: home.to_owned(), agent, kvm, options: options.clone() })))
     }
+
+    /// How a machine's volumes come to it.
+    fn sharing(&self, place: &Place) -> Sharing {
+        let (host, room) = (Arc::clone(&self.0), place.room.folder.clone());
+        Sharing {
+            connect: Box::new(move || vsock::connect_blocking_in(&room)),
+            agent: Box::new(move || host.agent.path().map(Path::to_owned)),
+            folder: place.generation.clone(),
+        }
+    }
 }
 
 impl Place {
@@ -176,19 +186,8 @@ impl Backend for Firecracker {
     }
 
     async fn furnish(&self, place: &mut Place, spec: &SandboxSpec, journal: &Arc<dyn Journal>) -> Result<()> {
-        if spec.volumes.is_empty() {
-            return Ok(());
-        }
-        let (host, volumes, journal) = (Arc::clone(&self.0), spec.volumes.clone(), Arc::clone(journal));
-        let (room, folder) = (place.room.folder.clone(), place.generation.clone());
-        let (shares, done) = blocking(move || {
-            let mut shares = Shares::default();
-            let sharing = Sharing { connect: &|| vsock::connect_blocking_in(&room), agent: host.agent.path()?, folder: &folder };
-            let done = shares.add(volumes, &sharing, &journal);
-            Ok((shares, done))
-        })
-        .await?;
-        place.shares = shares;
+        let done;
+        (place.shares, done) = Shares::furnish(spec, self.sharing(place), journal).await;
         done
     }
 
@@ -198,13 +197,7 @@ impl Backend for Firecracker {
 
     async fn dial(&self, place: &Place) -> Result<Connection> {
         if place.shares.has_lost_one(&place.generation) && place.machine.is_alive() {
-            let (host, place) = (Arc::clone(&self.0), place.clone());
-            let revived = blocking(move || {
-                let connect = || vsock::connect_blocking_in(&place.room.folder);
-                place.shares.revive(&Sharing { connect: &connect, agent: host.agent.path()?, folder: &place.generation })
-            });
-            // Whatever is wanted of the sandbox may have nothing to do with its volumes.
-            let _ = revived.await.inspect_err(|error| tracing::warn!(error = %error.chain(), "a volume is not served any more"));
+            place.shares.serve_again(self.sharing(place)).await;
         }
         let stream = vsock::connect(&place.room.folder).await;
         let gone = |error| Error::new(ErrorKind::Unavailable, "dial", "the machine's agent does not take a connection").with_source(error);

@@ -82,6 +82,16 @@ impl Qemu {
         let accelerator = Choice::new(home, options.accelerator);
         Machine::new(Self(Arc::new(Host { home: home.to_owned(), agent: AgentFile::new(home), accelerator })))
     }
+
+    /// How a machine's volumes come to it.
+    fn sharing(&self, place: &Place) -> Sharing {
+        let (host, folder, generation) = (Arc::clone(&self.0), place.folder.clone(), place.folder.clone());
+        Sharing {
+            connect: Box::new(move || connect_blocking(&folder, AGENT_SOCKET)),
+            agent: Box::new(move || host.agent.path().map(Path::to_owned)),
+            folder: generation,
+        }
+    }
 }
 
 impl Place {
@@ -184,19 +194,8 @@ impl Backend for Qemu {
     }
 
     async fn furnish(&self, place: &mut Place, spec: &SandboxSpec, journal: &Arc<dyn Journal>) -> Result<()> {
-        if spec.volumes.is_empty() {
-            return Ok(());
-        }
-        let (host, volumes, journal) = (Arc::clone(&self.0), spec.volumes.clone(), Arc::clone(journal));
-        let folder = place.folder.clone();
-        let (shares, done) = blocking(move || {
-            let mut shares = Shares::default();
-            let sharing = Sharing { connect: &|| connect_blocking(&folder, AGENT_SOCKET), agent: host.agent.path()?, folder: &folder };
-            let done = shares.add(volumes, &sharing, &journal);
-            Ok((shares, done))
-        })
-        .await?;
-        place.shares = shares;
+        let done;
+        (place.shares, done) = Shares::furnish(spec, self.sharing(place), journal).await;
         done
     }
 
@@ -207,13 +206,7 @@ impl Backend for Qemu {
     async fn dial(&self, place: &Place) -> Result<Connection> {
         let gone = |error| Error::new(ErrorKind::Unavailable, "dial", "the machine's pipe does not answer").with_source(error);
         if place.shares.has_lost_one(&place.folder) && place.machine.is_alive() {
-            let (host, place) = (Arc::clone(&self.0), place.clone());
-            let revived = blocking(move || {
-                let connect = || connect_blocking(&place.folder, AGENT_SOCKET);
-                place.shares.revive(&Sharing { connect: &connect, agent: host.agent.path()?, folder: &place.folder })
-            });
-            // Whatever is wanted of the sandbox may have nothing to do with its volumes.
-            let _ = revived.await.inspect_err(|error| tracing::warn!(error = %error.chain(), "a volume is not served any more"));
+            place.shares.serve_again(self.sharing(place)).await;
         }
         match connect_in(&place.folder, AGENT_SOCKET).await {
             Ok(stream) => return Ok(Box::new(stream)),

@@ -2,7 +2,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     os::unix::{ffi::OsStrExt, fs::OpenOptionsExt, net::UnixStream},
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -15,7 +15,7 @@ use sandbar_protocol::{
 
 use serde::{Deserialize, Serialize};
 
-use super::start_share;
+use super::{blocking, start_share};
 use crate::machine::{answer, process::HostProcess};
 
 const VERB: &str = "volume";
@@ -67,16 +67,16 @@ pub(crate) fn refuse_memory(spec: &SandboxSpec) -> Result<()> {
 pub(crate) struct Shares(Vec<(Volume, HostProcess)>);
 
 /// How a machine's volumes come to it.
-pub(crate) struct Sharing<'a> {
+pub(crate) struct Sharing {
     /// Connects to the machine's agent.
-    pub(crate) connect: &'a dyn Fn() -> io::Result<UnixStream>,
-    /// The agent's file, which serves.
-    pub(crate) agent: &'a Path,
+    pub(crate) connect: Box<dyn Fn() -> io::Result<UnixStream> + Send>,
+    /// The agent's file on this host, which serves.
+    pub(crate) agent: Box<dyn Fn() -> Result<PathBuf> + Send>,
     /// The generation's folder.
-    pub(crate) folder: &'a Path,
+    pub(crate) folder: PathBuf,
 }
 
-impl Sharing<'_> {
+impl Sharing {
     fn connect(&self) -> Result<UnixStream> {
         (self.connect)()
             .map_err(|error| Error::new(ErrorKind::Unavailable, VERB, "the machine's agent does not take a connection").with_source(error))
@@ -88,7 +88,7 @@ impl Sharing<'_> {
         let share = Share { target, read_only: volume.read_only, is_file: !volume.source.is_dir() };
         let mut guest = self.connect()?;
         ask(&mut guest, Operation::Share(share)).map_err(|error| error.with("target", volume.target.display()))?;
-        start_share(self.agent, self.folder, &log(index), volume, guest.into())
+        start_share(&(self.agent)()?, &self.folder, &log(index), volume, guest.into())
     }
 
     fn settle(&self) -> Result<()> {
@@ -102,11 +102,31 @@ impl Shares {
     }
 
     /// Gives a machine whose agent answers its volumes, one after another: one may lie in another. Each is served by a process, which ends with the
-    /// machine. Blocks.
+    /// machine. With what was shared, also when not all was.
     ///
     /// # Errors
-    /// What the agent says; of the processes. What was shared by then is in here.
-    pub(crate) fn add(&mut self, volumes: Vec<Volume>, sharing: &Sharing<'_>, journal: &Arc<dyn Journal>) -> Result<()> {
+    /// What the agent says; of the processes.
+    pub(crate) async fn furnish(spec: &SandboxSpec, sharing: Sharing, journal: &Arc<dyn Journal>) -> (Self, Result<()>) {
+        let mut shares = Self::default();
+        if spec.volumes.is_empty() {
+            return (shares, Ok(()));
+        }
+        let (volumes, journal) = (spec.volumes.clone(), Arc::clone(journal));
+        let shared = blocking(move || {
+            let done = shares.add(volumes, &sharing, &journal);
+            Ok((shares, done))
+        });
+        shared.await.unwrap_or_else(|error| (Self::default(), Err(error)))
+    }
+
+    /// Has those served again that nobody serves any more. Whatever is wanted of the sandbox next may have nothing to do with them: a failure is only told.
+    pub(crate) async fn serve_again(&self, sharing: Sharing) {
+        let shares = self.clone();
+        let revived = blocking(move || shares.revive(&sharing));
+        let _ = revived.await.inspect_err(|error| tracing::warn!(error = %error.chain(), "a volume is not served any more"));
+    }
+
+    fn add(&mut self, volumes: Vec<Volume>, sharing: &Sharing, journal: &Arc<dyn Journal>) -> Result<()> {
         for volume in volumes {
             let process = sharing.share(self.0.len(), &volume)?;
             self.0.push((volume, process));
@@ -122,16 +142,13 @@ impl Shares {
     }
 
     /// Serves anew what nobody serves any more: what was open in there is lost. Blocks.
-    ///
-    /// # Errors
-    /// As [`add`](Self::add).
-    pub(crate) fn revive(&self, sharing: &Sharing<'_>) -> Result<()> {
+    fn revive(&self, sharing: &Sharing) -> Result<()> {
         let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(sharing.folder.join("share.lock"));
         let lock = lock.and_then(|lock| Ok(flock(&lock, FlockOperation::LockExclusive).map(|()| lock)?));
         let _lock = lock.context(VERB, || "cannot take the lock of the volumes".to_owned())?;
         for (index, (volume, _)) in self.0.iter().enumerate() {
             // Somebody else may have been first.
-            if is_lost(sharing.folder, index) {
+            if is_lost(&sharing.folder, index) {
                 sharing.share(index, volume)?;
             }
         }
