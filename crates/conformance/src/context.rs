@@ -73,7 +73,7 @@ impl Context {
     pub fn request(&self, mut spec: SandboxSpec) -> std::io::Result<(ProvisionRequest, Arc<Recorder>)> {
         spec.limits.memory = spec.limits.memory.or(self.subject.memory);
         let mut random = [0; 8];
-        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+        getrandom::fill(&mut random)?;
         let id = SandboxId::from_random(random);
         let folder = self.folder.join(id.as_str());
         DirBuilder::new().mode(0o700).create(&folder)?;

@@ -22,9 +22,7 @@ pub(super) fn probe(home: &Path) -> Probe {
 
 fn rehearse(home: &Path, by_descriptor: bool) -> Result<()> {
     let mut random = [0; 8];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
-        .map_err(std::io::Error::from)
-        .context("probe", || "no random numbers".to_owned())?;
+    getrandom::fill(&mut random).map_err(std::io::Error::from).context("probe", || "no random numbers".to_owned())?;
     let id = SandboxId::from_random(random);
     let stage = home.join(format!("probe-{id}"));
     let make = |path: &Path| {

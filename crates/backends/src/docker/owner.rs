@@ -115,7 +115,7 @@ fn read_or_make(path: &Path) -> io::Result<String> {
         return Ok(id);
     }
     let mut random = [0; 16];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+    getrandom::fill(&mut random)?;
     let id = hex::encode(random);
     let new = path.with_extension(&id);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;

@@ -37,9 +37,7 @@ fn probe_within(patience: Duration, home: &Path, options: &GvisorOptions) -> Pro
 
 fn rehearse(patience: Duration, home: &Path, engine: &Engine) -> Result<()> {
     let mut random = [0; 8];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
-        .map_err(std::io::Error::from)
-        .context("probe", || "no random numbers".to_owned())?;
+    getrandom::fill(&mut random).map_err(std::io::Error::from).context("probe", || "no random numbers".to_owned())?;
     let id = SandboxId::from_random(random);
     let stage = home.join(format!("probe-{id}"));
     let make = |path: &Path| {

@@ -65,7 +65,7 @@ impl AgentFile {
         let folder = self.path.parent().ok_or_else(|| io::Error::other("the path has no folder"))?;
         fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
         let mut random = [0; 8];
-        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+        getrandom::fill(&mut random)?;
         let temporary = folder.join(format!(".new-{:016x}", u64::from_ne_bytes(random)));
         let written =
             write_program(&temporary).and_then(|()| until_nobody_writes(&temporary)).and_then(|()| fs::rename(&temporary, &self.path));

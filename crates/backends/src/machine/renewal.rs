@@ -5,7 +5,6 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use rustix::rand::{GetRandomFlags, getrandom};
 use sandbar_core::{Context, Error, ErrorKind, ProvisionRequest, Renewal, Result};
 use sandbar_protocol::{AgentConfig, Identity, Resumed, reply::Answer, request::Operation};
 
@@ -51,7 +50,6 @@ pub(super) async fn renew<B: Backend>(call: &Call<B>, request: &ProvisionRequest
 
 fn random<const LENGTH: usize>() -> Result<[u8; LENGTH]> {
     let mut bytes = [0; LENGTH];
-    let got = getrandom(&mut bytes, GetRandomFlags::empty()).map_err(io::Error::from);
-    got.context("restore", || "cannot get random bytes".to_owned())?;
+    getrandom::fill(&mut bytes).map_err(io::Error::from).context("restore", || "cannot get random bytes".to_owned())?;
     Ok(bytes)
 }
