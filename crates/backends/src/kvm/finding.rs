@@ -62,6 +62,9 @@ pub enum Finding {
         /// Whether it is a paravirtual KVM, which wants kernels made for it.
         paravirtual: bool,
     },
+    /// It runs guests, and no time passes in them.
+    #[cfg(target_arch = "x86_64")]
+    Timeless,
     /// Its first guest does not come to an end.
     #[cfg(target_arch = "x86_64")]
     Hangs {
@@ -102,6 +105,8 @@ impl Finding {
             Self::CannotRun { .. } | Self::Hangs { .. } => {
                 "use a machine with virtualization extensions of its own, or a virtual machine with nesting in hardware".to_owned()
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Timeless => "load KVM's modules anew (`sudo modprobe -r kvm_amd kvm && sudo modprobe kvm_amd`, or `kvm_intel`)".to_owned(),
             Self::Untried => "use an x86-64 machine".to_owned(),
             Self::Usable => return None,
         };
@@ -144,6 +149,10 @@ impl fmt::Display for Finding {
                 let stuck = if *stopped { "" } else { " and cannot be stopped" };
                 write!(f, "/dev/kvm opens and answers but its first guest hangs{stuck}: {} did not come to an end", stage.next())
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Timeless => f.write_str(
+                "/dev/kvm runs guests whose timers never fire: KVM was loaded before the kernel had measured the processor's rate",
+            ),
             Self::Untried => f.write_str("/dev/kvm opens and answers, and no trial guest exists for this kind of processor"),
             Self::Usable => f.write_str("/dev/kvm runs guests"),
         }

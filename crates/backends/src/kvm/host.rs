@@ -71,6 +71,7 @@ impl Host {
 
         match trial::run(kvm, guest::program(), patience) {
             Ok(Ended::Well) => Finding::Usable,
+            Ok(Ended::Timeless) => Finding::Timeless,
             Ok(Ended::Early { stage, why }) => Finding::CannotRun { stage, why, paravirtual: self.has("sys/module/kvm_pvm") },
             Ok(Ended::Late { stage, stopped }) => Finding::Hangs { stage, stopped },
             Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => Finding::Busy,
