@@ -5,6 +5,7 @@ mod bench;
 mod ci;
 mod failures;
 mod fuzz;
+mod in_lab;
 mod lab;
 mod licences;
 mod macos;

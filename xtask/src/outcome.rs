@@ -37,6 +37,8 @@ pub fn say(line: &str) {
 
 /// A named part of a chore.
 pub type Step<'a> = (&'a str, Box<dyn FnOnce() -> Result<(), Failure> + 'a>);
+/// One that may be taken on another thread.
+pub type Elsewhere = (&'static str, Box<dyn FnOnce() -> Result<(), Failure> + Send>);
 
 /// Runs every step, whatever the others did, and reports all failures at the end.
 pub fn all(steps: Vec<Step<'_>>) -> Result<(), Failure> {

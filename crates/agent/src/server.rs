@@ -163,6 +163,10 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
     match attached {
         Ok(Some((process, from, kill))) => {
             session::serve(agent, &process, from, reader, write.as_ref(), kill).await;
+            if agent.is_on_vsock() {
+                // What the host still says is for nobody, but must not wait: it would until the host closes.
+                discard(&mut stream).await;
+            }
             return End::Host;
         }
         Ok(None) => {}
@@ -262,7 +266,8 @@ async fn lend(agent: &Rc<Agent>, stream: UnixStream, ahead: bytes::Bytes, permit
     let forks = agent.forks.clone();
     let is_watch = matches!(operation, Operation::Watch(_) | Operation::WatchPorts(_));
     let turns = if is_watch { &agent.watches } else { &agent.transfers };
-    let (init, own_socket) = (settings.config.init, settings.config.listen_folder.is_some());
+    // Where no hang-up is told: gVisor's sockets, and vsock.
+    let (init, by_words) = (settings.config.init, settings.config.listen_folder.is_some() || agent.is_on_vsock());
     transfer::hand_over(turns, &agent.lent, stream, ahead, permit, move |link| match operation {
         Operation::PutFile(request) => put::file(&base, owner, &request, &forks, link),
         Operation::PutTree(request) => put::tree(&base, owner, &request, &forks, link),
@@ -274,8 +279,8 @@ async fn lend(agent: &Rc<Agent>, stream: UnixStream, ahead: bytes::Bytes, permit
         Operation::Rename(request) => files::rename(&base, &request, link),
         Operation::Symlink(request) => files::symlink(&base, owner, &request, link),
         Operation::Remove(request) => files::remove(&base, &request, link),
-        Operation::Watch(request) => watch::run(&base, &request, own_socket, link),
-        Operation::WatchPorts(_) => ports::watch(init, own_socket, link),
+        Operation::Watch(request) => watch::run(&base, &request, by_words, link),
+        Operation::WatchPorts(_) => ports::watch(init, by_words, link),
         Operation::Usage(_) => usage::report(init, link),
         Operation::GetLayer(_) => match &guest {
             Some(guest) => guest::send_layer(&guest.upper, guest.group.is_some(), link),
@@ -303,10 +308,12 @@ async fn refuse(stream: &mut UnixStream, failure: Failure) -> End {
     if answer(stream, reply::Answer::Failure(failure)).await.is_err() || stream.shutdown().await.is_err() {
         return End::Agent;
     }
-    let discard = async {
-        let mut discarded = [0; 1024];
-        while stream.read(&mut discarded).await.is_ok_and(|length| length > 0) {}
-    };
-    let _ = tokio::time::timeout(FAREWELL, discard).await;
+    let _ = tokio::time::timeout(FAREWELL, discard(stream)).await;
     End::Agent
+}
+
+/// Reads until the other side has closed.
+async fn discard(stream: &mut UnixStream) {
+    let mut discarded = [0; 1024];
+    while stream.read(&mut discarded).await.is_ok_and(|length| length > 0) {}
 }

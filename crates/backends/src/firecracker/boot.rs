@@ -27,7 +27,7 @@ const CONFIG: &str = "firecracker.json";
 /// Nobody else has a device of that number in this guest.
 const CID: u32 = 3;
 /// In milliseconds.
-const SECOND: u32 = 1000;
+const SECOND: u64 = 1000;
 /// For a kernel that has nobody to talk to but us: `quiet`, as little on the emulated serial port as possible; ends when it panics or restarts, which
 /// ends Firecracker; no buses and devices that are not there; no mitigations against processes of its own guest, whose wall is the machine.
 const KERNEL_LINE: &str = "console=ttyS0 quiet reboot=k panic=-1 pci=off 8250.nr_uarts=1 i8042.noaux i8042.nomux i8042.dumbkbd mitigations=off \
@@ -109,11 +109,17 @@ impl Machine {
     }
 }
 
-/// As Firecracker has it: so much is there at once, and comes again within a second. Nothing at all is no limit.
+/// As Firecracker has it. Nothing at all is no limit.
+///
+/// A bucket is looked at again when it is empty, and then gets all that came while it was full, up to its size (`TokenBucket::auto_replenish`): after a rest,
+/// twice its size passes at once. So its size is what half a second allows.
 fn limiter(rate: DiskRate) -> Value {
     let bucket = |value: Option<u64>| match value {
-        Some(size) => json!({ "size": size, "refill_time": SECOND }),
-        None => json!({ "size": 0, "refill_time": 0 }),
+        Some(value @ 1..) => {
+            let size = value.div_ceil(2);
+            json!({ "size": size, "refill_time": size.saturating_mul(SECOND).div_ceil(value) })
+        }
+        _ => json!({ "size": 0, "refill_time": 0 }),
     };
     json!({ "bandwidth": bucket(rate.bytes), "ops": bucket(rate.operations) })
 }

@@ -153,6 +153,7 @@ impl<B: Backend> LiveOutput<B> {
                     }
                     Some(event::What::Exited(exited)) => {
                         self.ended = true;
+                        self.input_closed.store(true, Ordering::Relaxed);
                         self.session.end();
                         answer::status(verb, exited.status).map(|status| Some(ExecEvent::Exited(status)))
                     }

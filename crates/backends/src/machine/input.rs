@@ -30,7 +30,7 @@ pub(super) struct LiveInput<B: Backend> {
     pub(super) pty: bool,
     /// Its end was told.
     pub(super) ended: bool,
-    /// The other half has heard that the process closed its stdin.
+    /// The other half has heard that the process closed its stdin, or has ended.
     pub(super) closed: Arc<AtomicBool>,
 }
 

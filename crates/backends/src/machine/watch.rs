@@ -19,7 +19,7 @@ impl<B: Backend> Call<B> {
 pub(super) struct Watching<B: Backend> {
     link: Link,
     call: Call<B>,
-    /// Whether the watched path itself was told as removed: then the end of the connection is the end of the watch.
+    /// Whether the watched path itself was told as removed: that was the last event. The agent may wait for us to close the connection.
     gone: bool,
 }
 
@@ -27,10 +27,9 @@ pub(super) struct Watching<B: Backend> {
 impl<B: Backend> WatchStream for Watching<B> {
     async fn next(&mut self) -> Result<Option<WatchEvent>> {
         let verb = self.call.verb;
-        loop {
+        while !self.gone {
             let frame = match self.link.reader.next().await {
                 Ok(Some(frame)) => frame,
-                Ok(None) if self.gone => return Ok(None),
                 Ok(None) => return Err(self.call.explain(FrameError::Cut).await),
                 Err(error) => return Err(self.call.explain(error).await),
             };
@@ -45,5 +44,6 @@ impl<B: Backend> WatchStream for Watching<B> {
                 Err(error) => return Err(self.call.explain(error).await),
             }
         }
+        Ok(None)
     }
 }

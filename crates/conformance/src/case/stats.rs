@@ -28,7 +28,8 @@ async fn something_is_told(context: &Context) -> Result<(), Failure> {
 }
 
 async fn memory_grows_with_use(context: &Context) -> Result<(), Failure> {
-    let sandbox = context.sandbox().await?;
+    let limits = Limits { memory: context.has(LimitMemory).then_some(256 << 20), ..Limits::default() };
+    let sandbox = context.sandbox_with(SandboxSpec { limits, ..SandboxSpec::default() }).await?;
     let Some(before) = sandbox.stats().await?.memory_bytes else {
         return Err(Failure::Ignored("memory is not told here".to_owned()));
     };

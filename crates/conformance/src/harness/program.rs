@@ -1,4 +1,5 @@
 use std::{
+    env,
     process::ExitCode,
     sync::{Arc, OnceLock},
 };
@@ -17,6 +18,9 @@ use crate::{Case, Subject};
 /// Threads unless `--test-threads` says otherwise: cases wait more than they compute.
 const THREADS: usize = 4;
 
+/// `SANDBAR_SHARD=1/3`: every third case from the first on, so that machines can share the work.
+const SHARD: &str = "SANDBAR_SHARD";
+
 /// A variant that has been looked at.
 enum Ready {
     Here(Arc<Subject>),
@@ -33,6 +37,11 @@ pub fn run(variants: &'static [Variant], suite: &'static [Case]) -> ExitCode {
     if let Some(code) = child::serve(variants, suite, &world).or_else(|| owner::serve(variants, &world)) {
         return code;
     }
+    let suite = match env::var(SHARD).ok().map(|shard| share(suite, &shard)) {
+        None => suite.iter().collect(),
+        Some(Some(cases)) => cases,
+        Some(None) => return refuse(&format!("{SHARD} is like 1/3: which of how many")),
+    };
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
     let mut trials = Vec::new();
@@ -41,7 +50,7 @@ pub fn run(variants: &'static [Variant], suite: &'static [Case]) -> ExitCode {
         let wanted: Vec<&'static str> =
             suite.iter().filter(|case| !arguments.is_filtered_out(&named(case))).map(|case| case.name).collect();
         let ready: Arc<OnceLock<Ready>> = Arc::default();
-        trials.extend(suite.iter().map(|case| {
+        trials.extend(suite.iter().map(|&case| {
             let (ready, world, wanted) = (Arc::clone(&ready), Arc::clone(&world), wanted.clone());
             Trial::ignorable_test(format!("{}::{}", variant.name, case.name), move || {
                 let outcome = match ready.get_or_init(|| prepare(variant, &world, &wanted)) {
@@ -56,6 +65,13 @@ pub fn run(variants: &'static [Variant], suite: &'static [Case]) -> ExitCode {
     let conclusion = libtest_mimic::run(&arguments, trials);
     drop(world);
     conclusion.exit_code()
+}
+
+/// A share of the cases, as evenly mixed as the suite is: the neighbours of a slow one are slow.
+fn share<'a>(suite: &'a [Case], shard: &str) -> Option<Vec<&'a Case>> {
+    let (which, of) = shard.split_once('/')?;
+    let (which, of) = (which.parse::<usize>().ok()?, of.parse::<usize>().ok()?);
+    (1..=of).contains(&which).then(|| suite.iter().skip(which - 1).step_by(of).collect())
 }
 
 fn prepare(variant: &Variant, world: &Arc<World>, wanted: &[&str]) -> Ready {

@@ -1,0 +1,97 @@
+//! What is tested in the lab: what needs a `/dev/kvm` that runs guests, and control groups of version 2 alone, which a machine with a hybrid hierarchy has
+//! not.
+//!
+//! A lab has one emulated processor, so two of them keep two processors busy. Each is a process of its own: it hands descriptors to the programs it starts,
+//! and no other thread may start programs meanwhile.
+
+use std::{env, process::Command, thread};
+
+use xshell::{Shell, cmd};
+
+use crate::{
+    failures::told_again,
+    lab,
+    outcome::{Elsewhere, Failure, Step, all},
+};
+
+/// The walls that need KVM. Their guests are machines in an emulated machine, in which everything takes its time.
+pub const WALLS: &str = "firecracker-jailed,firecracker-plain-user,qemu-kvm";
+/// A disk for what cannot be a layer over the lab's own root, whose files are in memory: `$0` is the test program.
+const LIMITS: &str =
+    "set -e; truncate -s 2G /tmp/disk.img; mkfs.ext4 -q /tmp/disk.img; mkdir /tmp/disk; mount -o loop /tmp/disk.img /tmp/disk
+TMPDIR=/tmp/disk \"$0\" container-root::limits
+TMPDIR=/tmp/disk \"$0\" gvisor-root::limits --test-threads=1";
+
+/// Runs it all, with `beside` at the same time.
+pub fn run(shell: &Shell, beside: Elsewhere) -> Result<(), Failure> {
+    let built = cmd!(shell, "cargo test --workspace --no-run").quiet().output()?;
+    let built = String::from_utf8_lossy(&built.stderr);
+    let program = |kind: &str, name: &str| test_program(&built, kind, name).map(ToOwned::to_owned);
+    let (probe, providers) = (program("unittests", "sandbar_backends")?, program("tests/", "providers")?);
+    let is_long = env::var_os("SANDBAR_LONG").is_some();
+    // Deadlines are several times what each takes on a quiet machine.
+    let minutes = |minutes: u64| if is_long { 12 * 3600 } else { minutes * 60 };
+    let walls = format!("SANDBAR_REQUIRE={WALLS}");
+    let shard = |shard: &str| -> Elsewhere {
+        let shard = format!("SANDBAR_SHARD={shard}");
+        // Two emulated processors beside each other lose a guest of a guest now and then (it stands still, or panics); one does not.
+        in_lab("firecracker", minutes(35), 1, &["env", &walls, &shard, &providers, "firecracker-", "--test-threads=1"])
+    };
+    let mut first = vec![
+        in_lab("the KVM probe", minutes(5), 2, &[&probe, "kvm::tests::guests::", "kvm::tests::kvm_runs"]),
+        in_lab(
+            "limits by control groups of version 2",
+            minutes(15),
+            2,
+            &["env", "SANDBAR_REQUIRE=container-root,gvisor-root", "sh", "-c", LIMITS, &providers],
+        ),
+        shard("1/2"),
+    ];
+    let second =
+        vec![beside, in_lab("qemu with KVM", minutes(15), 1, &["env", &walls, &providers, "qemu-kvm::", "--test-threads=1"]), shard("2/2")];
+    if is_long {
+        let machines = program("tests/", "machines")?;
+        first.push(in_lab("lives of machines", minutes(60), 1, &["env", &walls, &machines, "firecracker::", "--test-threads=1"]));
+    }
+    let both = || {
+        let second = thread::spawn(|| lane(second));
+        let first = lane(first);
+        let second = second.join().unwrap_or_else(|_| Err(Failure::new("its thread panicked")));
+        all(vec![("the first of two labs", Box::new(|| first)), ("the second", Box::new(|| second))])
+    };
+    let steps: Vec<Step<'_>> = vec![("the end of a lab", Box::new(|| ends_in_time(shell))), ("two labs", Box::new(both))];
+    all(steps)
+}
+
+/// One after the other.
+fn lane(steps: Vec<Elsewhere>) -> Result<(), Failure> {
+    all(steps.into_iter().map(|(what, step)| -> Step<'_> { (what, step) }).collect())
+}
+
+/// A command in a lab of so many processors, as a step.
+fn in_lab(what: &'static str, seconds: u64, processors: u32, words: &[&str]) -> Elsewhere {
+    let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+    let step = move || {
+        let mut lab = Command::new(env::current_exe()?);
+        lab.args(["lab", "--memory", "6144", "--processors", &processors.to_string(), "--deadline", &seconds.to_string(), "--"]);
+        told_again(lab.args(words))
+    };
+    (what, Box::new(step))
+}
+
+/// Whatever a lab is doing, it ends, and nothing of it is left: here, before its machine is up.
+fn ends_in_time(shell: &Shell) -> Result<(), Failure> {
+    let status = lab::run(shell, &lab::Options { deadline: 1, ..lab::Options::default() }, &["sleep", "1000"].map(str::to_owned));
+    let left = shell.read_file("/proc/thread-self/children")?;
+    if (status, left.trim()) == (124, "") {
+        return Ok(());
+    }
+    Err(Failure::new(format!("a lab that had to end in time ended with status {status} and left the processes: {left}")))
+}
+
+/// The path of a test program, as the workspace's build names it: its kind of source, and its name.
+fn test_program<'a>(said: &'a str, kind: &str, name: &str) -> Result<&'a str, Failure> {
+    let lines = said.lines().filter_map(|line| line.trim().strip_prefix("Executable ")).filter(|line| line.starts_with(kind));
+    let mut paths = lines.filter_map(|line| line.split_once('(')?.1.strip_suffix(')'));
+    paths.find(|path| path.contains(&format!("/{name}-"))).ok_or_else(|| Failure::new(format!("cargo names no tests {name}")))
+}
