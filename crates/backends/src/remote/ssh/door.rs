@@ -27,6 +27,13 @@ const GREETING: Duration = Duration::from_secs(10);
 /// How long it is remembered that a host leads no sockets.
 const SHUT: Duration = Duration::from_secs(600);
 
+/// How the names begin of what belongs to a host, as this `ssh` reaches it.
+fn prefix(options: &SshOptions, address: &Address) -> String {
+    let ssh = options.ssh.as_deref().unwrap_or_else(|| "ssh".as_ref());
+    let host = Sha256::new().chain_update(ssh.as_os_str().as_encoded_bytes()).chain_update([0]).chain_update(address.origin().to_string());
+    format!("{}-", hex::encode(&host.finalize()[..8]))
+}
+
 /// A socket here that leads to one there, over the connection that is shared: who connects starts nothing, neither here nor there.
 pub(super) struct Door {
     socket: PathBuf,
@@ -35,13 +42,18 @@ pub(super) struct Door {
 impl Door {
     /// The one to a server of this program.
     pub(super) fn to(options: &SshOptions, address: &Address, digest: &str) -> Result<Self> {
-        let mut name = Sha256::new();
-        for part in [&options.ssh.as_deref().unwrap_or_else(|| "ssh".as_ref()).display().to_string(), &address.origin().to_string(), digest] {
-            name.update(part);
-            name.update([0]);
+        Ok(Self { socket: folder()?.join(format!("{}{}.socket", prefix(options, address), &digest[..16])) })
+    }
+
+    /// Removes what is left here of all doors to a host.
+    pub(super) fn forget(options: &SshOptions, address: &Address) -> Result<()> {
+        let (folder, prefix) = (folder()?, prefix(options, address));
+        let entries = folder.read_dir().context(OPERATION, || format!("cannot list {}", folder.display()))?;
+        for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
+            // Somebody else may remove it at the same time.
+            let _ = std::fs::remove_file(entry.path());
         }
-        let name = hex::encode(&name.finalize()[..16]);
-        Ok(Self { socket: folder()?.join(format!("{name}.socket")) })
+        Ok(())
     }
 
     /// Connects, where somebody answers.

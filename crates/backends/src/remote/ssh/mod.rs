@@ -204,6 +204,7 @@ pub async fn clean(options: &SshOptions, address: &Address) -> Result<()> {
     let removed = talk(&route, &format!("rm -rf {FOLDER} && echo {READY}"), None, LOGIN).await;
     // It may have ended already.
     route.control(&["-O", "exit"]).await?;
+    Door::forget(options, address)?;
     removed
 }
 
