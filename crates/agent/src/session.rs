@@ -10,8 +10,8 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::process::Signal;
 use sandbar_protocol::{
-    Attach, Empty, Event, Exec, Exited, FrameError, FrameKind, FrameReader, HEADER, Header, Input, Lost, Reply, Started, VERSION, encode_frame,
-    encode_message, event, input, reply,
+    Attach, Empty, Event, Exec, Exited, FrameError, FrameKind, FrameReader, HEADER, Header, Input, Lost, Reply, Started, VERSION,
+    encode_frame, encode_message, event, input, reply,
 };
 use tokio::{
     io::Interest,

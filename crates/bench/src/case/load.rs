@@ -43,11 +43,7 @@ pub async fn run(setting: &Setting, stage: &Stage) -> Result {
     ));
     let server = Server::start(&setting.sandbar, stage.home()).await?;
     let begun = Instant::now();
-    let ids: Vec<String> = stream::iter(0..SANDBOXES)
-        .map(|_| made(stage))
-        .buffered(AT_ONCE)
-        .try_collect()
-        .await?;
+    let ids: Vec<String> = stream::iter(0..SANDBOXES).map(|_| made(stage)).buffered(AT_ONCE).try_collect().await?;
     let mut rows = vec![vec!["all sandboxes made".to_owned(), seconds(begun.elapsed())]];
 
     let begun = Instant::now();
@@ -73,8 +69,14 @@ pub async fn run(setting: &Setting, stage: &Stage) -> Result {
     rates.sort_by(f64::total_cmp);
     let all: f64 = rates.iter().sum();
     rows.push(vec!["output, all streams".to_owned(), format!("{all:.0} MB/s")]);
-    rows.push(vec!["output, the slowest, the median, the fastest stream".to_owned(), format!("{:.1}, {:.1}, {:.1} MB/s", rates[0], rates[STREAMS / 2], rates[STREAMS - 1])]);
-    rows.push(vec!["another client's exec `true` meanwhile, p50, p99".to_owned(), format!("{}, {} ms", table::milliseconds(asked.p50()), table::milliseconds(asked.p99()))]);
+    rows.push(vec![
+        "output, the slowest, the median, the fastest stream".to_owned(),
+        format!("{:.1}, {:.1}, {:.1} MB/s", rates[0], rates[STREAMS / 2], rates[STREAMS - 1]),
+    ]);
+    rows.push(vec![
+        "another client's exec `true` meanwhile, p50, p99".to_owned(),
+        format!("{}, {} ms", table::milliseconds(asked.p50()), table::milliseconds(asked.p99())),
+    ]);
     rows.push(vec!["memory of the server".to_owned(), format!("{} MiB", server.memory()? >> 20)]);
     for (name, used) in busy.shares(took) {
         rows.push(vec![format!("processors, {name}"), format!("{used:.2}")]);

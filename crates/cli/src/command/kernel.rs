@@ -14,7 +14,9 @@ use crate::{
 ///
 /// Any distribution's kernel will do. The newest is the one that is booted.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  sandbar kernel import --on farm linux-image-6.1.0-amd64.deb      for the machines of another host, as its key allows")]
+#[command(
+    after_help = "Example:\n  sandbar kernel import --on farm linux-image-6.1.0-amd64.deb      for the machines of another host, as its key allows"
+)]
 pub(crate) struct Kernel {
     /// Those of another host: a context, https:// or ssh://
     #[arg(long, global = true, value_name = "PLACE")]

@@ -8,7 +8,10 @@ use crate::world::{Home, There};
 pub const CASES: &[(&str, fn())] = &[
     ("a_sandbox_there_is_one_of_here", a_sandbox_there_is_one_of_here),
     ("images_there_are_sent_listed_and_removed_from_here", images_there_are_sent_listed_and_removed_from_here),
-    ("kernels_and_templates_there_are_sent_listed_and_removed_from_here", kernels_and_templates_there_are_sent_listed_and_removed_from_here),
+    (
+        "kernels_and_templates_there_are_sent_listed_and_removed_from_here",
+        kernels_and_templates_there_are_sent_listed_and_removed_from_here,
+    ),
     ("keys_of_a_server_there_are_made_and_removed_from_here", keys_of_a_server_there_are_made_and_removed_from_here),
     ("a_run_leaves_nothing_and_has_its_commands_status", a_run_leaves_nothing_and_has_its_commands_status),
     ("a_client_that_was_killed_leaves_no_sandbox_that_it_owned", a_client_that_was_killed_leaves_no_sandbox_that_it_owned),

@@ -14,7 +14,10 @@ pub const CASES: &[Case] = &[
     ("nothing_is_installed_there_and_it_works", nothing_is_installed_there_and_it_works),
     ("what_follows_a_login_starts_no_process_here_and_none_there", what_follows_a_login_starts_no_process_here_and_none_there),
     ("a_host_that_leads_no_sockets_is_used_by_channels", a_host_that_leads_no_sockets_is_used_by_channels),
-    ("a_connection_that_the_user_shares_already_is_the_one_that_is_used", a_connection_that_the_user_shares_already_is_the_one_that_is_used),
+    (
+        "a_connection_that_the_user_shares_already_is_the_one_that_is_used",
+        a_connection_that_the_user_shares_already_is_the_one_that_is_used,
+    ),
     ("output_goes_on_when_the_connection_was_cut", output_goes_on_when_the_connection_was_cut),
     ("a_login_that_fails_and_a_program_that_does_not_run_are_told", a_login_that_fails_and_a_program_that_does_not_run_are_told),
 ];

@@ -259,8 +259,7 @@ async fn what_streams_when_the_server_is_killed_goes_on_where_it_was() {
         let (server, waiting) = (&server, &waiting);
         async move { server.begin(id(number), if number < streams { numbers(false) } else { waiting.clone() }).await }
     });
-    let mut clients: Vec<_> =
-        begun.buffered(16).map(|(socket, pid)| Attended { socket, pid, place: Place::default() }).collect().await;
+    let mut clients: Vec<_> = begun.buffered(16).map(|(socket, pid)| Attended { socket, pid, place: Place::default() }).collect().await;
     // Everyone is in the middle.
     let (streaming, waiters) = clients.split_at_mut(streams);
     for Attended { socket, place, .. } in streaming {

@@ -8,12 +8,7 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 use sandbar_core::{Context as _, Result};
 use sha2::{Digest, Sha256};
-use tokio::{
-    io::AsyncReadExt,
-    net::UnixStream,
-    task::spawn_blocking,
-    time::timeout,
-};
+use tokio::{io::AsyncReadExt, net::UnixStream, task::spawn_blocking, time::timeout};
 
 use super::{
     super::{address::Address, problem::OPERATION},
@@ -75,7 +70,11 @@ impl Door {
             flock(&file, FlockOperation::LockExclusive)?;
             Ok(file)
         };
-        spawn_blocking(lock).await.map_err(io::Error::other).flatten().context(OPERATION, || "cannot lock the way to another host".to_owned())
+        spawn_blocking(lock)
+            .await
+            .map_err(io::Error::other)
+            .flatten()
+            .context(OPERATION, || "cannot lock the way to another host".to_owned())
     }
 
     /// Has it lead to a socket there. Whether it does.

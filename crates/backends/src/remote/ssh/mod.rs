@@ -252,4 +252,3 @@ async fn talk(route: &Route, script: &str, input: Option<&Path>, patience: Durat
         Ok(Err(error)) => Err(stream.complaint(route, Some(error)).await),
     }
 }
-
