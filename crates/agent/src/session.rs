@@ -1,6 +1,6 @@
 use std::{
     cell::Cell,
-    io,
+    io::{self, IoSlice},
     os::fd::{AsFd, OwnedFd},
     pin::pin,
     rc::Rc,
@@ -10,8 +10,8 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::process::Signal;
 use sandbar_protocol::{
-    Attach, Empty, Event, Exec, Exited, FrameError, FrameKind, FrameReader, Input, Lost, Reply, Started, VERSION, encode_frame,
-    encode_message, event, input, reply,
+    Attach, Empty, Event, Exec, Exited, FrameError, FrameKind, FrameReader, HEADER, Header, Input, Lost, Reply, Started, VERSION,
+    encode_frame, encode_message, event, input, reply,
 };
 use tokio::{
     io::Interest,
@@ -26,6 +26,7 @@ use crate::{
     process::{Cursor, Process},
     pump::{self, Deadline, Source},
     readiness,
+    ring::Ring,
     spawn::{self, Ends},
     terminal,
     watched::Watched,
@@ -33,6 +34,8 @@ use crate::{
 
 /// Output that goes to a client with one write.
 const BATCH: usize = 64 << 10;
+/// A run of one stream from which on it goes out of the ring itself. What is shorter is put together first: it may alternate with the other stream.
+const LONG: usize = 8 << 10;
 
 /// Starts a process. Must not be dropped on the way: nobody would know of the process then.
 pub(crate) async fn exec(agent: &Rc<Agent>, request: &Exec) -> failure::Result<Rc<Process>> {
@@ -164,7 +167,11 @@ async fn tell(agent: &Agent, process: &Rc<Process>, from: u64, stream: &UnixStre
         if status.is_some() {
             last.get_or_insert(process.ring.borrow().end());
         }
-        batch(process, &cursor, last.unwrap_or(u64::MAX), &mut out)?;
+        let end = last.unwrap_or(u64::MAX);
+        batch(process, &cursor, end, &mut out)?;
+        if out.is_empty() && !closed.get() && pour(process, &cursor, end, stream).await? {
+            continue;
+        }
         if closed.take() {
             encode_message(&mut out, &Event { what: Some(event::What::InputClosed(Empty {})) })?;
         }
@@ -185,18 +192,47 @@ async fn tell(agent: &Agent, process: &Rc<Process>, from: u64, stream: &UnixStre
     }
 }
 
-/// Appends what there is to say, up to a batch.
-fn batch(process: &Process, cursor: &Cursor, last: u64, out: &mut BytesMut) -> Result<(), FrameError> {
+/// The next output of one stream, up to a batch, and before an offset.
+fn next<'ring>(ring: &'ring Ring, cursor: &Cursor, end: u64) -> Option<(FrameKind, &'ring [u8])> {
+    let (kind, bytes) = ring.peek(cursor.offset())?;
+    let length = usize::try_from(end.saturating_sub(cursor.offset())).unwrap_or(usize::MAX).min(bytes.len()).min(BATCH);
+    (length > 0).then_some((kind, &bytes[..length]))
+}
+
+/// Sends a frame out of the ring itself, where the next is a long one. Whether it was.
+async fn pour(process: &Process, cursor: &Cursor, end: u64, stream: &UnixStream) -> io::Result<bool> {
+    let Some((kind, length)) = next(&process.ring.borrow(), cursor, end).map(|(kind, bytes)| (kind, bytes.len())) else { return Ok(false) };
+    let header = Header { kind, length }.encode();
+    // What was promised is sent, however the ring turns: it keeps what the cursor has not passed.
+    let end = cursor.offset() + length as u64;
+    let mut begun = 0;
+    while cursor.offset() < end {
+        let written = {
+            let ring = process.ring.borrow();
+            let Some((_, bytes)) = next(&ring, cursor, end) else { return Err(io::ErrorKind::InvalidData.into()) };
+            stream.try_write_vectored(&[IoSlice::new(&header[begun..]), IoSlice::new(bytes)])
+        };
+        match written {
+            Ok(length) => {
+                let of_header = length.min(HEADER - begun);
+                begun += of_header;
+                cursor.advance((length - of_header) as u64);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
+
+/// Appends what there is to say, up to a batch, or to what goes out of the ring itself.
+fn batch(process: &Process, cursor: &Cursor, end: u64, out: &mut BytesMut) -> Result<(), FrameError> {
     let ring = process.ring.borrow();
     while out.len() < BATCH {
-        let offset = cursor.offset();
-        let Some((kind, bytes)) = ring.peek(offset) else { break };
-        let length = usize::try_from(last.saturating_sub(offset)).unwrap_or(usize::MAX).min(bytes.len()).min(BATCH);
-        if length == 0 {
-            break;
-        }
-        encode_frame(out, kind, &bytes[..length])?;
-        cursor.advance(length as u64);
+        let Some((kind, bytes)) = next(&ring, cursor, end).filter(|(_, bytes)| bytes.len() < LONG) else { break };
+        encode_frame(out, kind, bytes)?;
+        cursor.advance(bytes.len() as u64);
     }
     Ok(())
 }

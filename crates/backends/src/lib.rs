@@ -48,7 +48,7 @@ pub mod remote;
 #[cfg(target_os = "linux")]
 mod vmm;
 
-pub use expose::Listener;
+pub use expose::Forwarding;
 #[cfg(target_os = "linux")]
 pub use host::owner::{as_layer_owner, layer_ids};
 pub use program::find_program;

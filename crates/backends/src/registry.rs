@@ -6,7 +6,7 @@ use sandbar_core::{Checked, Claim, Error, ErrorKind, Isolation, Result, SandboxP
 use crate::{container, dangerous_host, docker, firecracker, gvisor, qemu};
 use crate::{
     options::{FirecrackerOptions, GvisorOptions, QemuOptions},
-    remote::{Address, Images, Remotes, SshOptions},
+    remote::{Address, Elsewhere, Remotes, SshOptions},
 };
 
 /// What every provider is made with.
@@ -146,14 +146,14 @@ impl Registry {
         }
     }
 
-    /// The images of another host, where this name stands for one.
+    /// What another host has beside sandboxes, where this name stands for one.
     ///
     /// # Errors
     /// As [`canonical`](Self::canonical).
-    pub fn images_elsewhere(&self, name: &str) -> Result<Option<Images>> {
+    pub fn elsewhere(&self, name: &str) -> Result<Option<Elsewhere>> {
         let name = self.canonical(name)?;
         match self.remotes.as_ref().filter(|_| Address::is_one(&name)) {
-            Some(remotes) => remotes.images(&name).map(Some),
+            Some(remotes) => remotes.elsewhere(&name).map(Some),
             None => Ok(None),
         }
     }

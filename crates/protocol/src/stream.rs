@@ -4,17 +4,22 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::{Frame, FrameError, FrameKind, HEADER, Header, PREAMBLE, Preamble, VERSION, encode_frame, encode_message};
 
+/// Bytes that are read beyond what is wanted, where little is on its way, and where much is: small frames come many at a read then.
+const AHEAD: usize = 4 << 10;
+const FAR_AHEAD: usize = 32 << 10;
+
 /// Reads frames. Cancel-safe: a `next` that is dropped loses nothing.
 #[derive(Debug)]
 pub struct FrameReader<R> {
     inner: R,
     buffer: BytesMut,
+    ahead: usize,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Reads from `inner`.
     pub fn new(inner: R) -> Self {
-        Self { inner, buffer: BytesMut::new() }
+        Self { inner, buffer: BytesMut::new(), ahead: AHEAD }
     }
 
     /// Reads the other side's preamble.
@@ -63,10 +68,14 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 
     async fn fill(&mut self, wanted: usize) -> Result<bool, FrameError> {
         while self.buffer.len() < wanted {
-            // A little beyond what is wanted, so that small frames come several at a read.
-            self.buffer.reserve((wanted - self.buffer.len()).max(4096));
-            if self.inner.read_buf(&mut self.buffer).await? == 0 {
-                return Ok(false);
+            self.buffer.reserve((wanted - self.buffer.len()).max(self.ahead));
+            let room = self.buffer.capacity() - self.buffer.len();
+            match self.inner.read_buf(&mut self.buffer).await? {
+                0 => return Ok(false),
+                // What filled the room has more behind it.
+                read if read == room => self.ahead = (2 * self.ahead).min(FAR_AHEAD),
+                read if read < AHEAD => self.ahead = AHEAD,
+                _ => {}
             }
         }
         Ok(true)

@@ -75,7 +75,7 @@ pub struct NewKey {
 
 /// A key, without its secret, which nobody has but its holder.
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeySummary {
     /// Its name.
     pub name: String,

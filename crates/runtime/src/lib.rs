@@ -78,7 +78,7 @@ pub use portable::{ExportOptions, Exported, Imported};
 pub use runtime::{CreateRequest, Runtime};
 pub use sandbar_backends::{
     ProviderOptions, Registry,
-    remote::{Address, Contexts, Images, Place, clean},
+    remote::{Address, Contexts, Elsewhere, Place, clean},
 };
 pub use sandbar_guest::KernelSummary;
 pub use sandbox::Sandbox;

@@ -3,13 +3,13 @@
 use std::{fs, path::PathBuf};
 
 use sandbar_core::{Context, Error, ErrorKind, Lifetime, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{CreateRequest, Runtime, system};
 
 /// A template of this state folder. The names of the fields are those of the JSON.
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TemplateSummary {
     /// Its name.
     pub id: String,

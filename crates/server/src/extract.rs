@@ -11,6 +11,8 @@ use crate::problem::Problem;
 const LARGEST_MESSAGE: usize = 1 << 20;
 /// What is read from a WebSocket at once.
 const READ_AHEAD: usize = 16 << 10;
+/// Bytes of messages after which they go out, though more are there.
+const WRITE_BEHIND: usize = 64 << 10;
 
 /// A JSON body. Fields that are not known are refused by the types themselves.
 pub(crate) struct Body<T>(pub(crate) T);
@@ -74,7 +76,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
 
 /// What a client may have this process hold: input comes in pieces, and there may be thousands of connections that say little.
 fn bounded(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
-    upgrade.max_message_size(LARGEST_MESSAGE).max_frame_size(LARGEST_MESSAGE).read_buffer_size(READ_AHEAD)
+    upgrade.max_message_size(LARGEST_MESSAGE).max_frame_size(LARGEST_MESSAGE).read_buffer_size(READ_AHEAD).write_buffer_size(WRITE_BEHIND)
 }
 
 fn bad(detail: String) -> Problem {

@@ -3,6 +3,7 @@
 //! | module | noun |
 //! |---|---|
 //! | `service` | [`Service`]: what is served, to whom, until when |
+//! | `socket` | [`OwnSocket`]: one client, or those of this user, without a token |
 //! | `connections`, `certificate` | how clients connect, in the clear or by TLS; [`Certificate`]: what is shown to them then |
 //! | `guard` | who may ask: the token, and what keeps a browser's other pages out |
 //! | `caller` | who asks, and what a handler needs of whoever asks |
@@ -59,6 +60,7 @@ mod requests;
 mod sandboxes;
 mod service;
 mod session;
+mod socket;
 mod templates;
 mod token;
 mod trees;
@@ -68,4 +70,5 @@ mod watch;
 pub use certificate::Certificate;
 pub use document::document;
 pub use service::Service;
+pub use socket::OwnSocket;
 pub use token::Token;

@@ -1,4 +1,8 @@
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -9,15 +13,8 @@ use axum::{
     response::Response,
     routing::get,
 };
-use hyper::server::conn::http1;
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use sandbar_runtime::Runtime;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
-    sync::watch,
-};
-use tokio_util::io::InspectReader;
+use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     certificate::Certificate,
@@ -36,6 +33,9 @@ use crate::{
 const FAREWELL: Duration = Duration::from_secs(10);
 /// How long no connection is taken where there is no descriptor or memory for another.
 const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// The OpenAPI document, when somebody asks for it: a server for one operation never needs it.
+static DOCUMENT: LazyLock<String> = LazyLock::new(|| document().to_pretty_json().unwrap_or_default());
 
 /// What every handler has.
 #[derive(Clone)]
@@ -81,30 +81,8 @@ impl Service {
         Self::of(runtime, Some(token))
     }
 
-    fn of(runtime: Runtime, token: Option<Token>) -> Self {
+    pub(crate) fn of(runtime: Runtime, token: Option<Token>) -> Self {
         Self { runtime, token, names: Vec::new(), certificate: None, patience: PATIENCE, closing: watch::Sender::new(false) }
-    }
-
-    /// Serves one client that has shown already that it may, by the way on which it has come.
-    ///
-    /// Returns when it is gone. What it left running goes on.
-    pub async fn run_for(
-        runtime: Runtime,
-        reader: impl AsyncRead + Send + Unpin + 'static,
-        writer: impl AsyncWrite + Send + Unpin + 'static,
-    ) {
-        // A connection that has become a WebSocket is somebody else's from then on. Whoever has it, drops it in the end.
-        let (held, gone) = tokio::sync::oneshot::channel::<()>();
-        let reader = InspectReader::new(reader, move |_| {
-            let _ = &held;
-        });
-        let stream = tokio::io::join(reader, writer);
-        let service = TowerToHyperService::new(Self::of(runtime, None).router());
-        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection broke");
-        }
-        let _ = gone.await;
     }
 
     /// Answers by this host name too. Addresses and `localhost` are its names anyway.
@@ -139,11 +117,10 @@ impl Service {
         };
         let guard = Arc::new(Guard::new(self.token, self.names, self.certificate, app.runtime.clone()));
         let (guarded, _) = document::routes().with_state(app).split_for_parts();
-        let text = document().to_pretty_json().unwrap_or_default();
         guarded
             .layer(from_fn_with_state(Arc::clone(&guard), authorized))
             .route("/healthz", get(|| async { "ok\n" }))
-            .route("/openapi.json", get(|| async { ([("content-type", "application/json")], text) }))
+            .route("/openapi.json", get(|| async { ([("content-type", "application/json")], DOCUMENT.as_str()) }))
             .fallback(|| async {
                 Problem::with_status(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path; /openapi.json says what there is")
             })

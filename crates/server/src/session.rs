@@ -30,7 +30,7 @@ use axum::{
     response::Response,
 };
 use bytes::{BufMut, Bytes, BytesMut};
-use futures_util::{SinkExt, StreamExt, stream::SplitSink};
+use futures_util::{FutureExt, SinkExt, StreamExt, stream::SplitSink};
 use sandbar_core::{Error, ErrorKind, ExecEvent, ExecInput, ExecOutput, ExecStream, OutputKind, PtySize, Result, Signal};
 use sandbar_runtime::Sandbox;
 use serde::Deserialize;
@@ -158,24 +158,36 @@ async fn say(
     sink.send(text(&json!({ "type": "started", "pid": pid }))).await?;
     let mut pulse = interval_at(Instant::now() + PULSE, PULSE);
     loop {
-        tokio::select! {
-            event = output.next() => match event {
-                Ok(Some(ExecEvent::Output { kind, offset, data })) => sink.send(piece(kind, offset, &data)).await?,
-                Ok(Some(ExecEvent::Lost { bytes })) => sink.send(text(&json!({ "type": "lost", "bytes": bytes }))).await?,
-                Ok(Some(ExecEvent::Exited(status))) => {
-                    sink.send(text(&json!({ "type": "exited", "exit_code": status.shell_code(), "status": status }))).await?;
+        // What is there already goes out together.
+        let mut next = output.next();
+        let event = match (&mut next).now_or_never() {
+            Some(event) => event,
+            None => {
+                sink.flush().await?;
+                tokio::select! {
+                    event = &mut next => event,
+                    Some(words) = told.recv() => {
+                        sink.feed(text(&words)).await?;
+                        continue;
+                    }
+                    _ = pulse.tick() => {
+                        if !heard.swap(false, Ordering::Relaxed) {
+                            return Err(axum::Error::new(Error::new(ErrorKind::TimedOut, "exec", "the client does not answer")));
+                        }
+                        sink.feed(Message::Ping(Bytes::new())).await?;
+                        continue;
+                    }
                 }
-                Ok(None) => return Ok(()),
-                Err(error) => return sink.send(text(&json!({ "type": "error", "problem": Problem::from(error) }))).await,
-            },
-            Some(words) = told.recv() => sink.send(text(&words)).await?,
-            _ = pulse.tick() => {
-                if !heard.swap(false, Ordering::Relaxed) {
-                    return Err(axum::Error::new(Error::new(ErrorKind::TimedOut, "exec", "the client does not answer")));
-                }
-                sink.send(Message::Ping(Bytes::new())).await?;
             }
-        }
+        };
+        let message = match event {
+            Ok(Some(ExecEvent::Output { kind, offset, data })) => piece(kind, offset, &data),
+            Ok(Some(ExecEvent::Lost { bytes })) => text(&json!({ "type": "lost", "bytes": bytes })),
+            Ok(Some(ExecEvent::Exited(status))) => text(&json!({ "type": "exited", "exit_code": status.shell_code(), "status": status })),
+            Ok(None) => return sink.flush().await,
+            Err(error) => return sink.send(text(&json!({ "type": "error", "problem": Problem::from(error) }))).await,
+        };
+        sink.feed(message).await?;
     }
 }
 

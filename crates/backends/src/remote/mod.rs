@@ -1,7 +1,7 @@
 //! Another sandbar: a provider of its host, over its server's API.
 //!
 //! The other side keeps its own ledger, and its word is what counts; this side's ledger keeps the sandbox's id, which is the same on both, the address, which is
-//! the provider's name, and the state as last known. One operation is one connection, as everywhere; nothing is kept open for the next, so there is nothing that could
+//! the provider's name, and the state as last known. One operation is one connection, as everywhere; nothing is kept open here for the next, so there is nothing that could
 //! have gone stale, and no runtime whose end would end somebody else's connection.
 //!
 //! | module | noun |
@@ -17,7 +17,7 @@
 //! | `dial`, `tls`, `ssh` | byte streams to it |
 //! | `session` | a command, and its output over connections that are cut |
 //! | `tunnel`, `watch`, `open_ports` | a port, a watched path, which ports are open |
-//! | `images` | [`Images`]: the images there |
+//! | `elsewhere` | [`Elsewhere`]: images, kernels, templates and keys there |
 //! | `lease` | what keeps a sandbox alive that ends with its client |
 
 mod address;
@@ -25,8 +25,8 @@ mod body;
 mod client;
 mod context;
 mod dial;
+mod elsewhere;
 mod handle;
-mod images;
 mod lease;
 mod marker;
 mod open_ports;
@@ -42,7 +42,7 @@ mod watch;
 
 pub use address::Address;
 pub use context::{Contexts, Place};
-pub use images::Images;
+pub use elsewhere::Elsewhere;
 pub use provider::Remote;
 pub use remotes::Remotes;
 pub use ssh::{SshOptions, clean};

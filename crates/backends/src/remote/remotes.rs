@@ -10,7 +10,7 @@ use super::{
     address::Address,
     client::Client,
     context::Contexts,
-    images::Images,
+    elsewhere::Elsewhere,
     provider::Remote,
     ssh::{Login, SshOptions},
 };
@@ -50,12 +50,12 @@ impl Remotes {
         }
     }
 
-    /// The images of the host at an address.
+    /// What the host at an address has beside sandboxes.
     ///
     /// # Errors
     /// `InvalidInput` for what is none.
-    pub fn images(&self, address: &str) -> Result<Images> {
-        Ok(Images::of(Client::new(address.parse()?, self.contexts.clone(), self.login.clone())))
+    pub fn elsewhere(&self, address: &str) -> Result<Elsewhere> {
+        Ok(Elsewhere::of(Client::new(address.parse()?, self.contexts.clone(), self.login.clone())))
     }
 
     /// The provider at an address.

@@ -8,6 +8,7 @@ mod gvisor;
 mod idle;
 pub mod life;
 mod limits;
+mod load;
 mod machine;
 mod parallel;
 mod sandbox;
@@ -26,8 +27,8 @@ use self::sandbox::Stage;
 use crate::{Result, peer::docker::Docker, table};
 
 /// The names of the cases, in their order.
-pub const NAMES: [&str; 12] =
-    ["exec", "create", "limits", "stream", "egress", "parallel", "idle", "server", "gvisor", "docker", "qemu", "firecracker"];
+pub const NAMES: [&str; 13] =
+    ["exec", "create", "limits", "stream", "egress", "parallel", "idle", "server", "load", "gvisor", "docker", "qemu", "firecracker"];
 /// What one case may take. Rows have budgets of their own far below: what takes longer hangs.
 const DEADLINE: Duration = Duration::from_secs(240);
 /// What all of them may take: what is not done by then is told as failed.
@@ -76,6 +77,7 @@ async fn run_one(setting: &Setting, name: &str, deadline: Duration) -> Result {
             "egress" => egress::run(setting, &stage).await,
             "parallel" => parallel::run(setting, &stage).await,
             "server" => server::run(setting, &stage).await,
+            "load" => load::run(setting, &stage).await,
             "gvisor" => gvisor::run(setting, &stage).await,
             "docker" => docker::run(setting, &stage).await,
             "qemu" => machine::run(&stage, "qemu").await,

@@ -2,20 +2,15 @@ use std::{
     fmt::Write as _,
     fs,
     path::Path,
-    process::Stdio,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use sandbar_core::Limits;
 use sandbar_runtime::{CreateRequest, Sandbox};
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-    task::JoinSet,
-};
+use tokio::task::JoinSet;
 
 use super::{
     Setting,
@@ -25,6 +20,7 @@ use crate::{
     Result, peer,
     peer::sshd::Sshd,
     sample::{Once, Samples, in_turns},
+    service::{Client, Server},
     table,
 };
 
@@ -34,20 +30,27 @@ const SPAN: Duration = Duration::from_secs(4);
 
 /// A command over a server on loopback and over a login on loopback, beside the library; what a server answers in a second; and its memory.
 pub async fn run(setting: &Setting, stage: &Stage) -> Result {
-    let server = Server::start(setting, stage.home()).await?;
+    let server = Server::start(&setting.sandbar, stage.home()).await?;
     let at_rest = server.memory()?;
     exec(setting, stage, &server).await?;
     rates(stage, &server).await?;
+    let busy = server.memory()?;
 
-    table::heading("Memory of the server (proportional set size)");
-    let mut rows = vec![vec!["at rest".to_owned(), kibibytes(at_rest)]];
     for _ in 0..setting.known {
         stage.container(Limits::default()).await?;
     }
+    let mut rows = vec![
+        vec!["at rest".to_owned(), kibibytes(at_rest)],
+        vec!["after the requests above".to_owned(), kibibytes(busy)],
+        vec![format!("{} sandboxes are there", setting.known), kibibytes(server.memory()?)],
+    ];
     let begun = Instant::now();
     let list = server.get("/v1/sandboxes?limit=1000").await?;
     let (known, took) = (list["items"].as_array().map_or(0, Vec::len), begun.elapsed());
     rows.push(vec![format!("after a list of {known} sandboxes, which took {} ms", table::milliseconds(took)), kibibytes(server.memory()?)]);
+    rates(stage, &server).await?;
+    rows.push(vec!["after the same requests again".to_owned(), kibibytes(server.memory()?)]);
+    table::heading("Memory of the server (proportional set size)");
     table::rows(&["", "KiB"], &rows);
     Ok(())
 }
@@ -115,11 +118,12 @@ async fn container_at(home: &Path, provider: &str) -> Result<Sandbox> {
 }
 
 async fn rates(stage: &Stage, server: &Server) -> Result {
-    table::heading(&format!("Requests of {CLIENTS} clients at once, over HTTP on loopback"));
+    let there = server.get("/v1/sandboxes?limit=1000").await?["items"].as_array().map_or(0, Vec::len);
+    table::heading(&format!("Requests of {CLIENTS} clients at once, over HTTP on loopback, {there} sandboxes beside theirs"));
     let sandbox = stage.container(Limits::default()).await?;
     let exec = format!("/v1/sandboxes/{}/exec", sandbox.id());
     let mut rows = Vec::new();
-    for (name, what) in [("list (one sandbox)", Asked::List), ("exec `true`", Asked::Exec(exec)), ("create and destroy", Asked::Life)] {
+    for (name, what) in [("list of ten", Asked::List), ("exec `true`", Asked::Exec(exec)), ("create and destroy", Asked::Life)] {
         let what = Arc::new(what);
         let begun = Instant::now();
         let mut clients = JoinSet::new();
@@ -154,7 +158,7 @@ enum Asked {
 impl Asked {
     async fn ask(&self, client: &Client) -> Result {
         match self {
-            Self::List => drop(client.get("/v1/sandboxes").await?),
+            Self::List => drop(client.get("/v1/sandboxes?limit=10").await?),
             Self::Exec(path) => {
                 let said = client.post(path, &json!({ "argv": ["/bin/true"] })).await?;
                 if said["exit_code"] != 0 {
@@ -168,72 +172,5 @@ impl Asked {
             }
         }
         Ok(())
-    }
-}
-
-/// `sandbar serve` on a state folder. It ends with this.
-struct Server {
-    url: String,
-    token: String,
-    process: Child,
-    client: Client,
-}
-
-impl Server {
-    async fn start(setting: &Setting, home: &Path) -> Result<Self> {
-        let mut command = Command::new(&setting.sandbar);
-        command.arg("--home").arg(home).args(["serve", "--listen", "127.0.0.1:0"]);
-        let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().ok_or("no output")?).read_line(&mut line).await?;
-        let (url, token) = (line.trim().to_owned(), fs::read_to_string(home.join("server-token"))?.trim().to_owned());
-        let client = Client::new(&url, &token);
-        Ok(Self { url, token, process, client })
-    }
-
-    /// A client with connections of its own.
-    fn client(&self) -> Client {
-        Client::new(&self.url, &self.token)
-    }
-
-    async fn get(&self, path: &str) -> Result<Value> {
-        self.client.get(path).await
-    }
-
-    /// Bytes of memory that are its own, and its part of what it shares.
-    fn memory(&self) -> Result<u64> {
-        let pid = self.process.id().ok_or("the server has ended")?;
-        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).ok_or("no set size")?;
-        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
-    }
-}
-
-struct Client {
-    http: reqwest::Client,
-    url: String,
-    token: String,
-}
-
-impl Client {
-    fn new(url: &str, token: &str) -> Self {
-        Self { http: reqwest::Client::new(), url: url.to_owned(), token: token.to_owned() }
-    }
-
-    async fn get(&self, path: &str) -> Result<Value> {
-        self.answer(self.http.get(format!("{}{path}", self.url))).await
-    }
-
-    async fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        self.answer(self.http.post(format!("{}{path}", self.url)).json(body)).await
-    }
-
-    async fn delete(&self, path: &str) -> Result {
-        self.http.delete(format!("{}{path}", self.url)).bearer_auth(&self.token).send().await?.error_for_status()?;
-        Ok(())
-    }
-
-    async fn answer(&self, request: reqwest::RequestBuilder) -> Result<Value> {
-        Ok(request.bearer_auth(&self.token).send().await?.error_for_status()?.json().await?)
     }
 }

@@ -1,10 +1,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use sandbar_core::{Context as _, Error, ErrorKind};
-use sandbar_runtime::{Images, Runtime, image::ImageSummary};
+use sandbar_core::{Error, ErrorKind};
+use sandbar_runtime::{Elsewhere, Runtime, image::ImageSummary};
 use serde::Deserialize;
 
+use super::elsewhere;
 use crate::{
     error::{Failure, Outcome},
     output::{self, PullProgress, Table, ago, bytes},
@@ -73,8 +74,8 @@ impl Image {
     pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
         match self.on {
             None => here(self.action, runtime).await,
-            Some(place) => match (runtime.providers().images_elsewhere(&place)?, self.action) {
-                (Some(images), action) => elsewhere(action, &images).await,
+            Some(place) => match (runtime.providers().elsewhere(&place)?, self.action) {
+                (Some(host), action) => there(action, &host).await,
                 (None, Action::Pull { json, reference }) => {
                     let from = runtime.providers().get(&place)?;
                     let image = runtime
@@ -83,10 +84,7 @@ impl Image {
                         .ok_or_else(|| Error::new(ErrorKind::Unsupported, "image pull", format!("{place} has no images of its own")))?;
                     if json { output::json(&image) } else { output::line(&image.id.to_string()) }
                 }
-                (None, _) => Err(Error::new(ErrorKind::InvalidInput, "image", "all providers of this host have the same images")
-                    .with("on", format!("{place:?}"))
-                    .with_hint("leave --on out, or name another host")
-                    .into()),
+                (None, _) => Err(elsewhere::of_all_providers("image", &place).into()),
             },
         }
     }
@@ -123,27 +121,25 @@ async fn here(action: Action, runtime: &Runtime) -> Outcome {
 }
 
 /// The same on another host, which does what it is asked for.
-async fn elsewhere(action: Action, images: &Images) -> Outcome {
+async fn there(action: Action, host: &Elsewhere) -> Outcome {
     let print = |image: serde_json::Value, json: bool| {
         if json { output::json(&image) } else { output::line(image["id"].as_str().unwrap_or_default()) }
     };
     match action {
-        Action::Pull { json, reference } => print(images.pull(&reference).await?, json),
+        Action::Pull { json, reference } => print(host.pull_image(&reference).await?, json),
         Action::Import { json, source, name } => {
-            let cannot = || format!("cannot read {}", source.display());
-            let mut file = tokio::fs::File::open(&source).await.context("image import", cannot)?;
-            if file.metadata().await.context("image import", cannot)?.is_dir() {
+            let Some(mut file) = elsewhere::file(&source, "image import").await? else {
                 let message = "to another host an image goes as one file";
                 let hint = "tar -cC DIR . | sandbar image import --on PLACE /dev/stdin NAME";
                 return Err(Error::new(ErrorKind::InvalidInput, "image import", message)
                     .with("path", source.display())
                     .with_hint(hint)
                     .into());
-            }
-            print(images.import(&mut file, None, name.as_deref()).await?, json)
+            };
+            print(host.import_image(&mut file, None, name.as_deref()).await?, json)
         }
         Action::Ls { json } => {
-            let images = images.list().await?;
+            let images = host.images().await?;
             if json {
                 return output::json(&images);
             }
@@ -155,7 +151,7 @@ async fn elsewhere(action: Action, images: &Images) -> Outcome {
         Action::Rm { references } => {
             let mut errors = Vec::new();
             for reference in references {
-                match images.remove(&reference).await {
+                match host.remove_image(&reference).await {
                     Ok(removed) => note_use(&reference, removed["in_use"] == true),
                     Err(error) => errors.push(error),
                 }

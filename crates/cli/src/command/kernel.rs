@@ -1,10 +1,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use sandbar_core::{Error, ErrorKind};
 use sandbar_runtime::Runtime;
 
+use super::elsewhere;
 use crate::{
-    error::{Failure, Outcome},
+    error::Outcome,
     output::{self, Table, ago, bytes},
 };
 
@@ -12,7 +14,13 @@ use crate::{
 ///
 /// Any distribution's kernel will do. The newest is the one that is booted.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  sandbar kernel import --on farm linux-image-6.1.0-amd64.deb      for the machines of another host, as its key allows"
+)]
 pub(crate) struct Kernel {
+    /// Those of another host: a context, https:// or ssh://
+    #[arg(long, global = true, value_name = "PLACE")]
+    on: Option<String>,
     #[command(subcommand)]
     action: Action,
 }
@@ -55,16 +63,29 @@ enum Action {
 
 impl Kernel {
     pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
+        let there = elsewhere::other_host(runtime, self.on.as_deref(), "kernel")?;
         match self.action {
             Action::Import { modules, name, json, file } => {
-                let kernel = runtime.import_kernel(file, modules, name).await?;
+                let kernel = match &there {
+                    None => runtime.import_kernel(file, modules, name).await?,
+                    Some(host) => {
+                        let Some(mut kernel) = elsewhere::file(&file, "kernel import").await?.filter(|_| modules.is_none()) else {
+                            let message = "to another host a kernel goes as one file: a package, or one that has everything built in";
+                            return Err(Error::new(ErrorKind::InvalidInput, "kernel import", message).with("path", file.display()).into());
+                        };
+                        host.import_kernel(&mut kernel, name.as_deref()).await?
+                    }
+                };
                 if !kernel.missing.is_empty() {
                     output::note(&format!("neither a module nor known to be built in: {}", kernel.missing.join(" ")));
                 }
                 if json { output::json(&kernel) } else { output::line(&kernel.name) }
             }
             Action::Ls { json } => {
-                let kernels = runtime.kernels().list()?;
+                let kernels = match &there {
+                    None => runtime.kernels().list()?,
+                    Some(host) => host.kernels().await?,
+                };
                 if json {
                     return output::json(&kernels);
                 }
@@ -75,7 +96,13 @@ impl Kernel {
                 }
                 table.print()
             }
-            Action::Rm { names } => Failure::from_all(names.iter().filter_map(|name| runtime.remove_kernel(name).err()).collect()),
+            Action::Rm { names } => {
+                elsewhere::each(&names, async |name| match &there {
+                    None => runtime.remove_kernel(name),
+                    Some(host) => host.remove_kernel(name).await,
+                })
+                .await
+            }
         }
     }
 }

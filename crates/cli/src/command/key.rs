@@ -1,11 +1,14 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use sandbar_core::{Error, ErrorKind};
 use sandbar_runtime::{NewKey, Runtime, Scope};
+use serde_json::json;
 
+use super::elsewhere;
 use crate::{
     args,
-    error::{Failure, Outcome},
+    error::Outcome,
     output::{self, Table, ago},
 };
 
@@ -22,8 +25,12 @@ Scopes, each with what those before it may:
 
 Examples:
   sandbar key create ci --max-sandboxes 20 > ci.key
-  sandbar key create dashboard --scope read --ttl 30d")]
+  sandbar key create dashboard --scope read --ttl 30d
+  sandbar key ls --on farm                     of another host's server, as your key of it allows")]
 pub(crate) struct Key {
+    /// Those of another host: a context, https:// or ssh://
+    #[arg(long, global = true, value_name = "PLACE")]
+    on: Option<String>,
     #[command(subcommand)]
     action: Action,
 }
@@ -59,14 +66,25 @@ enum Action {
 }
 
 impl Key {
-    pub(super) fn run(self, runtime: &Runtime) -> Outcome {
+    pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
+        let there = elsewhere::other_host(runtime, self.on.as_deref(), "key")?;
         match self.action {
             Action::Create { scope, max_sandboxes, ttl, name } => {
-                let (_, secret) = runtime.create_key(&NewKey { name, scope, max_sandboxes, ttl })?;
-                output::line(&secret)
+                let Some(host) = there else {
+                    let (_, secret) = runtime.create_key(&NewKey { name, scope, max_sandboxes, ttl })?;
+                    return output::line(&secret);
+                };
+                let ttl_ms = ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+                let wanted = json!({ "name": name, "scope": scope, "max_sandboxes": max_sandboxes, "ttl_ms": ttl_ms });
+                let made = host.create_key(&wanted).await?;
+                let untold = || Error::new(ErrorKind::Unavailable, "key create", "the other host does not tell the secret");
+                output::line(made["secret"].as_str().ok_or_else(untold)?)
             }
             Action::Ls { json } => {
-                let keys = runtime.keys()?;
+                let keys = match &there {
+                    None => runtime.keys()?,
+                    Some(host) => host.keys().await?,
+                };
                 if json {
                     return output::json(&keys);
                 }
@@ -77,7 +95,13 @@ impl Key {
                 }
                 table.print()
             }
-            Action::Rm { names } => Failure::from_all(names.iter().filter_map(|name| runtime.remove_key(name).err()).collect()),
+            Action::Rm { names } => {
+                elsewhere::each(&names, async |name| match &there {
+                    None => runtime.remove_key(name),
+                    Some(host) => host.remove_key(name).await,
+                })
+                .await
+            }
         }
     }
 }

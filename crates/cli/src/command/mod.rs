@@ -18,6 +18,7 @@
 //! | `doctor`, `setup` | `doctor`, `setup` |
 //! | `kernel`, `template` | `kernel`, `template` |
 //! | `serve`, `key` | `serve`, `key` |
+//! | `elsewhere` | `--on` of images, kernels, templates and keys |
 //! | `context` | `context add`, `use`, `ls`, `rm` |
 //! | `shell_completions` | `completions` |
 
@@ -27,6 +28,7 @@ mod context;
 mod copy;
 mod create;
 mod doctor;
+mod elsewhere;
 mod exec;
 mod image;
 mod kernel;
@@ -249,7 +251,7 @@ impl Command {
             Self::Audit(command) => command.run(runtime).await?,
             Self::Image(command) => command.run(runtime).await?,
             Self::Serve(command) => command.run(runtime).await?,
-            Self::Key(command) => command.run(runtime)?,
+            Self::Key(command) => command.run(runtime).await?,
             Self::Context(command) => command.run(runtime).await?,
             Self::Setup(command) => command.run(runtime).await?,
             Self::Kernel(command) => command.run(runtime).await?,

@@ -3,13 +3,16 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::Args;
 use sandbar_core::Context;
 use sandbar_runtime::Runtime;
-use sandbar_server::{Certificate, Service, Token};
+use sandbar_server::{Certificate, OwnSocket, Service, Token};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
 };
 
 use crate::{args, error::Outcome, log::LogFormat, output};
+
+/// How long a server at a socket waits for somebody: longer than an ssh that nobody uses keeps the connection over which they come.
+const IDLE: Duration = Duration::from_secs(90);
 
 /// Serve this state folder over HTTP
 ///
@@ -29,6 +32,9 @@ pub(crate) struct Serve {
     /// Serve one client, on standard input and output, until it is gone; it needs no token, having come this far
     #[arg(long, conflicts_with_all = ["listen", "name", "tls_cert", "client_timeout"])]
     stdio: bool,
+    /// Serve whoever comes to this socket, which is made for this user alone and needs no token, until nobody has come for 90 seconds
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["stdio", "listen", "name", "tls_cert", "client_timeout"])]
+    socket: Option<PathBuf>,
     /// Speak TLS, with this certificate and those that lead from it to an authority, in PEM; clients may call the server by its names
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -57,6 +63,14 @@ impl Serve {
     pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
         if self.stdio {
             Service::run_for(runtime.clone(), tokio::io::stdin(), tokio::io::stdout()).await;
+            return Ok(());
+        }
+        if let Some(path) = self.socket {
+            let socket = OwnSocket::bind(&path)?;
+            // The login that has begun it may end.
+            let _ = rustix::process::setsid();
+            output::line(&path.display().to_string())?;
+            Service::run_at(runtime.clone(), socket, &path, IDLE).await;
             return Ok(());
         }
         // `clap` has seen to it that there are both or none.

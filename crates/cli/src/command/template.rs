@@ -2,9 +2,9 @@ use clap::{Args, Subcommand};
 use sandbar_core::Lifetime;
 use sandbar_runtime::Runtime;
 
-use super::options::SandboxOptions;
+use super::{elsewhere, options::SandboxOptions};
 use crate::{
-    error::{Failure, Outcome},
+    error::Outcome,
     output::{self, Table, bytes},
 };
 
@@ -28,12 +28,18 @@ enum Action {
     },
     /// List the templates
     Ls {
+        /// Those of another host: a context, https:// or ssh://
+        #[arg(long, value_name = "PLACE")]
+        on: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Remove templates; machines that run keep theirs
     Rm {
+        /// Those of another host: a context, https:// or ssh://
+        #[arg(long, value_name = "PLACE")]
+        on: Option<String>,
         /// The templates
         #[arg(required = true, value_name = "ID")]
         ids: Vec<String>,
@@ -44,8 +50,11 @@ impl Template {
     pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
         match self.action {
             Action::Build { options } => Ok(runtime.build_template(options.request(runtime, Lifetime::Owned)?).await?),
-            Action::Ls { json } => {
-                let templates = runtime.templates()?;
+            Action::Ls { on, json } => {
+                let templates = match elsewhere::other_host(runtime, on.as_deref(), "template")? {
+                    None => runtime.templates()?,
+                    Some(host) => host.templates().await?,
+                };
                 if json {
                     return output::json(&templates);
                 }
@@ -58,7 +67,14 @@ impl Template {
                 }
                 table.print()
             }
-            Action::Rm { ids } => Failure::from_all(ids.iter().filter_map(|id| runtime.remove_template(id).err()).collect()),
+            Action::Rm { on, ids } => {
+                let there = elsewhere::other_host(runtime, on.as_deref(), "template")?;
+                elsewhere::each(&ids, async |id| match &there {
+                    None => runtime.remove_template(id),
+                    Some(host) => host.remove_template(id).await,
+                })
+                .await
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Ports of a sandbox on this machine.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
 };
 
@@ -17,6 +17,7 @@ pub const CASES: &[Case] = &[
     Case::new("ports::http_and_websockets_pass_through", web).on(&["container-root", "container-rootless"]).needs(PYTHON),
     Case::new("ports::end_with_the_sandbox", with_the_sandbox).needs(PYTHON),
     Case::new("ports::a_taken_address_is_refused", taken),
+    Case::new("ports::who_cannot_be_passed_on_is_reset", reset),
 ];
 
 /// Reads all there is, and only after its end answers in capitals.
@@ -127,6 +128,14 @@ fn with_the_sandbox(home: &Home) {
     assert_eq!(echo(address, b"x").unwrap(), b"X");
     home.ok(&["rm", "-f", &id]);
     eventually("nothing listens", || TcpStream::connect(address).is_err());
+}
+
+/// An end would be taken for an answer of nothing.
+fn reset(home: &Home) {
+    let id = home.create(&[]);
+    let address: SocketAddr = home.ok(&["expose", &id, "4"]).parse().unwrap();
+    let answer = TcpStream::connect(address).and_then(|mut client| client.read(&mut [0]));
+    assert_eq!(answer.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
 }
 
 fn taken(home: &Home) {

@@ -8,6 +8,11 @@ use crate::world::{Home, There};
 pub const CASES: &[(&str, fn())] = &[
     ("a_sandbox_there_is_one_of_here", a_sandbox_there_is_one_of_here),
     ("images_there_are_sent_listed_and_removed_from_here", images_there_are_sent_listed_and_removed_from_here),
+    (
+        "kernels_and_templates_there_are_sent_listed_and_removed_from_here",
+        kernels_and_templates_there_are_sent_listed_and_removed_from_here,
+    ),
+    ("keys_of_a_server_there_are_made_and_removed_from_here", keys_of_a_server_there_are_made_and_removed_from_here),
     ("a_run_leaves_nothing_and_has_its_commands_status", a_run_leaves_nothing_and_has_its_commands_status),
     ("a_client_that_was_killed_leaves_no_sandbox_that_it_owned", a_client_that_was_killed_leaves_no_sandbox_that_it_owned),
     (
@@ -56,6 +61,71 @@ fn images_there_are_sent_listed_and_removed_from_here() {
     assert!(here.complains(&["image", "ls", "--on", "container"]).contains("leave --on out"));
     here.says(&["image", "rm", "--on", "there", "afar:latest"]);
     assert_eq!(there.home.says(&["image", "ls", "--json"]), "[]");
+}
+
+/// The smallest file that passes for a kernel: an ELF program of one segment that says which Linux it is.
+fn kernel() -> Vec<u8> {
+    let mut file = vec![0; 64 + 56];
+    file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    for (at, value) in [(16, 2), (18, 62), (20, 1), (32, 64), (52, 64), (54, 56), (56, 1), (64, 1)] {
+        file[at] = value;
+    }
+    file.extend_from_slice(b"Linux version 6.1.0-test (of nobody)");
+    file
+}
+
+fn kernels_and_templates_there_are_sent_listed_and_removed_from_here() {
+    let there = There::new();
+    let here = there.here();
+    let file = here.path().join("vmlinux").display().to_string();
+    std::fs::write(&file, kernel()).unwrap();
+    assert_eq!(here.says(&["kernel", "import", "--on", "there", &file, "--name", "small"]), "small");
+    assert_eq!(here.says(&["kernel", "ls", "--json"]), "[]", "it is there, and not here");
+    assert_eq!(here.says(&["kernel", "ls", "--on", "there", "--json"]), there.home.says(&["kernel", "ls", "--json"]));
+    assert!(here.says(&["kernel", "--on", "there", "ls"]).contains("6.1.0-test"));
+    let complaint = here.complains(&["kernel", "import", "--on", "there", &file, "--modules", "/lib/modules"]);
+    assert!(complaint.contains("as one file"), "{complaint}");
+    assert!(here.complains(&["kernel", "ls", "--on", "qemu"]).contains("leave --on out"));
+    let complaint = here.complains(&["kernel", "rm", "--on", "there", "nobodys", "small"]);
+    assert!(complaint.contains("nobodys"), "{complaint}");
+    assert_eq!(there.home.says(&["kernel", "ls", "--json"]), "[]", "what could be removed was");
+
+    // Another machine begins from none, so one is put there.
+    let folder = there.home.path().join("templates/saved");
+    std::fs::create_dir_all(&folder).unwrap();
+    let record = r#"{"provider":"qemu","parts":[["memory","536870912"],["processors","1"]],"bytes":7,"record":{}}"#;
+    std::fs::write(folder.join("template.json"), record).unwrap();
+    assert_eq!(here.says(&["template", "ls", "--json"]), "[]");
+    assert_eq!(here.says(&["template", "ls", "--on", "there", "--json"]), there.home.says(&["template", "ls", "--json"]));
+    assert!(here.says(&["template", "ls", "--on", "there"]).contains("saved"));
+    assert!(here.complains(&["template", "ls", "--on", "qemu"]).contains("leave --on out"));
+    here.says(&["template", "rm", "--on", "there", "saved"]);
+    assert_eq!(there.home.says(&["template", "ls", "--json"]), "[]");
+    assert!(here.complains(&["template", "rm", "--on", "there", "saved"]).contains("no such template"));
+    // What is built is built there: by a sandbox, of which nothing is left.
+    here.says(&["template", "build", "--on", "there"]);
+    assert_eq!((here.ids().len(), there.home.ids().len()), (0, 0));
+}
+
+fn keys_of_a_server_there_are_made_and_removed_from_here() {
+    let there = There::new();
+    let here = there.here();
+    let secret = here.says(&["key", "create", "ci", "--on", "there", "--scope", "read", "--max-sandboxes", "3", "--ttl", "1h"]);
+    assert_eq!(here.says(&["key", "ls", "--json"]), "[]", "it is there, and not here");
+    let keys = here.says(&["key", "ls", "--on", "there", "--json"]);
+    assert_eq!(keys, there.home.says(&["key", "ls", "--json"]));
+    assert!(keys.contains("\"ci\"") && keys.contains("\"read\"") && !keys.contains(&secret), "{keys}");
+    // Its holder may look, and make no more of them.
+    let holder = Home::new();
+    let file = holder.path().join("key").display().to_string();
+    std::fs::write(&file, &secret).unwrap();
+    holder.says(&["context", "add", "there", &there.url, "--key-file", &file]);
+    assert!(holder.says(&["image", "ls", "--on", "there"]).contains("NAMES"));
+    assert!(holder.complains(&["key", "create", "more", "--on", "there"]).contains("scope"));
+    assert!(here.complains(&["key", "ls", "--on", "container"]).contains("leave --on out"));
+    here.says(&["key", "rm", "--on", "there", "ci"]);
+    assert_eq!(there.home.says(&["key", "ls", "--json"]), "[]");
+    assert!(holder.complains(&["image", "ls", "--on", "there"]).contains("does not take the key"));
 }
 
 fn a_run_leaves_nothing_and_has_its_commands_status() {

@@ -1,15 +1,71 @@
-use std::{io::Read, process::Stdio};
+use std::{
+    io::Read,
+    process::Stdio,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
-use crate::world::{Home, Login};
+use crate::world::{Home, Login, PATIENCE};
 
 /// A fact, and what shows it over a login.
 type Case = (&'static str, fn(&Login));
 
 pub const CASES: &[Case] = &[
     ("nothing_is_installed_there_and_it_works", nothing_is_installed_there_and_it_works),
+    ("what_follows_a_login_starts_no_process_here_and_none_there", what_follows_a_login_starts_no_process_here_and_none_there),
+    ("a_host_that_leads_no_sockets_is_used_by_channels", a_host_that_leads_no_sockets_is_used_by_channels),
+    (
+        "a_connection_that_the_user_shares_already_is_the_one_that_is_used",
+        a_connection_that_the_user_shares_already_is_the_one_that_is_used,
+    ),
     ("output_goes_on_when_the_connection_was_cut", output_goes_on_when_the_connection_was_cut),
     ("a_login_that_fails_and_a_program_that_does_not_run_are_told", a_login_that_fails_and_a_program_that_does_not_run_are_told),
 ];
+
+fn what_follows_a_login_starts_no_process_here_and_none_there(login: &Login) {
+    let calls = login.calls("");
+    let here = Home::new();
+    let id = login.says(&here, &["create", "--on", &format!("{}/container", login.url)]);
+    let begun = calls();
+    assert!(begun.iter().any(|call| call.contains("ControlPath=/tmp/sandbar-ssh-")), "{begun:?}");
+    for _ in 0..3 {
+        assert_eq!(login.says(&here, &["exec", &id, "--", "echo", "hello"]), "hello");
+    }
+    assert_eq!(calls(), begun);
+    assert_eq!(login.serving(), 1);
+    login.says(&here, &["rm", "-f", &id]);
+    // What was put there is gone, and so is who listens there.
+    login.says(&here, &["context", "clean", &login.url]);
+    let until = Instant::now() + PATIENCE;
+    while login.serving() > 0 {
+        assert!(Instant::now() < until, "a server is left there");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+fn a_host_that_leads_no_sockets_is_used_by_channels(login: &Login) {
+    let calls = login.calls("-o ControlPath=none");
+    let here = Home::new();
+    // Without a connection that is shared there is nobody to ask for a socket.
+    let on = format!("{}/container", login.url);
+    let id = login.says(&here, &["create", "--on", &on]);
+    let begun = calls().len();
+    assert_eq!(login.says(&here, &["exec", &id, "--", "echo", "hello"]), "hello");
+    let more = calls().split_off(begun);
+    let (asked, channels): (Vec<_>, Vec<_>) = more.iter().partition(|call| call.contains("-G"));
+    assert!(channels.iter().all(|call| call.contains("serve --stdio")) && asked.len() == 1 && !channels.is_empty(), "{more:?}");
+    login.says(&here, &["rm", "-f", &id]);
+}
+
+fn a_connection_that_the_user_shares_already_is_the_one_that_is_used(login: &Login) {
+    let own = login.folder.path().join("own");
+    let calls = login.calls(&format!("-o ControlMaster=auto -o ControlPersist=60 -o ControlPath={}", own.display()));
+    let here = Home::new();
+    assert_eq!(login.says(&here, &["run", "--on", &format!("{}/container", login.url), "--", "echo", "hello"]), "hello");
+    assert!(own.exists());
+    let calls = calls();
+    assert!(calls.iter().all(|call| !call.contains("ControlPath=/tmp/sandbar-ssh-")), "{calls:?}");
+}
 
 fn output_goes_on_when_the_connection_was_cut(login: &Login) {
     let here = Home::new();
@@ -40,7 +96,8 @@ fn nothing_is_installed_there_and_it_works(login: &Login) {
     login.says(&here, &["rm", "-f", &id]);
     assert!(login.there.ids().is_empty());
     let cache = login.folder.path().join("cache/sandbar");
-    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 1, "the program, once");
+    let put: Vec<_> = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(put.iter().filter(|name| name.starts_with("sandbar-")).count(), 1, "the program, once: {put:?}");
     login.says(&here, &["context", "clean", &login.url]);
     assert!(!cache.exists());
 }

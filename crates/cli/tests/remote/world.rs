@@ -165,6 +165,22 @@ impl Login {
         command
     }
 
+    /// Has `ssh` called with these options of the user's from now on, and gives what tells of the calls.
+    pub fn calls(&self, options: &str) -> impl Fn() -> Vec<String> + use<> {
+        let calls = self.folder.path().join("calls");
+        let script = fs::read_to_string(&self.sshd.client).unwrap();
+        let script = script.replace("exec /usr/bin/ssh", &format!("echo \"$*\" >> {}\nexec /usr/bin/ssh {options}", calls.display()));
+        fs::write(&self.sshd.client, script).unwrap();
+        move || fs::read_to_string(&calls).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    /// How many servers wait there at sockets.
+    pub fn serving(&self) -> usize {
+        let cache = self.folder.path().join("cache").display().to_string();
+        let lines = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+        lines.filter(|line| String::from_utf8_lossy(line).starts_with(&cache) && String::from_utf8_lossy(line).contains("--socket")).count()
+    }
+
     /// Cuts every connection that is open, without a word to either side.
     pub fn cut(&self) {
         let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());

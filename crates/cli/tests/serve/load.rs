@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -17,8 +17,11 @@ use crate::server::{Server, Socket, expect, patience};
 const MIB: u64 = 1 << 20;
 /// Bytes of a line of numbered output: what belongs at an offset is known from the offset.
 const LINE: u64 = 8;
-/// Numbers that have as many digits.
-const NUMBERS: u64 = 10_000_000;
+/// The first number, and how many there are that have as many digits.
+const FIRST: u64 = 1_000_000;
+const NUMBERS: u64 = 600_000;
+/// What a command with much to say says in a second: nobody has an unbounded one, and whoever runs on without a client would take every processor.
+const PACE: f64 = 24e6;
 /// Descriptors that may come and go: connections that this test's client keeps, and those of the ledger.
 const AROUND: usize = 8;
 /// Memory of the server for a command that somebody waits for, at most; and for one whose output is on its way.
@@ -96,34 +99,28 @@ impl Server {
     }
 }
 
-/// Numbered lines without end: after the last number of seven digits comes the first.
+/// Numbered lines without end, [`PACE`] bytes a second at most: after the last number comes the first.
 fn numbers(kill_on_disconnect: bool) -> Value {
-    json!({ "shell": "while :; do seq -f %07.0f 0 9999999; done", "kill_on_disconnect": kill_on_disconnect })
+    let (last, pause) = (FIRST + NUMBERS - 1, LINE as f64 * NUMBERS as f64 / PACE);
+    let line = format!("seq {FIRST} {last} > /tmp/$$; while :; do cat /tmp/$$ & sleep {pause}; wait; done");
+    json!({ "shell": line, "kill_on_disconnect": kill_on_disconnect })
 }
 
-/// All numbers, as `seq` prints them: gigabytes are compared with it.
-static NUMBERED: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let mut text = Vec::with_capacity((LINE * NUMBERS) as usize);
-    let mut line = *b"0000000\n";
-    loop {
-        text.extend_from_slice(&line);
-        let mut digit = LINE as usize - 2;
-        while line[digit] == b'9' {
-            line[digit] = b'0';
-            match digit.checked_sub(1) {
-                Some(next) => digit = next,
-                None => return text,
-            }
-        }
-        line[digit] += 1;
-    }
-});
+/// All lines once, as `seq` prints them: gigabytes are compared with it.
+static NUMBERED: LazyLock<Vec<u8>> =
+    LazyLock::new(|| (FIRST..FIRST + NUMBERS).flat_map(|number| format!("{number}\n").into_bytes()).collect());
 
 /// Whether numbered output has this at an offset.
-fn is_numbered(offset: u64, data: &[u8]) -> bool {
-    let (first, second) = NUMBERED.split_at((offset % (LINE * NUMBERS)) as usize);
-    let (before, after) = data.split_at(data.len().min(second.len()));
-    second.starts_with(before) && first.starts_with(after)
+fn is_numbered(offset: u64, mut data: &[u8]) -> bool {
+    let mut expected = &NUMBERED[(offset % (LINE * NUMBERS)) as usize..];
+    while !data.is_empty() {
+        let (now, later) = data.split_at(data.len().min(expected.len()));
+        if !expected.starts_with(now) {
+            return false;
+        }
+        (data, expected) = (later, &NUMBERED);
+    }
+    true
 }
 
 /// Where a reader of numbered output is.
@@ -243,52 +240,82 @@ async fn large_outputs_and_clients_that_do_not_read_take_little_memory() {
     server.attends_to_nobody().await;
 }
 
+/// A command that somebody listens to.
+struct Attended {
+    socket: Socket,
+    pid: u64,
+    place: Place,
+}
+
 #[tokio::test]
 async fn what_streams_when_the_server_is_killed_goes_on_where_it_was() {
-    let (sandboxes, commands) = (scale(200, 4), scale(400, 12));
+    let (sandboxes, streams, others) = (scale(200, 4), scale(50, 6), scale(1950, 24));
     let mut server = Server::new();
     let ids = server.create_many(sandboxes).await;
     let id = |number: usize| ids[number % ids.len()].as_str();
-    let begun: Vec<_> = stream::iter(0..commands).map(|number| server.begin(id(number), numbers(false))).buffered(16).collect().await;
-    let mut clients: Vec<_> = begun.into_iter().map(|(socket, pid)| (socket, pid, Place::default())).collect();
+    // Most commands have little to say, and wait.
+    let waiting = json!({ "shell": "echo begun; read word; echo $word; exit 3", "stdin": true });
+    let begun = stream::iter(0..streams + others).map(|number| {
+        let (server, waiting) = (&server, &waiting);
+        async move { server.begin(id(number), if number < streams { numbers(false) } else { waiting.clone() }).await }
+    });
+    let mut clients: Vec<_> = begun.buffered(16).map(|(socket, pid)| Attended { socket, pid, place: Place::default() }).collect().await;
     // Everyone is in the middle.
-    for (socket, _, place) in &mut clients {
-        while place.offset < MIB / 4 {
+    let (streaming, waiters) = clients.split_at_mut(streams);
+    for Attended { socket, place, .. } in streaming {
+        while place.offset < 4 * MIB {
             place.take(socket.next().await.unwrap());
         }
     }
+    for Attended { socket, place, .. } in waiters {
+        let Some(Message::Binary(bytes)) = socket.next().await else { panic!("it has not begun") };
+        assert_eq!(&bytes[9..], b"begun\n");
+        place.offset = 6;
+    }
     server.kill();
-    let rest = stream::iter(clients).map(|(mut socket, pid, mut place)| async move {
+    let rest = stream::iter(clients).map(|Attended { mut socket, pid, mut place }| async move {
         // What has arrived before the end.
         while let Some(Ok(message)) = socket.try_next().await {
             place.take(message);
         }
         (pid, place)
     });
-    let places: Vec<_> = rest.buffered(commands).collect().await;
+    let places: Vec<_> = rest.buffered(streams + others).collect().await;
     server.again();
     let listed = server.get(&format!("/v1/sandboxes?limit={sandboxes}")).await;
     assert_eq!(listed["items"].as_array().unwrap().len(), sandboxes);
     assert!(listed["items"].as_array().unwrap().iter().all(|item| item["state"] == "running"), "{listed}");
     let server = &server;
-    let ended = stream::iter(places.into_iter().enumerate()).map(|(number, (pid, mut place))| async move {
+    let ended = stream::iter(places.into_iter().enumerate()).map(|(number, (pid, place))| async move {
         let path = format!("/v1/sandboxes/{}/processes/{pid}", id(number));
         let mut socket = server.socket(&format!("{path}/attach?from={}", place.offset)).await;
         assert_eq!(socket.started().await, pid);
+        if number < streams { server.ends_streaming(socket, place, &path).await } else { ends_waiting(socket).await }
+    });
+    ended.buffer_unordered(16).collect::<Vec<()>>().await;
+}
+
+impl Server {
+    /// Output goes on, with what the ring does not have told as lost, to its very end.
+    async fn ends_streaming(&self, mut socket: Socket, mut place: Place, path: &str) {
         let reached = place.offset + MIB;
         while place.offset < reached {
             place.take(socket.next().await.unwrap());
         }
-        let signal = server.request(Method::POST, &format!("{path}/signal")).json(&json!({ "signal": "KILL" }));
+        let signal = self.request(Method::POST, &format!("{path}/signal")).json(&json!({ "signal": "KILL" }));
         expect(signal, StatusCode::NO_CONTENT).await;
         while let Some(message) = socket.next().await {
             place.take(message);
         }
-        let info = server.get(&path).await;
+        let info = self.get(path).await;
         assert_eq!(info["output_end"], place.offset, "{place:?}");
         assert_eq!(place.end.as_ref().unwrap()["status"], info["status"]);
-        Ok::<_, ()>(place.lost)
-    });
-    let lost: Vec<u64> = ended.buffered(16).try_collect().await.unwrap();
-    assert_eq!(lost.len(), commands);
+    }
+}
+
+/// Who waited has lost nothing, and hears what is said.
+async fn ends_waiting(mut socket: Socket) {
+    socket.write(b"word\n").await;
+    let said = socket.listen().await;
+    assert_eq!((String::from_utf8_lossy(&said.stdout).as_ref(), &said.end["exit_code"]), ("word\n", &3.into()), "{said:?}");
 }

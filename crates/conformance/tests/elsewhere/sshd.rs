@@ -32,7 +32,7 @@ pub struct Sshd {
 }
 
 impl Sshd {
-    /// One whose sessions have a state folder, and a folder for caches.
+    /// One whose sessions have a state folder, and a folder for caches. Its shell finds no start-up files: what those of this machine's user take says nothing.
     ///
     /// # Errors
     /// Why there can be none here.
@@ -52,9 +52,10 @@ impl Sshd {
         let address = TcpListener::bind((address_of_its_own(), 0)).and_then(|listener| listener.local_addr()).map_err(cannot)?;
         let configuration = format!(
             "ListenAddress {address}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
-             PermitRootLogin yes\nSetEnv SANDBAR_HOME={} XDG_CACHE_HOME={}\n",
+             PermitRootLogin yes\nSetEnv HOME={} SANDBAR_HOME={} XDG_CACHE_HOME={}\n",
             place("host").display(),
             place("authorized").display(),
+            folder.display(),
             home.display(),
             cache.display(),
         );

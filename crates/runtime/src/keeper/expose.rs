@@ -3,7 +3,7 @@ use std::{net::SocketAddr, time::Duration};
 use sandbar_core::{Error, ErrorKind, ExposedPort, Feature, Lifetime, Result, State};
 use tokio::time::sleep;
 
-use crate::{Runtime, Sandbox, clock, fault, ledger::PortRow, ports::Listener, runtime::to_the_end};
+use crate::{Runtime, Sandbox, clock, fault, ledger::PortRow, ports, runtime::to_the_end};
 
 impl Sandbox {
     /// Listens on the host and passes each connection to the port inside, until [`unexpose_port`](Self::unexpose_port) or the sandbox's end: by
@@ -98,8 +98,8 @@ impl Sandbox {
     }
 
     async fn expose_here(&self, port: u16, listen: SocketAddr) -> Result<ExposedPort> {
-        let listener = Listener::bind(self, port, listen, Listener::room()).await?;
-        let listen = listener.address;
+        let listener = ports::forward(self, port, listen, ports::room()).await?;
+        let listen = listener.address();
         self.runtime().ledger().set_port(self.id(), port, Ok(listen))?;
         self.runtime().local_ports().keep(self.id(), port, listener);
         Ok(ExposedPort { port, listen })

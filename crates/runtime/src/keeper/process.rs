@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use sandbar_backends::Forwarding;
 use sandbar_core::{Context, Error, Lifetime, Result, SandboxId, State};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -24,8 +25,7 @@ use crate::{
     fault,
     ledger::{PortRow, SandboxRow},
     lock::SandboxLock,
-    ports::Listener,
-    system,
+    ports, system,
 };
 
 /// What a keeper says when it listens, or when another one does.
@@ -63,7 +63,7 @@ impl Runtime {
             return Ok(());
         };
         raise_open_files();
-        let keeper = Keeper { runtime: self.clone(), room: Listener::room(), listeners: HashMap::new(), egress: None, id };
+        let keeper = Keeper { runtime: self.clone(), room: ports::room(), listeners: HashMap::new(), egress: None, id };
         keeper.run(lock).await
     }
 }
@@ -90,7 +90,7 @@ fn say_ready() {
 struct Keeper {
     runtime: Runtime,
     id: SandboxId,
-    listeners: HashMap<u16, Listener>,
+    listeners: HashMap<u16, Forwarding>,
     room: Arc<Semaphore>,
     egress: Option<EgressService>,
 }
@@ -212,8 +212,8 @@ impl Keeper {
         self.attend_egress()?;
         let wanted: Vec<PortRow> = self.wanted()?.collect();
         // One that was removed and wished again elsewhere since is another one.
-        let stays = |port: u16, listener: &Listener| wanted.iter().any(|row| row.port == port && row.actual == Some(listener.address));
-        let over: Vec<Listener> =
+        let stays = |port: u16, listener: &Forwarding| wanted.iter().any(|row| row.port == port && row.actual == Some(listener.address()));
+        let over: Vec<Forwarding> =
             self.listeners.extract_if(|port, listener| !stays(*port, listener)).map(|(_, listener)| listener).collect();
         for listener in over {
             listener.close().await;
@@ -223,9 +223,9 @@ impl Keeper {
                 continue;
             }
             let Some(sandbox) = self.runtime.ledger().sandbox(&self.id)?.map(|row| Sandbox::of(self.runtime.clone(), &row)) else { break };
-            match Listener::bind(&sandbox, row.port, row.actual.unwrap_or(row.wanted), Arc::clone(&self.room)).await {
+            match ports::forward(&sandbox, row.port, row.actual.unwrap_or(row.wanted), Arc::clone(&self.room)).await {
                 Ok(listener) => {
-                    self.runtime.ledger().set_port(&self.id, row.port, Ok(listener.address))?;
+                    self.runtime.ledger().set_port(&self.id, row.port, Ok(listener.address()))?;
                     self.listeners.insert(row.port, listener);
                 }
                 Err(error) => {
