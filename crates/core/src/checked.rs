@@ -341,6 +341,10 @@ impl SandboxHandle for CheckedHandle {
         self.inner.limits()
     }
 
+    fn no_datagrams(&self) -> Option<String> {
+        self.inner.no_datagrams()
+    }
+
     fn renewal(&self) -> Option<Renewal> {
         self.inner.renewal()
     }

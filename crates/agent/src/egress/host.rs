@@ -49,6 +49,8 @@ pub(crate) struct Host {
     last: Cell<u64>,
     /// Whether the host's connections come by vsock: then streams are in frames.
     pub(super) is_on_vsock: bool,
+    /// Why datagrams cannot leave, where connections can.
+    pub(crate) no_datagrams: RefCell<Option<String>>,
     /// Places for connections from inside.
     places: Arc<Semaphore>,
     /// Nothing may be open.
@@ -279,6 +281,7 @@ impl Host {
             confirms_ends: Cell::default(),
             last: Cell::default(),
             is_on_vsock,
+            no_datagrams: RefCell::default(),
             places: Arc::new(Semaphore::new(most_connections(is_on_vsock) as usize)),
             quiet: Cell::default(),
             cut: Notify::new(),

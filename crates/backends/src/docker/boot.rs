@@ -234,7 +234,6 @@ fn config(boot: &Boot<'_>, isolation: Isolation) -> AgentConfig {
         oom_score_adj: OOM_SCORE,
         listen_folder: Some(inside(RUN).into_bytes()),
         egress: boot.spec.network.policy().is_some(),
-        datagrams: boot.spec.network.needs_udp(),
         owner_input: boot.lifetime == Lifetime::Owned,
         ..agent_config(boot.spec, boot.root)
     }

@@ -195,6 +195,10 @@ impl<B: Backend> SandboxHandle for MachineHandle<B> {
         self.shared.current().record.renewal.clone()
     }
 
+    fn no_datagrams(&self) -> Option<String> {
+        self.shared.current().record.no_datagrams.clone()
+    }
+
     async fn status(&self) -> SandboxStatus {
         status::status(&self.shared).await
     }

@@ -71,6 +71,11 @@ impl Supplies {
         self.got().ok()?.socket.as_deref()
     }
 
+    /// The folder of a kernel: `vmlinux` and its `modules`.
+    pub fn kernel(&self) -> Option<&Path> {
+        self.got().ok()?.kernel.as_deref()
+    }
+
     /// Gives a state folder what it needs; `config` is what its `sandbar.toml` has to say otherwise.
     pub fn furnish(&self, home: &Home, config: &str) {
         let got = self.got().unwrap();
