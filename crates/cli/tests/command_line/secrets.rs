@@ -16,7 +16,8 @@ use crate::support::{Case, Client, Finished, Home, Stage, eventually, processes_
 
 const WALLS: &[&str] = &["container-root", "container-rootless", "gvisor-root", "gvisor-rootless"];
 /// Those as well that need an engine, or a kernel.
-const ALL_WALLS: &[&str] = &["container-root", "container-rootless", "gvisor-root", "gvisor-rootless", "docker-runc", "qemu-tcg"];
+const ALL_WALLS: &[&str] =
+    &["container-root", "container-rootless", "gvisor-root", "gvisor-rootless", "docker-runc", "docker-runsc", "qemu-tcg"];
 const WITH_ENGINES: &[&str] = &["container-root", "container-rootless", "gvisor-root", "gvisor-rootless", "docker-runc"];
 
 pub const CASES: &[Case] = &[
@@ -26,7 +27,7 @@ pub const CASES: &[Case] = &[
     Case::new("secrets::they_last_through_stops_restores_and_forks", lasting).on(WITH_ENGINES).staged(),
     Case::new("secrets::they_last_in_saved_memory_and_are_not_in_it", in_memory).on(&["qemu-tcg"]).staged().brief(),
     Case::new("secrets::memory_that_cannot_be_saved_with_them_is_refused", unsaved)
-        .on(&["gvisor-root", "gvisor-rootless"])
+        .on(&["gvisor-root", "gvisor-rootless", "docker-runsc"])
         .staged()
         .brief(),
     Case::new("secrets::without_its_source_nothing_is_connected_to", gone).on(&["container-root", "container-rootless"]).staged(),

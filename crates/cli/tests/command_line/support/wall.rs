@@ -64,7 +64,12 @@ impl Wall {
                 wall.unavailable = wall.try_out(scratch);
             }
         }
-        for (name, provider, need) in [("docker-runc", "docker", Need::Engine("runc")), ("qemu-tcg", "qemu", Need::Emulator)] {
+        let supplied = [
+            ("docker-runc", "docker", Need::Engine("runc")),
+            ("docker-runsc", "docker", Need::Engine("runsc")),
+            ("qemu-tcg", "qemu", Need::Emulator),
+        ];
+        for (name, provider, need) in supplied {
             let supplies = Some(Arc::new(Supplies::new(need, scratch.join(name))));
             walls.push(Self { supplies, ..wall(name, provider, None, &program) });
         }
