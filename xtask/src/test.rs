@@ -79,7 +79,7 @@ fn in_lab(shell: &Shell, required: bool) -> Result<(), Failure> {
     let built = cmd!(shell, "cargo test --workspace --no-run").quiet().output()?;
     let built = String::from_utf8_lossy(&built.stderr);
     let (probe, providers) = (test_program(&built, "unittests", "sandbar_backends")?, test_program(&built, "tests/", "providers")?);
-    let machines = test_program(&built, "tests/", "machines")?;
+    let (machines, command_line) = (test_program(&built, "tests/", "machines")?, test_program(&built, "tests/", "command_line")?);
     let (required, long) = (format!("SANDBAR_REQUIRE={WALLS}"), env::var_os("SANDBAR_LONG").is_some());
     let mut failed = Vec::new();
     // Deadlines are several times what each takes on a quiet machine.
@@ -99,6 +99,7 @@ fn in_lab(shell: &Shell, required: bool) -> Result<(), Failure> {
     };
     runs.push(walls(if long { 12 * 3600 } else { 1200 }, providers, &["firecracker-", "--test-threads=1"]));
     runs.push(walls(if long { 12 * 3600 } else { 900 }, providers, &["qemu-kvm::", "--test-threads=1"]));
+    runs.push(walls(if long { 3600 } else { 900 }, command_line, &["firecracker-jailed::", "--test-threads=1"]));
     if long {
         runs.push(walls(3600, machines, &["firecracker::", "--test-threads=1"]));
     }

@@ -22,6 +22,7 @@ const WITH_ENGINES: &[&str] = &["container-root", "container-rootless", "gvisor-
 
 pub const CASES: &[Case] = &[
     Case::new("secrets::they_are_put_into_requests_and_are_nowhere_else", put_in).on(ALL_WALLS).staged().brief(),
+    Case::new("secrets::they_are_put_into_requests_of_a_microvm", put_in_there).on(&["firecracker-jailed"]).staged().brief(),
     Case::new("secrets::programs_believe_it_each_in_its_own_way", believed).on(WALLS).staged(),
     Case::new("secrets::other_hosts_get_a_placeholder_and_that_is_told", elsewhere).on(ALL_WALLS).staged(),
     Case::new("secrets::they_last_through_stops_restores_and_forks", lasting).on(WITH_ENGINES).staged(),
@@ -160,6 +161,17 @@ fn put_in(outer: &Home) {
     home.ok(&["rm", "-f", &id]);
     home.ok(&["checkpoint", "rm", &checkpoint]);
     assert_eq!(files_with(home.path(), TOKEN), Vec::<PathBuf>::new());
+    home.close();
+}
+
+/// What a wall could change of that, where each step takes seconds.
+fn put_in_there(outer: &Home) {
+    let stage = Stage::new();
+    let home = stage.believing_home(&outer.wall);
+    let id = create(&home, &NET);
+    assert_eq!(ask(&home, &id, "-H \"X-Token: $TOKEN $KEY\" https://allowed.test:8443/there"), "welcome over HTTP/2.0\n");
+    saw(&stage, &format!("http allowed.test:8443 HTTP/2.0 /there x-token={TOKEN} {KEY}"));
+    assert!(home.shell(&id, "echo $TOKEN").starts_with("sandbar-secret-"));
     home.close();
 }
 
