@@ -106,7 +106,9 @@ impl Finding {
                 "use a machine with virtualization extensions of its own, or a virtual machine with nesting in hardware".to_owned()
             }
             #[cfg(target_arch = "x86_64")]
-            Self::Timeless => "load KVM's modules anew (`sudo modprobe -r kvm_amd kvm && sudo modprobe kvm_amd`, or `kvm_intel`)".to_owned(),
+            Self::Timeless => {
+                "load KVM's modules anew (`sudo modprobe -r kvm_amd kvm && sudo modprobe kvm_amd`, or `kvm_intel`)".to_owned()
+            }
             Self::Untried => "use an x86-64 machine".to_owned(),
             Self::Usable => return None,
         };
