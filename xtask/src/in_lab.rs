@@ -28,6 +28,7 @@ pub fn run(shell: &Shell, beside: Elsewhere) -> Result<(), Failure> {
     let built = String::from_utf8_lossy(&built.stderr);
     let program = |kind: &str, name: &str| test_program(&built, kind, name).map(ToOwned::to_owned);
     let (probe, providers) = (program("unittests", "sandbar_backends")?, program("tests/", "providers")?);
+    let command_line = program("tests/", "command_line")?;
     let is_long = env::var_os("SANDBAR_LONG").is_some();
     // Deadlines are several times what each takes on a quiet machine.
     let minutes = |minutes: u64| if is_long { 12 * 3600 } else { minutes * 60 };

@@ -178,7 +178,8 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
         Operation::Exec(_) | Operation::Attach(_) => Ok(()),
         Operation::Ping(_) => {
             let agent_version = env!("CARGO_PKG_VERSION").to_owned();
-            answer(&mut stream, reply::Answer::Pong(Pong { agent: agent_version, epoch: agent.epoch.get() })).await
+            let no_datagrams = agent.egress.no_datagrams.borrow().clone();
+            answer(&mut stream, reply::Answer::Pong(Pong { agent: agent_version, epoch: agent.epoch.get(), no_datagrams })).await
         }
         Operation::List(_) => {
             let processes = agent.table.all().iter().map(|process| process.record(agent.epoch.get())).collect();

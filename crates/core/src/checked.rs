@@ -341,6 +341,14 @@ impl SandboxHandle for CheckedHandle {
         self.inner.limits()
     }
 
+    fn most_connections(&self) -> Option<u32> {
+        self.inner.most_connections()
+    }
+
+    fn no_datagrams(&self) -> Option<String> {
+        self.inner.no_datagrams()
+    }
+
     fn renewal(&self) -> Option<Renewal> {
         self.inner.renewal()
     }

@@ -198,6 +198,16 @@ pub trait SandboxHandle: Send + Sync {
         None
     }
 
+    /// Most connections that may leave at a time, where the wall has room for fewer than whoever decides.
+    fn most_connections(&self) -> Option<u32> {
+        None
+    }
+
+    /// Why datagrams cannot leave this sandbox though its provider has that, as its agent says; `None` where they can, where nothing can, and where it does not run.
+    fn no_datagrams(&self) -> Option<String> {
+        None
+    }
+
     /// What state it is in, by the host's facts and the agent's answer, within about two seconds.
     async fn status(&self) -> SandboxStatus;
 

@@ -63,8 +63,8 @@ pub struct AgentConfig {
     /// gives up before the first command.
     #[prost(bool, tag = "14")]
     pub egress: bool,
-    /// Whether datagrams must be able to leave as well: the agent does not begin where its kernel cannot divert them. Where it can, they may in any case.
-    /// Needs `CAP_NET_RAW` beside.
+    /// Whether datagrams must be able to leave as well. No host says so any more, and no agent asks: they leave where the kernel can divert them and the agent
+    /// has `CAP_NET_RAW` beside, and [`Pong`](crate::Pong) says where they cannot.
     #[prost(bool, tag = "15")]
     pub datagrams: bool,
     /// What the first process of a kernel does before; absent everywhere else.

@@ -25,10 +25,8 @@ const ABSENT: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Most questions that wait.
 const MOST: usize = 4096;
-/// Most connections from inside at a time, those that wait for an answer included.
+/// Most connections from inside at a time, those that wait for an answer included. The host has smaller bounds of its own, and tells of what is over them.
 const MOST_CONNECTIONS: u32 = 4096;
-/// The same on vsock: Firecracker has 1,023 connections for a machine, and the host needs some to reach the agent.
-const MOST_ON_VSOCK: u32 = 768;
 /// How long connections that were cut may take to be closed.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -49,6 +47,8 @@ pub(crate) struct Host {
     last: Cell<u64>,
     /// Whether the host's connections come by vsock: then streams are in frames.
     pub(super) is_on_vsock: bool,
+    /// Why datagrams cannot leave, where connections can.
+    pub(crate) no_datagrams: RefCell<Option<String>>,
     /// Places for connections from inside.
     places: Arc<Semaphore>,
     /// Nothing may be open.
@@ -279,7 +279,8 @@ impl Host {
             confirms_ends: Cell::default(),
             last: Cell::default(),
             is_on_vsock,
-            places: Arc::new(Semaphore::new(most_connections(is_on_vsock) as usize)),
+            no_datagrams: RefCell::default(),
+            places: Arc::new(Semaphore::new(MOST_CONNECTIONS as usize)),
             quiet: Cell::default(),
             cut: Notify::new(),
         })
@@ -305,15 +306,11 @@ impl Host {
     pub(crate) async fn close(&self) {
         self.quiet.set(true);
         self.cut_connections();
-        let _ = tokio::time::timeout(FAREWELL, self.places.acquire_many(most_connections(self.is_on_vsock))).await;
+        let _ = tokio::time::timeout(FAREWELL, self.places.acquire_many(MOST_CONNECTIONS)).await;
     }
 
     /// Lets connections in again.
     pub(crate) fn open(&self) {
         self.quiet.set(false);
     }
-}
-
-fn most_connections(is_on_vsock: bool) -> u32 {
-    if is_on_vsock { MOST_ON_VSOCK } else { MOST_CONNECTIONS }
 }

@@ -51,15 +51,15 @@ const TRIES: usize = 32;
 /// What leaves comes here from now on; nobody has answered it yet.
 pub(crate) struct Redirected {
     sockets: Sockets,
-    diverted: Option<Diverted>,
+    diverted: io::Result<Diverted>,
 }
 
 impl Redirected {
     /// Redirects, before any command runs and so before anybody else could take the ports, and gives up the right to change that for good.
     ///
     /// # Errors
-    /// When the kernel cannot redirect, or the ports cannot be had; where datagrams must leave as well, when they could not.
-    pub(crate) fn begin(needs_datagrams: bool) -> io::Result<Self> {
+    /// When the kernel cannot redirect, or the ports cannot be had. That datagrams cannot leave is none: the host is told ([`Host::no_datagrams`]).
+    pub(crate) fn begin() -> io::Result<Self> {
         let mut sockets = Sockets::open()?;
         // A kernel without them, or without the right to have them: then nothing is answered for what is outside.
         let diverted = Diverted::open(&sockets.datagrams);
@@ -67,14 +67,10 @@ impl Redirected {
         let is_diverted = redirect::install(sockets.ports)?;
         give_up_rights()?;
         resolver::name_in_file(NAME_SERVER);
-        let diverted = match diverted {
-            Ok(diverted) if is_diverted => Some(diverted),
-            Ok(_) if needs_datagrams => {
-                return Err(io::Error::other("datagrams cannot leave: this kernel cannot divert them (nft_tproxy)"));
-            }
-            Err(error) if needs_datagrams => return Err(io::Error::new(error.kind(), format!("datagrams cannot leave: {error}"))),
-            Ok(_) | Err(_) => None,
-        };
+        let diverted = diverted.and_then(|diverted| match is_diverted {
+            true => Ok(diverted),
+            false => Err(io::Error::other("its kernel cannot divert them (nft_tproxy)")),
+        });
         Ok(Self { sockets, diverted })
     }
 
@@ -84,11 +80,14 @@ impl Redirected {
     /// Of the event loop.
     pub(crate) fn serve(self, agent: &Agent) -> io::Result<()> {
         let (host, roll) = (&agent.egress, &agent.roll);
-        if let Some(diverted) = self.diverted {
-            let flows = Flows::new(Rc::clone(host), diverted.sender);
-            for socket in diverted.sockets {
-                tokio::task::spawn_local(flows::run(Rc::clone(&flows), roll.watch(socket.into(), Interest::READABLE)?));
+        match self.diverted {
+            Ok(diverted) => {
+                let flows = Flows::new(Rc::clone(host), diverted.sender);
+                for socket in diverted.sockets {
+                    tokio::task::spawn_local(flows::run(Rc::clone(&flows), roll.watch(socket.into(), Interest::READABLE)?));
+                }
             }
+            Err(error) => *host.no_datagrams.borrow_mut() = Some(error.to_string()),
         }
         for listener in self.sockets.connections {
             tokio::task::spawn_local(connections::run(Rc::clone(host), roll.watch(listener.into(), Interest::READABLE)?));

@@ -211,7 +211,6 @@ impl OwnedBoot {
             open_files: Some(limits::open_files(limits)),
             processes: limits::processes(limits),
             egress: self.leaves(),
-            datagrams: self.spec.network.needs_udp(),
             oom_score_adj: OOM_SCORE,
             ..agent_config(&self.spec, &self.root)
         };

@@ -15,7 +15,7 @@ use sandbar_protocol::AgentConfig;
 
 use super::{
     container::{CONFIG, Outline, RUN, inside},
-    engine::{Engine, SLOW},
+    engine::{About, Engine, SLOW},
     error::OPERATION,
     image::{self, blocking},
     limits,
@@ -59,7 +59,7 @@ impl Host {
         let about = engine.about().await?;
         let runtime = about.runtime(spec.runtime.as_deref())?;
         let isolation = about.isolation_of(&runtime);
-        refuse_network(spec, isolation, &runtime)?;
+        refuse_network(spec, &about, &runtime)?;
         if let Some(memory) = memory {
             let saved: Bound = serde_json::from_value(memory.record.clone())
                 .map_err(|error| Error::new(ErrorKind::Corrupt, "restore", "the record of the memory cannot be read").with_source(error))?;
@@ -211,16 +211,12 @@ fn refuse_own_layer(upper: &Path) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Unavailable, OPERATION, "the runtime keeps the writable layer to itself, where the engine cannot keep it")
-        .with_hint("give runsc the arguments --overlay2=none --host-uds=all (runtimeArgs in the engine's daemon.json)"))
+        .with_hint("give runsc the arguments --overlay2=none --host-uds=all (runtimeArgs in the engine's daemon.json), and --net-raw for networks by rules"))
 }
 
-/// Refuses what could leave by another kernel than this host's: whether that one lets the agent redirect it, the engine's own settings for the runtime decide.
-fn refuse_network(spec: &SandboxSpec, isolation: Isolation, runtime: &str) -> Result<()> {
-    if isolation == Isolation::Namespaces || spec.network.policy().is_none() {
-        return Ok(());
-    }
-    let error = Error::new(ErrorKind::Unsupported, OPERATION, "with this runtime nothing may leave the sandbox");
-    Err(error.with("runtime", runtime).with_hint("--on gvisor has rules for a kernel in user space, --on qemu for a virtual machine"))
+/// Refuses what could leave by a kernel that does not let the agent redirect it. The features are of the engine's default runtime, and this may be another one.
+fn refuse_network(spec: &SandboxSpec, about: &About, runtime: &str) -> Result<()> {
+    if spec.network.policy().is_none() { Ok(()) } else { about.require_leaving(runtime) }
 }
 
 fn config(boot: &Boot<'_>, isolation: Isolation) -> AgentConfig {
@@ -234,7 +230,6 @@ fn config(boot: &Boot<'_>, isolation: Isolation) -> AgentConfig {
         oom_score_adj: OOM_SCORE,
         listen_folder: Some(inside(RUN).into_bytes()),
         egress: boot.spec.network.policy().is_some(),
-        datagrams: boot.spec.network.needs_udp(),
         owner_input: boot.lifetime == Lifetime::Owned,
         ..agent_config(boot.spec, boot.root)
     }

@@ -115,7 +115,8 @@ impl Outline<'_> {
 
     /// Without a network engines turn IPv6 off, and what leaves by it would not be asked for.
     fn sysctls(&self) -> Option<HashMap<String, String>> {
-        let leaves = self.spec.network.policy().is_some() && Path::new("/proc/sys/net/ipv6").exists();
+        let leaves =
+            self.isolation == Isolation::Namespaces && self.spec.network.policy().is_some() && Path::new("/proc/sys/net/ipv6").exists();
         leaves.then(|| HashMap::from([("net.ipv6.conf.all.disable_ipv6".to_owned(), "0".to_owned())]))
     }
 

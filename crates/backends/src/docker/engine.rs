@@ -22,6 +22,7 @@ use super::{
     endpoint::Endpoint,
     error::{OPERATION, explain, late},
 };
+use crate::host::kernel;
 
 /// What a request may take that the engine answers from memory.
 pub(super) const QUICK: Duration = Duration::from_secs(10);
@@ -52,6 +53,8 @@ pub(super) struct About {
     pub(super) version: String,
     /// Names of its runtimes, with the programs behind them where it tells.
     pub(super) runtimes: Vec<(String, String)>,
+    /// Those of them that are told to let raw sockets be, which gVisor's packet filter is set by.
+    pub(super) raw_sockets: Vec<String>,
     pub(super) default_runtime: String,
     /// `overlay2` …
     pub(super) driver: String,
@@ -223,9 +226,12 @@ impl About {
         let runtimes = said.runtimes.iter().flatten().map(|(name, runtime)| (name.clone(), runtime.path.clone().unwrap_or_default()));
         let mut runtimes: Vec<_> = runtimes.collect();
         runtimes.sort();
+        let arguments = said.runtimes.iter().flatten().map(|(name, runtime)| (name, runtime.runtime_args.iter().flatten()));
+        let raw = arguments.filter(|(_, words)| words.clone().any(|word| is_set(word, "net-raw")));
         Self {
             version: said.server_version.clone().unwrap_or_default(),
             runtimes,
+            raw_sockets: raw.map(|(name, _)| name.clone()).collect(),
             default_runtime: said.default_runtime.clone().unwrap_or_else(|| "runc".to_owned()),
             layers_are_overlay: driver == "overlay2" && status("Native Overlay Diff", "true") && !status("userxattr", "true"),
             driver,
@@ -252,6 +258,27 @@ impl About {
         }
     }
 
+    /// Refuses a runtime whose kernel does not let the agent redirect what would leave, as far as the engine knows.
+    ///
+    /// # Errors
+    /// `Unsupported`, with what would.
+    pub(super) fn require_leaving(&self, runtime: &str) -> Result<()> {
+        let (why, hint) = match self.isolation_of(runtime) {
+            Isolation::UserKernel if self.raw_sockets.iter().any(|name| name == runtime) => return Ok(()),
+            Isolation::Namespaces if kernel::filters_packets() => return Ok(()),
+            Isolation::UserKernel => (
+                "the agent may not redirect what would leave: runsc takes raw sockets away without --net-raw",
+                "add --net-raw to the runtimeArgs of the runtime in the engine's daemon.json (in a script the engine does not see it), or use --on gvisor",
+            ),
+            Isolation::Namespaces => ("this host's kernel has no packet filter (nf_tables)", "--on qemu has a kernel of its own"),
+            _ => ("nobody has shown what this runtime's kernel makes of it", "--on gvisor and --on qemu have rules, --runtime runc too"),
+        };
+        Err(Error::new(ErrorKind::Unsupported, OPERATION, "with this runtime nothing may leave the sandbox")
+            .with("runtime", runtime)
+            .with("why", why)
+            .with_hint(hint))
+    }
+
     /// The runtime of a sandbox: the one that is named, which the engine must have, else the engine's default.
     ///
     /// # Errors
@@ -266,6 +293,12 @@ impl About {
             .with("runtime", format!("{named:?}"))
             .with_hint(format!("it has {}; others are added in its daemon.json", names.join(", "))))
     }
+}
+
+/// Whether an argument sets a flag, as Go's programs take them.
+fn is_set(argument: &str, flag: &str) -> bool {
+    let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-'));
+    name.and_then(|name| name.strip_prefix(flag)).is_some_and(|rest| matches!(rest, "" | "=true" | "=1" | "=t" | "=T" | "=TRUE" | "=True"))
 }
 
 /// The thread that all requests of this process run on.
@@ -303,6 +336,22 @@ mod tests {
         assert_eq!(isolation("strong"), Isolation::UserKernel);
         assert_eq!(isolation("vm"), Isolation::Vm);
         assert_eq!(isolation("whatever"), Isolation::Namespaces);
+    }
+
+    #[test]
+    fn what_leaves_takes_a_kernel_that_lets_the_agent_redirect_it() {
+        let runtime = |words: &[&str]| bollard::models::Runtime {
+            path: Some("/usr/bin/runsc".to_owned()),
+            runtime_args: Some(words.iter().map(|word| (*word).to_owned()).collect()),
+            ..Default::default()
+        };
+        let runtimes = [("plain", runtime(&["--net-raw=false", "--overlay2=none"])), ("raw", runtime(&["--overlay2=none", "--net-raw"]))];
+        let runtimes = runtimes.into_iter().map(|(name, runtime)| (name.to_owned(), runtime)).collect();
+        let about = About::of(&SystemInfo { runtimes: Some(runtimes), ..SystemInfo::default() });
+        about.require_leaving("raw").unwrap();
+        let error = about.require_leaving("plain").unwrap_err();
+        assert!(error.kind() == ErrorKind::Unsupported && error.hint().is_some_and(|hint| hint.contains("--net-raw")), "{error}");
+        assert!(self::about().require_leaving("vm").is_err());
     }
 
     #[test]

@@ -4,7 +4,6 @@ use rustix::process::geteuid;
 use sandbar_core::{Claim, Feature, FeatureSet, Isolation, LimitReport, Probe, ProviderInfo, Result, SandboxSpec};
 
 use super::{boot, engine::About, wall::Host};
-use crate::host::kernel;
 
 /// The provider's name.
 pub(super) const NAME: &str = "docker";
@@ -27,12 +26,13 @@ const ALWAYS: [Feature; 12] = [
 /// Features that take reading the engine's layers.
 const WITH_LAYERS: [Feature; 3] = [Feature::DiskCheckpoint, Feature::Restore, Feature::Fork];
 
-/// What it takes this host's packet filter to decide about what leaves.
-const LEAVING: [Feature; 3] = [Feature::NetworkOpen, Feature::NetworkRules, Feature::NetworkUdp];
+/// What it takes a packet filter to decide about what leaves.
+const LEAVING: [Feature; 2] = [Feature::NetworkOpen, Feature::NetworkRules];
 
 /// The provider's claim at its best.
 pub fn claim() -> Claim {
-    let at_best = [Feature::LimitMemory, Feature::LimitCpu, Feature::LimitPids, Feature::Runtime, Feature::MemoryCheckpoint];
+    let at_best =
+        [Feature::LimitMemory, Feature::LimitCpu, Feature::LimitPids, Feature::Runtime, Feature::MemoryCheckpoint, Feature::NetworkUdp];
     Claim { provider: NAME, features: ALWAYS.into_iter().chain(WITH_LAYERS).chain(at_best).chain(LEAVING).collect() }
 }
 
@@ -66,9 +66,10 @@ fn features(about: &About) -> FeatureSet {
     if about.limits_memory && !is_user_kernel {
         features.push(Feature::LimitMemory);
     }
-    // Of another kernel than the host's it is not known.
-    if about.isolation_of(&about.default_runtime) == Isolation::Namespaces && kernel::filters_packets() {
+    if about.require_leaving(&about.default_runtime).is_ok() {
         features.extend(LEAVING);
+        // The packet filter of a kernel in user space cannot divert datagrams.
+        features.extend((!is_user_kernel).then_some(Feature::NetworkUdp));
     }
     if about.limits_cpu {
         features.push(Feature::LimitCpu);
@@ -92,11 +93,16 @@ fn notes(about: &About) -> Vec<String> {
         (true, false) => format!("{}: only root may read its layers, so there are no checkpoints", about.driver),
         (false, _) => format!("{}: its layers cannot be read, so there are no checkpoints", about.driver),
     };
+    let leaving = match about.require_leaving(&about.default_runtime) {
+        Ok(()) => "networks by rules".to_owned(),
+        Err(error) => format!("no networks by rules: {}", error.chain()),
+    };
     vec![
         format!("engine {}", about.version),
         format!("runtimes {}; default {}", runtimes.join(", "), about.default_runtime),
         about.groups.clone(),
         layers,
+        leaving,
         "the sandbox's root is the engine's root: no user namespace unless the engine remaps".to_owned(),
     ]
 }

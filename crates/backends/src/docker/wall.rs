@@ -25,7 +25,10 @@ use super::{
     place::Place,
     usage,
 };
-use crate::machine::{Backend, Boot, Facts, Machine, Memory, agent::AgentFile, process::HostProcess, saving::SaveNote};
+use crate::{
+    host::unsaved,
+    machine::{Backend, Boot, Facts, Machine, Memory, agent::AgentFile, process::HostProcess, saving::SaveNote},
+};
 
 /// How long the agent may take to answer once its container runs: some runtimes start a kernel first.
 const AGENT_PATIENCE: Duration = Duration::from_secs(20);
@@ -213,6 +216,13 @@ impl Backend for Docker {
 
     async fn thaw(&self, place: &Place) -> Result<()> {
         freezer::thaw(&self.0.engine_at(&place.engine)?, place).await
+    }
+
+    fn check_memory(&self, spec: &SandboxSpec) -> Result<()> {
+        match info::isolation(&self.0, spec) {
+            Isolation::UserKernel => unsaved::refuse_network(spec),
+            _ => Ok(()),
+        }
     }
 
     async fn save(&self, place: Option<&Place>, folder: &Path, options: &CheckpointOptions) -> Result<SavedCheckpoint> {

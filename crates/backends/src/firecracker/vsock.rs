@@ -16,6 +16,8 @@ use crate::machine::socket::{connect_blocking_in_hostile, connect_in_hostile};
 
 /// Firecracker's end of the machine's vsock device, in its room.
 pub(super) const SOCKET: &str = "vsock.sock";
+/// Most connections that leave at a time: Firecracker has 1,023 for a machine (its `vsock/unix/muxer.rs`), and the host needs some to reach the agent.
+pub(super) const MOST_LEAVING: u32 = 768;
 /// How long Firecracker and the guest's kernel may take to say yes or no. A frozen machine says neither.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// `OK `, a port and a line's end.

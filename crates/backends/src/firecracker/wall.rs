@@ -204,6 +204,10 @@ impl Backend for Firecracker {
         Ok(Box::new(stream.map_err(gone)?))
     }
 
+    fn most_connections(&self) -> Option<u32> {
+        Some(vsock::MOST_LEAVING)
+    }
+
     fn ends_one_way(&self) -> bool {
         // Firecracker takes the end of what the host says for the end of the connection.
         false

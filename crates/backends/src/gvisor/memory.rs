@@ -12,7 +12,7 @@ use std::{
 };
 
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchown, openat};
-use sandbar_core::{CheckpointKind, Context, Error, ErrorKind, Result, SandboxSpec, SavedCheckpoint};
+use sandbar_core::{CheckpointKind, Context, Error, ErrorKind, Result, SavedCheckpoint};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -95,19 +95,6 @@ impl Bound {
         }
         Ok(())
     }
-}
-
-/// Refuses what has connections to addresses that only redirection made the loopback device's: a load begins with a network stack without them, and ends with the
-/// sentry where it finds such a connection, one that was closed within the last minute included.
-///
-/// # Errors
-/// `Conflict`.
-pub(super) fn refuse_network(spec: &SandboxSpec) -> Result<()> {
-    if spec.network.policy().is_none() {
-        return Ok(());
-    }
-    let error = Error::new(ErrorKind::Conflict, OPERATION, "gVisor cannot load the memory of a sandbox that something may leave");
-    Err(error.with("network", &spec.network).with_hint("save without memory, or make it with --net none"))
 }
 
 /// Whether a checkpoint can be loaded here.

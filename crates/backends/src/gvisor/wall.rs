@@ -17,6 +17,7 @@ use crate::{
     host::{
         cgroup, folder, kernel, lingering,
         reclaim::reclaim,
+        unsaved,
         worker::{self, blocking},
     },
     machine::{
@@ -213,7 +214,7 @@ impl Backend for Gvisor {
     }
 
     fn check_memory(&self, spec: &SandboxSpec) -> Result<()> {
-        memory::refuse_network(spec)
+        unsaved::refuse_network(spec)
     }
 
     async fn save(&self, place: Option<&Place>, folder: &Path, options: &CheckpointOptions) -> Result<SavedCheckpoint> {

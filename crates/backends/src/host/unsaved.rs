@@ -1,6 +1,6 @@
 //! What gVisor's kernel says of what it cannot save with memory, as an error that names it.
 
-use sandbar_core::{Error, ErrorKind};
+use sandbar_core::{Error, ErrorKind, Result, SandboxSpec};
 
 /// The first thing that could not be saved, from the words of `runsc checkpoint`, alone or within those of an engine; `None` where they name nothing
 /// that is known here. (The words are gVisor's: `pkg/sentry/socket/unix/transport/host.go`, `pkg/tcpip/transport/tcp/endpoint_state.go`,
@@ -38,6 +38,19 @@ pub(crate) fn named(text: &str) -> Option<Error> {
             .with("name", name.escape_debug())
             .with_hint("end the process that holds it, or let it hold one in memory (/dev/shm, memfd_create); or save without memory"),
     )
+}
+
+/// Refuses what has connections to addresses that only redirection made the loopback device's: a load begins with a network stack without them, and ends with the
+/// sentry where it finds such a connection, one that was closed within the last minute included.
+///
+/// # Errors
+/// `Conflict`.
+pub(crate) fn refuse_network(spec: &SandboxSpec) -> Result<()> {
+    if spec.network.policy().is_none() {
+        return Ok(());
+    }
+    let error = Error::new(ErrorKind::Conflict, "checkpoint", "gVisor cannot load the memory of a sandbox that something may leave");
+    Err(error.with("network", &spec.network).with_hint("save without memory, or make it with --net none"))
 }
 
 #[cfg(test)]

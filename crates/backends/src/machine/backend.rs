@@ -146,6 +146,11 @@ pub trait Backend: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Most connections that may leave at a time, where the wire has not as many as whoever decides would allow.
+    fn most_connections(&self) -> Option<u32> {
+        None
+    }
+
     /// Refuses a save with memory of what was made like this, where the wall knows that it could not be loaded: before anything is disturbed.
     fn check_memory(&self, spec: &SandboxSpec) -> Result<()> {
         let _ = spec;

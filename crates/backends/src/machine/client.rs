@@ -1,7 +1,7 @@
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use sandbar_core::{Connection, Error, ErrorKind, Feature, Result};
-use sandbar_protocol::{FrameError, FrameReader, FrameWriter, Ping, Reply, Request, reply::Answer, request::Operation};
+use sandbar_protocol::{FrameError, FrameReader, FrameWriter, Ping, Pong, Reply, Request, reply::Answer, request::Operation};
 use tokio::{
     io::{ReadHalf, WriteHalf},
     time::{Instant, timeout},
@@ -139,7 +139,7 @@ impl<B: Backend> Call<B> {
                     }
                 }
                 Facts::Alive if !late => {}
-                Facts::Alive if patience == Patience::Long => self.ping(NEXT_LOOK).await?,
+                Facts::Alive if patience == Patience::Long => drop(self.ping(NEXT_LOOK).await?),
                 Facts::Alive => {
                     let message = format!("the agent did not answer for {} s", begun.elapsed().as_secs());
                     return Err(Error::new(ErrorKind::TimedOut, self.verb, message));
@@ -159,11 +159,11 @@ impl<B: Backend> Call<B> {
     ///
     /// # Errors
     /// `TimedOut` or `Unavailable`.
-    pub(super) async fn ping(&self, patience: Duration) -> Result<()> {
+    pub(super) async fn ping(&self, patience: Duration) -> Result<Pong> {
         let asked = async {
             let mut link = self.dial().await?;
             match exchange(&mut link, Operation::Ping(Ping {})).await {
-                Ok(Answer::Pong(_)) => Ok(()),
+                Ok(Answer::Pong(pong)) => Ok(pong),
                 Ok(answer) => Err(self.accept(answer).err().unwrap_or_else(|| self.unexpected())),
                 Err(error) => Err(self.explain(error).await),
             }

@@ -195,6 +195,14 @@ impl<B: Backend> SandboxHandle for MachineHandle<B> {
         self.shared.current().record.renewal.clone()
     }
 
+    fn most_connections(&self) -> Option<u32> {
+        self.shared.backend.most_connections()
+    }
+
+    fn no_datagrams(&self) -> Option<String> {
+        self.shared.current().record.no_datagrams.clone()
+    }
+
     async fn status(&self) -> SandboxStatus {
         status::status(&self.shared).await
     }

@@ -1,11 +1,13 @@
 use std::{os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
 
-use sandbar_core::{Context, Error, ErrorKind, ProvisionRequest, Renewal, Resource, RestoreRequest, Result, RootSource, State};
+use sandbar_core::{
+    Context, Error, ErrorKind, ProvisionRequest, Renewal, Resource, RestoreRequest, Result, RootSource, State, no_datagrams_leave,
+};
 use sandbar_protocol::AgentConfig;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Backend, Boot, Facts, Memory,
+    Backend, Boot, Facts, Memory, answer,
     client::Call,
     live::{COMING_UP, Current, Running, Shared},
     record::{Holdings, Record, generation_folder},
@@ -103,15 +105,16 @@ pub(super) async fn boot<B: Backend>(
     };
     journal.step(steps.booted);
     let greeted = match greet(backend, request, &place, Arc::clone(holdings), resumed).await {
-        Ok(renewal) => backend.furnish(&mut place, spec, &journal).await.map(|()| renewal),
+        Ok(greeting) => backend.furnish(&mut place, spec, &journal).await.map(|()| greeting),
         Err(error) => Err(error),
     };
     match greeted {
-        Ok(renewal) => {
+        Ok(greeting) => {
             journal.step(steps.answered);
             let mut record = Record::new(generation, root.clone(), Some(place), holdings.held());
             // That it began from a template is nobody's concern.
-            record.renewal = renewal.filter(|_| from.memory.is_some());
+            record.renewal = greeting.renewal.filter(|_| from.memory.is_some());
+            record.no_datagrams = greeting.no_datagrams;
             Ok(Current::new(record, Arc::clone(holdings)))
         }
         Err(error) => {
@@ -127,28 +130,42 @@ pub(super) struct Resumption {
     pub(super) config: Option<AgentConfig>,
 }
 
-/// Waits until the agent answers, and has it renew what memory has that must not be shared.
+/// What an agent has said that answers for the first time.
+#[derive(Default)]
+pub(super) struct Greeting {
+    /// What it has renewed, where it goes on from memory.
+    renewal: Option<Renewal>,
+    /// Why datagrams cannot leave, where connections can.
+    no_datagrams: Option<String>,
+}
+
+/// Waits until the agent answers, and has it renew what memory has that must not be shared. Refuses a place that cannot do what its rules need.
 pub(super) async fn greet<B: Backend>(
     backend: &Arc<B>,
     request: &ProvisionRequest,
     place: &B::Place,
     holdings: Arc<Holdings>,
     mut resumed: Option<Resumption>,
-) -> Result<Option<Renewal>> {
+) -> Result<Greeting> {
     let patience = backend.patience();
     let deadline = Instant::now() + patience;
     // The pings go through a handle of its own, which nobody else has yet.
     let record = Record::new(COMING_UP, RootSource::empty(), Some(place.clone()), Vec::new());
     let shared = Arc::new(Shared::new(Arc::clone(backend), request.clone(), Current::new(record, holdings)));
-    let Some(running) = Running::of(shared.current()) else { return Ok(None) };
+    let Some(running) = Running::of(shared.current()) else { return Ok(Greeting::default()) };
     let call = Call { shared, running, verb: "provision" };
     loop {
         let error = match timeout_at(deadline, call.ping(patience)).await {
-            Ok(Ok(())) => {
-                return match resumed.take() {
-                    Some(resumption) => renewal::renew(&call, request, resumption.config).await.map(Some),
-                    None => Ok(None),
+            Ok(Ok(pong)) => {
+                let no_datagrams = pong.no_datagrams.filter(|_| request.spec.network.policy().is_some()).map(|why| answer::text(&why));
+                if let Some(why) = no_datagrams.as_deref().filter(|_| request.spec.network.needs_udp()) {
+                    return Err(no_datagrams_leave(why));
+                }
+                let renewal = match resumed.take() {
+                    Some(resumption) => Some(renewal::renew(&call, request, resumption.config).await?),
+                    None => None,
                 };
+                return Ok(Greeting { renewal, no_datagrams });
             }
             Ok(Err(error)) => error,
             Err(_) => Error::new(ErrorKind::TimedOut, "provision", format!("the agent did not answer within {} s", patience.as_secs())),

@@ -59,7 +59,7 @@ async fn answers<B: Backend>(call: &Call<B>) -> Result<()> {
     let deadline = Instant::now() + AWAKE;
     loop {
         let error = match call.ping(AWAKE).await {
-            Ok(()) => return Ok(()),
+            Ok(_) => return Ok(()),
             Err(error) => error,
         };
         if let Facts::Gone(reason) = call.shared.facts(&call.running) {

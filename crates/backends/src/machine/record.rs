@@ -25,11 +25,14 @@ pub(super) struct Record<P> {
     /// What was renewed, if it began from saved memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) renewal: Option<Renewal>,
+    /// Why datagrams cannot leave, where connections can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) no_datagrams: Option<String>,
 }
 
 impl<P: Serialize + DeserializeOwned> Record<P> {
     pub(super) fn new(generation: u32, root: RootSource, place: Option<P>, resources: Vec<Resource>) -> Self {
-        Self { version: VERSION, generation, root, place, resources, renewal: None }
+        Self { version: VERSION, generation, root, place, resources, renewal: None, no_datagrams: None }
     }
 
     /// Reads a record.

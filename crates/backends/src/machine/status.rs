@@ -20,7 +20,7 @@ pub(super) async fn status<B: Backend>(shared: &Arc<Shared<B>>) -> SandboxStatus
         return known;
     }
     match call.ping(PATIENCE).await {
-        Ok(()) => SandboxStatus { state: State::Running, reason: None, certain: true },
+        Ok(_) => SandboxStatus { state: State::Running, reason: None, certain: true },
         // The facts may have changed while it did not answer.
         Err(error) => by_facts(&call).unwrap_or_else(|| SandboxStatus {
             state: State::Crashed,

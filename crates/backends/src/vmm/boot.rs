@@ -111,7 +111,6 @@ impl OwnedBoot {
             open_files: Some(shape::open_files(limits)),
             oom_score_adj: 500,
             egress: self.leaves(),
-            datagrams: self.spec.network.needs_udp(),
             // With that right a command would lift the limit.
             capabilities: limits.open_files.map(|_| !SYS_RESOURCE),
             guest: Some(GuestBoot {

@@ -42,13 +42,8 @@ pub(crate) fn template(home: &Path, engine: Engine<'_>, boot: &OwnedBoot) -> Res
     let mut network = Network::None;
     if boot.leaves() {
         // What leaves is redirected before the first command, and by whoever may do so then only. What is allowed, the host decides.
-        let (redirected, own) = match boot.spec.network.needs_udp() {
-            // It does not begin where it cannot have them.
-            true => ("redirected, datagrams too", Network::Rules("allow=*/udp".parse()?)),
-            false => ("redirected", Network::Open),
-        };
-        parts.push(("network", redirected.to_owned()));
-        network = own;
+        parts.push(("network", "redirected".to_owned()));
+        network = Network::Open;
     }
     parts.extend(bound);
     let mut hash = Sha256::new();

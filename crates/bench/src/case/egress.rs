@@ -12,7 +12,7 @@ use tokio::{
 use super::{Setting, sandbox::Stage};
 use crate::{
     Result,
-    peer::{self, usernet::Usernet},
+    peer::{self, docker::Docker, usernet::Usernet},
     sample::Samples,
     table,
 };
@@ -62,6 +62,13 @@ pub async fn run(setting: &Setting, stage: &Stage) -> Result {
             Ok(said) => rows.push((format!("`{}`, a rootless namespace", peer.name()), Measured::read(&said)?)),
             Err(error) => table::paragraph(&format!("{} cannot be measured: {error}", peer.name())),
         }
+    }
+    match Docker::find().await {
+        Some(docker) => match docker.python_on_a_bridge(&program).await {
+            Ok(said) => rows.push(("a bridge of `docker`".to_owned(), Measured::read(&said)?)),
+            Err(error) => table::paragraph(&format!("Docker's bridge cannot be measured: {error}")),
+        },
+        None => table::paragraph("There is no docker."),
     }
     server.abort();
     let base = rows[0].1.rate;

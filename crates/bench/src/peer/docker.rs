@@ -17,7 +17,7 @@ const NAME: &str = "sandbar-bench";
 /// How long an engine of this run's own may take to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The host folders of the image `host`, by docker's options.
-const MOUNTS: &str = "--network none -v /usr:/usr:ro -v /lib:/lib:ro -v /lib64:/lib64:ro -v /bin:/bin:ro";
+const MOUNTS: &str = "-v /usr:/usr:ro -v /lib:/lib:ro -v /lib64:/lib64:ro -v /bin:/bin:ro";
 
 /// An engine, by its own command.
 pub struct Docker {
@@ -78,7 +78,7 @@ impl Docker {
     pub async fn prepare(&self) -> Result {
         self.import("-cf - -T /dev/null").await?;
         self.run(&format!("rm -f {NAME}")).await?;
-        self.run(&format!("run -d --name {NAME} {MOUNTS} {IMAGE} /bin/sleep 1000000")).await
+        self.run(&format!("run -d --name {NAME} --network none {MOUNTS} {IMAGE} /bin/sleep 1000000")).await
     }
 
     /// Makes an image of a tree, with the programs that are measured.
@@ -88,7 +88,7 @@ impl Docker {
 
     /// Create, one command, destroy, with the host's programs.
     pub async fn once(&self) -> Result {
-        self.run(&format!("run --rm {MOUNTS} {IMAGE} /bin/true")).await
+        self.run(&format!("run --rm --network none {MOUNTS} {IMAGE} /bin/true")).await
     }
 
     /// Create, one command, destroy, with the image alone.
@@ -99,6 +99,18 @@ impl Docker {
     /// One command in the container that idles.
     pub async fn exec_idle(&self) -> Result {
         self.run(&format!("exec {NAME} /bin/true")).await
+    }
+
+    /// What a program prints in a container on a bridge of the engine's, which is made for it.
+    pub async fn python_on_a_bridge(&self, program: &str) -> Result<String> {
+        self.import("-cf - -T /dev/null").await?;
+        self.run(&format!("network create --driver bridge {NAME}")).await?;
+        let mut arguments = self.arguments(&format!("run --rm --network {NAME} {MOUNTS} {IMAGE} python3 -c"));
+        arguments.push(program.to_owned());
+        let said = output("docker", &arguments).await;
+        self.run(&format!("network rm {NAME}")).await?;
+        self.run(&format!("rmi -f {IMAGE}")).await?;
+        said
     }
 
     /// Removes what was prepared.

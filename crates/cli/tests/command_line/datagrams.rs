@@ -1,11 +1,13 @@
 //! Datagrams that leave a sandbox, on the stage of what leaves.
 
 use std::{
+    fs,
     io::Write,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use crate::support::{Case, Client, Home, Stage, eventually, processes_with};
+use crate::support::{Case, Client, Finished, Home, Stage, eventually, processes_with};
 
 const WALLS: &[&str] = &["container-root", "container-rootless"];
 
@@ -19,6 +21,7 @@ pub const CASES: &[Case] = &[
     Case::new("datagrams::a_flow_that_is_silent_ends", silent).on(&["container-root"]).staged(),
     Case::new("datagrams::to_a_secrets_host_there_are_none", secret).on(&["container-root"]).staged(),
     Case::new("datagrams::they_are_refused_where_they_cannot_be_had", unclaimed).on(&["gvisor-root", "gvisor-rootless"]).staged().brief(),
+    Case::new("datagrams::they_are_refused_where_the_kernel_cannot_divert_them", undivertable).on(&["qemu-tcg"]).brief(),
 ];
 
 /// Sends datagrams of these sizes by one socket, each when the one before has come back and again when it does not, and says what became of it: `echoed`,
@@ -282,4 +285,53 @@ fn unclaimed(outer: &Home) {
     assert_sent(&home, &id, ["allowed.test", "7000"], "refused");
     stage.assert_not_seen("udp");
     home.close();
+}
+
+/// A provider that has them, and a kernel that does not.
+fn undivertable(home: &Home) {
+    home.furnish("");
+    let kernel = home.wall.supplies.as_ref().unwrap().kernel().unwrap();
+    let modules = home.work().join("modules");
+    let copied = std::process::Command::new("cp").arg("-r").arg(kernel.join("modules")).arg(&modules).status().unwrap();
+    assert!(copied.success());
+    let removed = files_named(&modules, "nft_tproxy.ko");
+    assert_eq!(removed.len(), 1);
+    fs::remove_file(&removed[0]).unwrap();
+    let import = ["kernel", "import", &kernel.join("vmlinux").display().to_string(), "--modules", &modules.display().to_string()];
+    home.ok(&[&import[..], &["--name", "without"]].concat());
+    let rules = "allow=allowed.test:123/udp";
+    let assert_refused = |tried: Finished| {
+        assert!(tried.code == 125 && tried.stderr.contains("cannot divert them (nft_tproxy)"), "{tried}");
+        assert!(tried.stderr.contains("hint: ") && tried.stderr.contains("sandbar kernel import"), "{tried}");
+    };
+    // It is asked of a machine that was booted, and of one that begins from that one's template.
+    assert_refused(home.sandbar(&home.run_args(&["--net", rules], &["true"])));
+    let id = home.create(&["--net", "allow=allowed.test"]);
+    assert_refused(home.sandbar(&home.run_args(&["--net", rules], &["true"])));
+    assert_refused(home.sandbar(&["net", "set", &id, rules]));
+    home.ok(&["pause", &id]);
+    assert_refused(home.sandbar(&["net", "set", &id, rules]));
+    home.ok(&["resume", &id]);
+    assert_eq!(home.json(&["inspect", "--json", &id])["spec"]["network"], "allow=allowed.test");
+    home.ok(&["net", "set", &id, "allow=allowed.test/tcp,deny=*/udp,open"]);
+    let checkpoint = home.ok(&["checkpoint", "--with-memory", &id]);
+    let fork = home.ok(&["fork", &checkpoint]);
+    assert_refused(home.sandbar(&["net", "set", &fork, rules]));
+    // While it is stopped nobody can be asked; then it does not begin.
+    home.ok(&["stop", &id]);
+    home.ok(&["net", "set", &id, rules]);
+    assert_refused(home.sandbar(&["start", &id]));
+    home.ok(&["net", "set", &id, "open"]);
+    home.ok(&["start", &id]);
+    home.ok(&["rm", "-f", &fork]);
+    home.ok(&["checkpoint", "rm", &checkpoint]);
+}
+
+fn files_named(folder: &Path, name: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().flatten();
+    let found = entries.flat_map(|entry| match entry.file_type().unwrap().is_dir() {
+        true => files_named(&entry.path(), name),
+        false => Vec::from_iter(entry.file_name().to_str().unwrap().starts_with(name).then(|| entry.path())),
+    });
+    found.collect()
 }

@@ -25,6 +25,7 @@ mod secrets;
 mod streams;
 mod support;
 mod terminals;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         exits::CASES,
         streams::CASES,
         terminals::CASES,
+        wire::CASES,
         owned::CASES,
         copies::CASES,
         images::CASES,

@@ -11,6 +11,11 @@ const WALLS: &[&str] = &["container-root", "container-rootless", "gvisor-root", 
 
 pub const CASES: &[Case] = &[
     Case::new("packages::pip_installs", pip).on(WALLS).staged().needs_beside(&["/usr/bin/python3", "/usr/lib/python3/dist-packages/pip"]),
+    Case::new("packages::apt_in_a_microvm", apt_there)
+        .on(&["firecracker-jailed"])
+        .staged()
+        .needs_beside(&["/usr/bin/apt-get", "/usr/bin/dpkg-deb"])
+        .brief(),
     Case::new("packages::apt_updates_and_downloads", apt).on(WALLS).staged().needs_beside(&["/usr/bin/apt-get", "/usr/bin/dpkg-deb"]),
     Case::new("packages::git_clones", git).on(WALLS).staged().needs_beside(&["/usr/bin/git"]),
     Case::new("packages::npm_installs", npm).on(WALLS).staged().needs_beside(&["/usr/bin/npm", "/usr/bin/node"]),
@@ -139,6 +144,12 @@ fn apt(outer: &Home) {
     shop.stage.assert_not_seen("tcp 169.254");
     let log = shop.home.ok(&["net", "log", &shop.id]);
     assert!(log.contains("169.254.169.254"), "{log}");
+    shop.home.close();
+}
+
+fn apt_there(outer: &Home) {
+    let shop = Shop::open(outer, DEBIAN);
+    assert_eq!(shop.ok(&format!("SOURCE={TLS}/apt{APT}")), WORD);
     shop.home.close();
 }
 

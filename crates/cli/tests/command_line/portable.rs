@@ -116,7 +116,7 @@ fn to_other_walls(home: &Home) {
     let scratch = tempfile::Builder::new().prefix("sandbar-test-").tempdir_in("/tmp").unwrap();
     crate::support::open_to_all(scratch.path());
     // Engines keep less than the tree has, and have a test of their own (`docker` of the conformance suite).
-    let is_meant = |wall: &Wall| wall.provider != "dangerous-host" && wall.unavailable.is_none() && wall.supplies.is_none();
+    let is_meant = |wall: &Wall| wall.provider != "dangerous-host" && wall.supplies.is_none() && wall.lack().is_none();
     for wall in Wall::all(scratch.path()).into_iter().filter(is_meant) {
         let there = Home::new(&wall);
         let arrived = there.ok(&["checkpoint", "import", &file]);

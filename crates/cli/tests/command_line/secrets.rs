@@ -16,14 +16,21 @@ use crate::support::{Case, Client, Finished, Home, Stage, eventually, processes_
 
 const WALLS: &[&str] = &["container-root", "container-rootless", "gvisor-root", "gvisor-rootless"];
 /// Those as well that need an engine, or a kernel.
-const ALL_WALLS: &[&str] = &["container-root", "container-rootless", "gvisor-root", "gvisor-rootless", "docker-runc", "qemu-tcg"];
+const ALL_WALLS: &[&str] =
+    &["container-root", "container-rootless", "gvisor-root", "gvisor-rootless", "docker-runc", "docker-runsc", "qemu-tcg"];
 const WITH_ENGINES: &[&str] = &["container-root", "container-rootless", "gvisor-root", "gvisor-rootless", "docker-runc"];
 
 pub const CASES: &[Case] = &[
     Case::new("secrets::they_are_put_into_requests_and_are_nowhere_else", put_in).on(ALL_WALLS).staged().brief(),
+    Case::new("secrets::they_are_put_into_requests_of_a_microvm", put_in_there).on(&["firecracker-jailed"]).staged().brief(),
     Case::new("secrets::programs_believe_it_each_in_its_own_way", believed).on(WALLS).staged(),
     Case::new("secrets::other_hosts_get_a_placeholder_and_that_is_told", elsewhere).on(ALL_WALLS).staged(),
     Case::new("secrets::they_last_through_stops_restores_and_forks", lasting).on(WITH_ENGINES).staged(),
+    Case::new("secrets::they_last_in_saved_memory_and_are_not_in_it", in_memory).on(&["qemu-tcg"]).staged().brief(),
+    Case::new("secrets::memory_that_cannot_be_saved_with_them_is_refused", unsaved)
+        .on(&["gvisor-root", "gvisor-rootless", "docker-runsc"])
+        .staged()
+        .brief(),
     Case::new("secrets::without_its_source_nothing_is_connected_to", gone).on(&["container-root", "container-rootless"]).staged(),
     Case::new("secrets::a_limit_of_bytes_counts_what_passes_to_their_hosts", limited).on(&["container-root"]).staged(),
     Case::new("secrets::a_maker_that_was_killed_leaves_none_or_a_whole_sandbox", killed).on(&["container-root", "container-rootless"]),
@@ -157,6 +164,17 @@ fn put_in(outer: &Home) {
     home.close();
 }
 
+/// What a wall could change of that, where each step takes seconds.
+fn put_in_there(outer: &Home) {
+    let stage = Stage::new();
+    let home = stage.believing_home(&outer.wall);
+    let id = create(&home, &NET);
+    assert_eq!(ask(&home, &id, "-H \"X-Token: $TOKEN $KEY\" https://allowed.test:8443/there"), "welcome over HTTP/2.0\n");
+    saw(&stage, &format!("http allowed.test:8443 HTTP/2.0 /there x-token={TOKEN} {KEY}"));
+    assert!(home.shell(&id, "echo $TOKEN").starts_with("sandbar-secret-"));
+    home.close();
+}
+
 const PYTHON: &str = "
 import os, ssl, http.client
 host = http.client.HTTPSConnection('allowed.test', 8443, timeout=20)
@@ -254,6 +272,62 @@ fn lasting(outer: &Home) {
     home.ok(&["rm", "-f", &fork]);
     home.ok(&["checkpoint", "rm", &checkpoint]);
     assert_eq!(fs::read_dir(home.state().join("secrets")).unwrap().count(), 0);
+    home.close();
+}
+
+/// Asks its secrets' host for each path that it reads, with what it has had in its environment since it began.
+const ASKS: &str = r#"busybox mkfifo /tmp/paths
+while read -r path </tmp/paths; do curl -sS -m 60 -H "X-Token: $TOKEN $KEY" "https://allowed.test:8443/$path"; done"#;
+
+fn in_memory(outer: &Home) {
+    let stage = Stage::new();
+    let home = stage.believing_home(&outer.wall);
+    let id = create(&home, &NET);
+    let placeholder = home.shell(&id, "echo $TOKEN");
+    home.ok(&["exec", "-d", &id, "--", "sh", "-c", ASKS]);
+    let asks = |id: &str, path: &str| {
+        home.shell(id, &format!("until [ -p /tmp/paths ]; do :; done; echo {path} >/tmp/paths"));
+        saw(&stage, &format!("/{path} x-token={TOKEN} {KEY}"));
+    };
+    asks(&id, "before");
+    let checkpoint = home.ok(&["checkpoint", "--with-memory", &id]);
+    asks(&id, "saved");
+    // What is stored has the placeholder, in the memory of processes too, and neither the secrets nor the authority's key.
+    let vault = fs::read_dir(home.state().join("secrets")).unwrap().next().unwrap().unwrap().path();
+    let kept: serde_json::Value = serde_json::from_slice(&fs::read(&vault).unwrap()).unwrap();
+    let key = kept["key"].as_str().unwrap().lines().nth(1).unwrap();
+    let memory = home.state().join("checkpoints").join(&checkpoint);
+    assert!(!files_with(&memory, &placeholder).is_empty(), "{}", memory.display());
+    for text in [TOKEN, key] {
+        assert_eq!(files_with(home.path(), text), [vault.as_path()], "{text}");
+    }
+    assert_eq!(files_with(home.path(), KEY), [home.work().join("key")]);
+    home.ok(&["restore", &id, &checkpoint]);
+    asks(&id, "put-back");
+    // Forks have it beside their origin and after it.
+    let fork = home.ok(&["fork", &checkpoint]);
+    asks(&fork, "fork");
+    asks(&id, "origin");
+    home.ok(&["rm", "-f", &id, &fork]);
+    let later = home.ok(&["fork", &checkpoint]);
+    asks(&later, "later");
+    assert!(home.ok(&["net", "log", &later]).contains("the secret TOKEN is put in"));
+    stage.assert_not_seen("sandbar-secret-");
+    home.ok(&["rm", "-f", &later]);
+    home.ok(&["checkpoint", "rm", &checkpoint]);
+    assert_eq!(fs::read_dir(home.state().join("secrets")).unwrap().count(), 0);
+    home.close();
+}
+
+fn unsaved(outer: &Home) {
+    let stage = Stage::new();
+    let home = stage.believing_home(&outer.wall);
+    let id = create(&home, &NET);
+    let refused = home.sandbar(&["checkpoint", "--with-memory", &id]);
+    assert!(refused.code == 125 && refused.stderr.contains("network") && refused.stderr.contains("hint: "), "{refused}");
+    ask(&home, &id, "-H \"X-Token: $TOKEN\" https://allowed.test:8443/goes-on");
+    saw(&stage, &format!("/goes-on x-token={TOKEN}"));
+    assert!(!home.state().join("checkpoints").exists() || fs::read_dir(home.state().join("checkpoints")).unwrap().next().is_none());
     home.close();
 }
 

@@ -14,7 +14,20 @@ pub const RUNSC: Variant = Variant { name: "docker-runsc", prepare: prepare_runs
 
 /// What is neither the agent behind this kernel, which `gvisor` tests several times as fast, nor this engine's with any runtime.
 const PARTICULAR: Part = Part {
-    names: &["provider", "refusal", "memory", "pause", "stop_start", "checkpoint", "restore", "limits", "stats", "status", "destroy"],
+    names: &[
+        "provider",
+        "refusal",
+        "egress",
+        "memory",
+        "pause",
+        "stop_start",
+        "checkpoint",
+        "restore",
+        "limits",
+        "stats",
+        "status",
+        "destroy",
+    ],
     reason: "it is shown by gvisor and by docker-runc: SANDBAR_LONG=1 asks for it here as well",
 };
 

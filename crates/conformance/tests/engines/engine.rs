@@ -84,7 +84,10 @@ pub fn of_run(folder: &Path, variant: &str, kind: &Engine<'_>) -> Result<(PathBu
             let program = home.join("runsc");
             fs::write(&program, RUNSC)?;
             fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-            command.arg("--add-runtime").arg(format!("runsc={}", program.display())).args(["--default-runtime", "runsc"]);
+            // What the engine itself knows of, as sandbar does from there.
+            let daemon = home.join("daemon.json");
+            fs::write(&daemon, format!("{{\"runtimes\":{{\"runsc\":{{\"path\":{program:?},\"runtimeArgs\":[\"--net-raw\"]}}}}}}"))?;
+            command.arg("--config-file").arg(daemon).args(["--default-runtime", "runsc"]);
         }
         KEEPERS.lock().unwrap_or_else(PoisonError::into_inner).push(command.spawn()?);
         Ok(home.join("docker.sock"))

@@ -27,7 +27,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Error, Feature};
+use crate::{Error, ErrorKind, Feature};
 
 /// What a sandbox may reach over the network. Written as on the command line: `none`, `open`, or rules (see [`Policy`]).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,6 +69,13 @@ impl Network {
             Self::Rules(policy) => Some(policy.clone()),
         }
     }
+}
+
+/// The refusal of rules that name UDP, where the agent has said why there is none.
+pub fn no_datagrams_leave(why: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, "network", "a rule names udp, and datagrams cannot leave the sandbox").with("why", why).with_hint(
+        "the kernel must have nft_tproxy: load it on the host (modprobe nft_tproxy), or for a virtual machine take in a kernel that has it (sandbar kernel import), and begin the sandbox anew; rules without /udp need none",
+    )
 }
 
 impl fmt::Display for Network {

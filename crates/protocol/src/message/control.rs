@@ -24,6 +24,9 @@ pub struct Pong {
     /// Counts memory restores.
     #[prost(uint32, tag = "2")]
     pub epoch: u32,
+    /// Why datagrams cannot leave, where connections can.
+    #[prost(string, optional, tag = "3")]
+    pub no_datagrams: Option<String>,
 }
 
 /// Connects to a port inside.

@@ -89,13 +89,13 @@ impl Meter {
         Self { file, connections: Arc::default(), passed: Mutex::new(Passed { bytes, written: bytes }), next: Mutex::default() }
     }
 
-    /// A place for one connection more.
+    /// A place for one connection more; `most` where the wall has room for fewer than [`MOST_CONNECTIONS`].
     ///
     /// # Errors
     /// The limit that is reached.
-    pub(super) fn enter(&self, limits: NetworkLimits) -> Result<Place, Reached> {
+    pub(super) fn enter(&self, limits: NetworkLimits, most: Option<u32>) -> Result<Place, Reached> {
         self.check(limits)?;
-        let most = limits.connections.map_or(MOST_CONNECTIONS, |most| most.min(MOST_CONNECTIONS));
+        let most = [limits.connections, most].into_iter().flatten().fold(MOST_CONNECTIONS, u32::min);
         let place = Place(Arc::clone(&self.connections));
         // One too many leaves again.
         if self.connections.fetch_add(1, Ordering::Relaxed) < most { Ok(place) } else { Err(Reached::connections(most)) }
@@ -190,12 +190,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let meter = Meter::new(folder.path());
         let two = NetworkLimits { connections: Some(2), ..UNLIMITED };
-        let (one, _other) = (meter.enter(two).unwrap(), meter.enter(two).unwrap());
-        assert_eq!(meter.enter(two).err().unwrap().rule, "max-connections=2");
+        let (one, _other) = (meter.enter(two, None).unwrap(), meter.enter(two, None).unwrap());
+        assert_eq!(meter.enter(two, None).err().unwrap().rule, "max-connections=2");
         drop(one);
-        assert!(meter.enter(two).is_ok());
-        let all: Vec<_> = (0..MOST_CONNECTIONS - 1).map(|_| meter.enter(UNLIMITED).unwrap()).collect();
-        assert!(meter.enter(UNLIMITED).is_err());
+        assert!(meter.enter(two, None).is_ok());
+        let reached = meter.enter(UNLIMITED, Some(1)).err().unwrap();
+        assert_eq!((reached.rule.as_str(), reached.reason.as_str()), ("max-connections=1", "1 connections are open"));
+        let all: Vec<_> = (0..MOST_CONNECTIONS - 1).map(|_| meter.enter(UNLIMITED, None).unwrap()).collect();
+        assert!(meter.enter(UNLIMITED, None).is_err());
         assert_eq!(all.len(), 2047);
         assert_eq!(meter.bound(UNLIMITED), Some(BUFFER));
         drop(all);
@@ -219,7 +221,7 @@ mod tests {
         meter.check(limits).unwrap();
         assert_eq!(meter.spend(14_001, limits).await.unwrap_err().rule, "max-bytes=64000");
         // What is left of it is not for smaller pieces.
-        assert!(meter.check(limits).is_err() && meter.spend(1, limits).await.is_err() && meter.enter(limits).is_err());
+        assert!(meter.check(limits).is_err() && meter.spend(1, limits).await.is_err() && meter.enter(limits, None).is_err());
         meter.spend(1, UNLIMITED).await.unwrap();
     }
 

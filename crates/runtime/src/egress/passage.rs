@@ -79,7 +79,7 @@ impl Passage {
     pub(super) async fn admit(&mut self) -> Option<(Vec<(IpAddr, Decision)>, Place)> {
         // Read once: what is decided by is what was in force when it came.
         let policy = self.gate.policy();
-        let place = match self.gate.meter.enter(policy.limits()) {
+        let place = match self.gate.meter.enter(policy.limits(), self.handle.most_connections()) {
             Ok(place) => place,
             Err(reached) => {
                 self.gate.tell(&self.wish, NetworkEvent::Refused, &reached.into());

@@ -1,4 +1,6 @@
-use sandbar_core::{Context, Error, ErrorKind, Feature, Lifetime, Network, Result, SandboxId, SandboxSpec, SandboxStats};
+use sandbar_core::{
+    Context, Error, ErrorKind, Feature, Lifetime, Network, Result, SandboxId, SandboxSpec, SandboxStats, no_datagrams_leave,
+};
 
 use super::{NetworkCounts, NetworkLog, Vault};
 use crate::{Runtime, Sandbox, ledger::SandboxRow};
@@ -7,7 +9,7 @@ impl Sandbox {
     /// Changes what it may reach, from now on; connections that are not allowed any more are cut. With [`Network::None`] nothing is allowed until the next change.
     ///
     /// # Errors
-    /// `Conflict` when it was made without a network: nothing in it asks; `Unsupported` when it is on another host, or a rule names UDP, which its provider does not have.
+    /// `Conflict` when it was made without a network: nothing in it asks; `Unsupported` when it is on another host, or a rule names UDP, which its provider or its kernel does not have.
     pub async fn set_network(&self, network: Network) -> Result<()> {
         self.deed("network").at(&network).done(self.set_network_now(network.clone())).await
     }
@@ -22,6 +24,9 @@ impl Sandbox {
         }
         if network.needs_udp() {
             runtime.require(&row.provider, Feature::NetworkUdp)?;
+            if let Some(why) = self.handle_of(&row).await?.no_datagrams() {
+                return Err(no_datagrams_leave(&why).with("id", self.id()));
+            }
         }
         let network = match network {
             // It stays one that can be changed, after a stop and a start too.

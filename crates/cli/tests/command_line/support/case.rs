@@ -80,11 +80,11 @@ impl Case {
             .find(|program| !Path::new(program).exists())
             .map(|program| format!("{program} is not here"));
         let stageless = (self.staged && !rustix::process::geteuid().is_root()).then(|| "only root can build the stage".to_owned());
-        let reason = wall.unavailable.clone().or(missing).or(stageless);
-        let lack = |wall: &Wall| wall.supplies.as_ref()?.lack();
+        let reason = missing.or(stageless);
         let name = format!("{}::{}", wall.name, self.name);
-        let is_long = ["gvisor", "qemu"].contains(&wall.provider) && !self.brief && std::env::var_os("SANDBAR_LONG").is_none();
-        Trial::ignorable_test(name, move || match reason.or_else(|| lack(&wall)) {
+        let is_long =
+            ["gvisor", "qemu", "firecracker"].contains(&wall.provider) && !self.brief && std::env::var_os("SANDBAR_LONG").is_none();
+        Trial::ignorable_test(name, move || match reason.or_else(|| (!is_long).then(|| wall.lack()).flatten()) {
             None if is_long => Ok(Completion::ignored_with("behind another kernel it takes minutes: SANDBAR_LONG=1 asks for it")),
             Some(reason) if required => Err(Failed::from(format!("SANDBAR_REQUIRE asks for {}: {reason}", wall.name))),
             Some(reason) => Ok(Completion::ignored_with(reason)),

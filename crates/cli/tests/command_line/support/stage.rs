@@ -136,7 +136,7 @@ impl Stage {
     }
 
     fn home_with(&self, wall: &Wall, config: &str) -> Home {
-        let home = Home::new(&Wall { stage: Some(self.host.child.id()), ..wall.clone() });
+        let home = Home::new(&wall.on_stage(self.host.child.id()));
         home.furnish(config);
         home
     }

@@ -14,22 +14,29 @@ mod engine;
 
 /// How long an engine may take to begin.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The image of walls that cannot show the host's own programs: curl with its libraries, and busybox. `$1` is the folder.
+/// The image of walls that cannot show the host's own programs: curl and bash with their libraries, busybox, and apt where `$APT` is something. `$1` is the folder.
 const TOOLS: &str = r#"
 mkdir -p "$1/bin" "$1/usr/bin" "$1/etc" "$1/root" "$1/home" "$1/run"
 mkdir -m 1777 "$1/tmp"
 cp "$(command -v busybox)" "$1/bin/busybox"
-for name in sh cat env tar grep echo; do ln -s busybox "$1/bin/$name"; done
-for file in /usr/bin/curl $(ldd /usr/bin/curl | grep -o '/[^ ]*'); do cp -L --parents "$file" "$1"; done
+for name in sh cat chmod echo env grep mkdir rm tar touch; do ln -s busybox "$1/bin/$name"; done
+echo root:x:0:0:root:/root:/bin/sh >"$1/etc/passwd"
+apt="/usr/bin/apt-get /usr/bin/dpkg /usr/bin/dpkg-deb /usr/lib/apt/methods/http /usr/lib/apt/methods/https /usr/lib/apt/methods/store /usr/lib/apt/methods/copy"
+[ -n "$APT" ] && [ -e /usr/bin/apt-get ] && cp -r --parents /usr/share/dpkg "$1" || apt=
+for file in /bin/bash /usr/bin/curl $apt; do
+    for file in "$file" $(ldd "$file" | grep -o '/[^ ]*'); do cp -L --parents "$file" "$1"; done
+done
 "#;
 
 /// What a wall needs beside the program.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// A container engine with this runtime.
     Engine(&'static str),
     /// An emulator, and a kernel.
     Emulator,
+    /// KVM, a monitor for it, and a kernel. Its image has apt as well.
+    Monitor,
 }
 
 /// What a wall needs, got when the first case behind it asks, since an engine takes seconds to begin.
@@ -57,7 +64,7 @@ impl Supplies {
     pub const fn options(&self) -> &'static [&'static str] {
         match self.need {
             Need::Engine(_) => &["--image", "tools"],
-            Need::Emulator => &["--image", "tools", "--memory", "128M"],
+            Need::Emulator | Need::Monitor => &["--image", "tools", "--memory", "128M"],
         }
     }
 
@@ -71,15 +78,25 @@ impl Supplies {
         self.got().ok()?.socket.as_deref()
     }
 
+    /// The folder of a kernel: `vmlinux` and its `modules`.
+    pub fn kernel(&self) -> Option<&Path> {
+        self.got().ok()?.kernel.as_deref()
+    }
+
     /// Gives a state folder what it needs; `config` is what its `sandbar.toml` has to say otherwise.
     pub fn furnish(&self, home: &Home, config: &str) {
         let got = self.got().unwrap();
-        if got.kernel.is_some() {
-            fs::write(home.state().join("sandbar.toml"), format!("{config}[qemu]\naccelerator = \"tcg\"\n")).unwrap();
-        }
+        let how = match self.need {
+            Need::Engine(_) => String::new(),
+            Need::Emulator => "[qemu]\naccelerator = \"tcg\"\n".to_owned(),
+            Need::Monitor => format!("[firecracker]\nfirecracker = {:?}\njail = true\n", monitor()),
+        };
+        fs::write(home.state().join("sandbar.toml"), format!("{config}{how}")).unwrap();
         home.ok(&["image", "import", &got.image.display().to_string(), "tools"]);
         if let Some(kernel) = &got.kernel {
-            home.ok(&["kernel", "import", &kernel.join("package.deb").display().to_string()]);
+            // It is unpacked there: an emulated machine takes minutes for that.
+            let (file, modules) = (kernel.join("vmlinux").display().to_string(), kernel.join("modules").display().to_string());
+            home.ok(&["kernel", "import", &file, "--modules", &modules]);
         }
     }
 
@@ -90,7 +107,18 @@ impl Supplies {
     fn get(&self) -> Result<Got, String> {
         fs::create_dir(&self.folder).map_err(|error| error.to_string())?;
         let image = self.folder.join("tools");
-        let made = Command::new("/bin/sh").args(["-ec", TOOLS, "tools"]).arg(&image).output().map_err(|error| error.to_string())?;
+        if self.need == Need::Monitor {
+            let kvm = sandbar_backends::kvm::probe();
+            if !kvm.is_usable() {
+                return Err(kvm.to_string());
+            }
+            if !monitor().exists() {
+                return Err("there is no Firecracker: run `cargo xtask setup`".to_owned());
+            }
+        }
+        let mut tools = Command::new("/bin/sh");
+        tools.args(["-ec", TOOLS, "tools"]).arg(&image).env("APT", if self.need == Need::Monitor { "yes" } else { "" });
+        let made = tools.output().map_err(|error| error.to_string())?;
         if !made.status.success() {
             return Err(format!("the image cannot be made: {}", String::from_utf8_lossy(&made.stderr).trim()));
         }
@@ -99,7 +127,9 @@ impl Supplies {
             Need::Emulator if !Path::new("/usr/bin/qemu-system-x86_64").exists() => {
                 Err("QEMU is missing: run `cargo xtask setup`".to_owned())
             }
-            Need::Emulator => Ok(Got { image, socket: None, kernel: Some(kernel().ok_or("there is no kernel: run `cargo xtask setup`")?) }),
+            Need::Emulator | Need::Monitor => {
+                Ok(Got { image, socket: None, kernel: Some(kernel().ok_or("there is no kernel: run `cargo xtask setup`")?) })
+            }
         }
     }
 
@@ -119,6 +149,11 @@ impl Supplies {
         }
         Ok(socket)
     }
+}
+
+/// What `cargo xtask setup` has got for the lab.
+fn monitor() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/lab/bin/firecracker")
 }
 
 /// What `cargo xtask setup` has got from the distribution.

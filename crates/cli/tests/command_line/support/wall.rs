@@ -3,7 +3,7 @@ use std::{
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use super::supplies::{Need, Supplies};
@@ -20,15 +20,17 @@ pub struct Wall {
     /// The binary, where that user can execute it.
     pub program: PathBuf,
     /// The process in whose network and mount namespaces the binary runs; of the tests' own when `None`.
-    pub stage: Option<u32>,
-    /// Why it cannot be tested here.
-    pub unavailable: Option<String>,
+    stage: Option<u32>,
+    /// Why it cannot be tested here, where that is known without trying.
+    unavailable: Option<String>,
+    /// A folder to try it in, and what came of that.
+    trial: Option<Arc<(PathBuf, OnceLock<Option<String>>)>>,
     /// What it needs beside the program, of those that are tried when a case is behind them.
     pub supplies: Option<Arc<Supplies>>,
 }
 
 impl Wall {
-    /// Every wall; those that need nothing beside the program are tried. `scratch` outlives them.
+    /// Every wall. `scratch` outlives them.
     pub fn all(scratch: &Path) -> Vec<Self> {
         let root = rustix::process::geteuid().is_root();
         let program = PathBuf::from(env!("CARGO_BIN_EXE_sandbar"));
@@ -39,6 +41,7 @@ impl Wall {
             program: program.to_owned(),
             stage: None,
             unavailable: None,
+            trial: None,
             supplies: None,
         };
         let mut walls = vec![wall("dangerous-host", "dangerous-host", None, &program)];
@@ -60,11 +63,15 @@ impl Wall {
             }
         }
         for wall in &mut walls {
-            if wall.unavailable.is_none() {
-                wall.unavailable = wall.try_out(scratch);
-            }
+            wall.trial = Some(Arc::new((scratch.join(wall.name), OnceLock::new())));
         }
-        for (name, provider, need) in [("docker-runc", "docker", Need::Engine("runc")), ("qemu-tcg", "qemu", Need::Emulator)] {
+        let supplied = [
+            ("docker-runc", "docker", Need::Engine("runc")),
+            ("docker-runsc", "docker", Need::Engine("runsc")),
+            ("qemu-tcg", "qemu", Need::Emulator),
+            ("firecracker-jailed", "firecracker", Need::Monitor),
+        ];
+        for (name, provider, need) in supplied {
             let supplies = Some(Arc::new(Supplies::new(need, scratch.join(name))));
             walls.push(Self { supplies, ..wall(name, provider, None, &program) });
         }
@@ -74,6 +81,12 @@ impl Wall {
     fn without(mut self, reason: &str) -> Self {
         self.unavailable = Some(reason.to_owned());
         self
+    }
+
+    /// The same in the namespaces of a process.
+    #[must_use]
+    pub fn on_stage(&self, process: u32) -> Self {
+        Self { stage: Some(process), ..self.clone() }
     }
 
     /// The program, as the wall's user, without the surroundings of the tests.
@@ -118,11 +131,17 @@ impl Wall {
         }
     }
 
-    fn try_out(&self, scratch: &Path) -> Option<String> {
-        let home = scratch.join(self.name);
-        fs::create_dir(&home).unwrap();
-        self.hand_over(&home);
-        let tried = self.command(&home).args(["run", "--on", self.provider, "--", "true"]).stdin(Stdio::null()).output().unwrap();
+    /// Why it cannot be tested here. One that needs nothing beside the program is tried, by whoever asks first.
+    pub fn lack(&self) -> Option<String> {
+        let tried = || self.trial.as_ref().and_then(|trial| trial.1.get_or_init(|| self.try_out(&trial.0)).clone());
+        let supplied = || self.supplies.as_ref().and_then(|supplies| supplies.lack());
+        self.unavailable.clone().or_else(tried).or_else(supplied)
+    }
+
+    fn try_out(&self, home: &Path) -> Option<String> {
+        fs::create_dir(home).unwrap();
+        self.hand_over(home);
+        let tried = self.command(home).args(["run", "--on", self.provider, "--", "true"]).stdin(Stdio::null()).output().unwrap();
         (!tried.status.success()).then(|| String::from_utf8_lossy(&tried.stderr).trim().replace('\n', "; "))
     }
 }
