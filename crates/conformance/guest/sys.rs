@@ -90,6 +90,16 @@ pub(crate) fn process_control(option: i32, a: usize, b: usize) -> io::Result<i32
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// Writes into a mapping of this length that begins there; `false` where that would be outside of it.
+pub(crate) fn poke(mapping: usize, length: usize, offset: usize, bytes: &[u8]) -> bool {
+    if offset.checked_add(bytes.len()).is_none_or(|end| end > length) {
+        return false;
+    }
+    // SAFETY: the caller has mapped it writable, nothing else of this program knows of it, and what is written is within.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), (mapping as *mut u8).add(offset), bytes.len()) };
+    true
+}
+
 /// The value of an extended attribute.
 pub(crate) fn xattr(path: &str, name: &str) -> io::Result<Vec<u8>> {
     let (path, name) = (text(path), text(name));
