@@ -18,6 +18,7 @@ numbers! {
     CLOCK_SETTIME = 227, 112;
     CLONE = 56, 220;
     CLONE3 = 435, 435;
+    CONNECT = 42, 203;
     COPY_FILE_RANGE = 326, 285;
     CREATE_MODULE = 174, -1;
     DELETE_MODULE = 176, 106;
