@@ -64,7 +64,8 @@ struct Confinement {
 /// # Errors
 /// When it cannot be so confined, or the program cannot be executed: nothing has run then.
 pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> io::Result<()> {
-    let (confinement, mut program) = parse(arguments).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "confine OWNER USER|- …"))?;
+    let (confinement, mut program) =
+        parse(arguments).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "confine OWNER USER|- …"))?;
     confinement.enter()?;
     Err(program.exec())
 }

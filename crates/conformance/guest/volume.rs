@@ -37,7 +37,9 @@ type Check = (&'static str, fn() -> Outcome);
 pub(crate) fn all(folder: &str) -> io::Result<()> {
     const CHECKS: &[Check] = &[
         ("attributes", attributes),
-        ("attributes-of-folders", || set(".", "user.folder", b"too", 0).map(|()| get(".", "user.folder").is_ok_and(|value| value == b"too"))),
+        ("attributes-of-folders", || {
+            set(".", "user.folder", b"too", 0).map(|()| get(".", "user.folder").is_ok_and(|value| value == b"too"))
+        }),
         ("noreplace", noreplace),
         ("exchange", exchange),
         ("allocate", allocate),

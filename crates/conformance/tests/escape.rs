@@ -18,15 +18,8 @@ use engines::gvisor;
 use machines::attacked;
 use variants::container;
 
-const VARIANTS: &[Variant] = &[
-    container::ROOT,
-    container::ROOTLESS,
-    container::ROOTLESS_RANGES,
-    gvisor::ROOT,
-    gvisor::ROOTLESS,
-    attacked::TCG,
-    attacked::JAILED,
-];
+const VARIANTS: &[Variant] =
+    &[container::ROOT, container::ROOTLESS, container::ROOTLESS_RANGES, gvisor::ROOT, gvisor::ROOTLESS, attacked::TCG, attacked::JAILED];
 
 fn main() -> ExitCode {
     run(VARIANTS, escape::all())

@@ -58,7 +58,8 @@ pub(super) fn set(file: &OwnedFd, name: &CStr, value: &[u8], flags: u32) -> Done
 pub(super) fn list(file: &OwnedFd, size: u32, answer: &mut Answer) -> Done {
     let mut all = vec![0_u8; MOST];
     let length = listxattr(by_descriptor(file), &mut all[..])?;
-    let names: Vec<u8> = all[..length].split_inclusive(|byte| *byte == 0).filter(|name| name.starts_with(OURS)).flatten().copied().collect();
+    let names: Vec<u8> =
+        all[..length].split_inclusive(|byte| *byte == 0).filter(|name| name.starts_with(OURS)).flatten().copied().collect();
     tell(&names, size, answer)
 }
 

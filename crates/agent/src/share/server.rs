@@ -1,8 +1,4 @@
-use std::{
-    ffi::CStr,
-    mem::MaybeUninit,
-    os::fd::OwnedFd,
-};
+use std::{ffi::CStr, mem::MaybeUninit, os::fd::OwnedFd};
 
 use rustix::{
     fs::{

@@ -315,7 +315,9 @@ fn what_another_namespace_says_of_a_file_is_not_told() {
     let entry = |tag: u16, may: u16, id: u32| [&tag.to_ne_bytes()[..], &may.to_ne_bytes(), &id.to_ne_bytes()].concat();
     let list: Vec<u8> = [2_u32.to_ne_bytes().to_vec()]
         .into_iter()
-        .chain([(1, 6, u32::MAX), (2, 6, 1), (4, 4, u32::MAX), (16, 6, u32::MAX), (32, 4, u32::MAX)].map(|(tag, may, id)| entry(tag, may, id)))
+        .chain(
+            [(1, 6, u32::MAX), (2, 6, 1), (4, 4, u32::MAX), (16, 6, u32::MAX), (32, 4, u32::MAX)].map(|(tag, may, id)| entry(tag, may, id)),
+        )
         .flatten()
         .collect();
     rustix::fs::setxattr(&path, "system.posix_acl_access", &list, rustix::fs::XattrFlags::CREATE).unwrap();

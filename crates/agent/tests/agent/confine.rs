@@ -75,12 +75,16 @@ fn nothing_is_read_but_what_it_is_given() {
         assert_eq!(told, "content of shared/image\ncontent of own/disk\n", "as {user:?}");
         assert_eq!(fs::read_to_string(host.path("own/disk")).unwrap(), "written\n");
         let secrets = ["own/log", "shared/beside", "other/disk", "ledger"].map(|name| host.path(name).display().to_string());
-        let system = ["/etc/shadow", "/etc/passwd", "/etc/machine-id", "/proc/1/environ", "/proc/self/environ", "/dev/mem"].map(str::to_owned);
+        let system =
+            ["/etc/shadow", "/etc/passwd", "/etc/machine-id", "/proc/1/environ", "/proc/self/environ", "/dev/mem"].map(str::to_owned);
         for path in secrets.into_iter().chain(system) {
             let told = host.told(user, &format!("cat {path} 2>/dev/null || echo refused; (echo x >> {path}) 2>/dev/null; true"));
             assert_eq!(told, "refused\n", "{path} as {user:?}");
         }
-        let told = host.told(user, "for path in new ../new /tmp/new ../shared/image /usr/new; do (echo x > $path) 2>/dev/null && echo $path; done; true");
+        let told = host.told(
+            user,
+            "for path in new ../new /tmp/new ../shared/image /usr/new; do (echo x > $path) 2>/dev/null && echo $path; done; true",
+        );
         assert_eq!(told, "", "written as {user:?}");
         assert_eq!(fs::read_to_string(host.path("shared/image")).unwrap(), "content of shared/image\n");
         assert_eq!(fs::read_to_string(host.path("ledger")).unwrap(), "content of ledger\n");
@@ -105,10 +109,17 @@ fn it_has_no_right_and_reaches_nobody() {
         assert_eq!(field("NoNewPrivs:"), "1");
         if let Some(user) = user {
             assert!(["Uid:", "Gid:"].iter().all(|name| field(name).split_whitespace().all(|id| id == user.to_string())), "{status}");
-            assert!(["CapEff:", "CapPrm:", "CapInh:", "CapAmb:"].iter().all(|name| field(name).chars().all(|digit| digit == '0')), "{status}");
+            assert!(
+                ["CapEff:", "CapPrm:", "CapInh:", "CapAmb:"].iter().all(|name| field(name).chars().all(|digit| digit == '0')),
+                "{status}"
+            );
             assert_eq!(field("Groups:"), "");
             for kind in ["mnt", "net", "ipc", "uts"] {
-                assert_ne!(fs::read_link(of("ns").join(kind)).unwrap(), fs::read_link(Path::new("/proc/self/ns").join(kind)).unwrap(), "{kind}");
+                assert_ne!(
+                    fs::read_link(of("ns").join(kind)).unwrap(),
+                    fs::read_link(Path::new("/proc/self/ns").join(kind)).unwrap(),
+                    "{kind}"
+                );
             }
             let root: Vec<_> = fs::read_dir(of("root")).unwrap().flatten().map(|entry| entry.file_name()).collect();
             assert!(!root.iter().any(|name| name == "proc" || name == "sys" || name == "home"), "{root:?}");

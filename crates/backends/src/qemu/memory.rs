@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    Accelerator,
-    boot,
+    Accelerator, boot,
     command::{Machine, Memory},
     confinement, disk, info,
     qmp::Qmp,

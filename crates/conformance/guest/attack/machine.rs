@@ -64,7 +64,10 @@ pub(super) fn buses(log: &mut Log) {
 
 /// A node for a device, by the numbers that the kernel says.
 fn node(numbers: &str, kind: usize) -> io::Result<String> {
-    let (major, minor) = numbers.split_once(':').and_then(|(major, minor)| Some((major.parse::<usize>().ok()?, minor.parse::<usize>().ok()?))).ok_or_else(|| io::Error::other("no device"))?;
+    let (major, minor) = numbers
+        .split_once(':')
+        .and_then(|(major, minor)| Some((major.parse::<usize>().ok()?, minor.parse::<usize>().ok()?)))
+        .ok_or_else(|| io::Error::other("no device"))?;
     let path = format!("/tmp/node-{major}-{minor}");
     let name = text(&path);
     let _ = fs::remove_file(&path);

@@ -217,7 +217,11 @@ async fn extended_attributes_are_the_hosts_or_refused(context: &Context) -> Resu
         ensure_eq!(kept(&mut value), Err(Errno::NODATA), "on the host");
         return Ok(());
     }
-    ensure_eq!(sandbox.guest(&["xattr", "/mnt/volume/from-host", "user.host"]).await?.stdout_text().trim_end(), "of the host", "what the host had set");
+    ensure_eq!(
+        sandbox.guest(&["xattr", "/mnt/volume/from-host", "user.host"]).await?.stdout_text().trim_end(),
+        "of the host",
+        "what the host had set"
+    );
     ensure_eq!((of("attributes").as_str(), of("attributes-of-folders").as_str()), ("works", "works"), "attributes");
     let length = kept(&mut value).map_err(std::io::Error::from)?;
     ensure_eq!(&value[..length], b"green", "what was set inside, on the host");
@@ -248,7 +252,12 @@ async fn a_full_disk_of_the_host_is_told(context: &Context) -> Result<(), Failur
     let small = Small::on(&folder)?;
     let sandbox = context.sandbox_with(spec(small.0, false)).await?;
     let filled = sandbox.shell("dd if=/dev/zero of=/mnt/volume/fill bs=65536 count=64").await?;
-    ensure!(!filled.status.success() && filled.stderr_text().contains("No space"), "it was filled: {} {}", filled.status, filled.stderr_text());
+    ensure!(
+        !filled.status.success() && filled.stderr_text().contains("No space"),
+        "it was filled: {} {}",
+        filled.status,
+        filled.stderr_text()
+    );
     let length = fs::metadata(folder.join("fill"))?.len();
     ensure!((1..=1 << 20).contains(&length), "the file has {length} bytes");
     sandbox.text("rm /mnt/volume/fill && echo again > /mnt/volume/file").await?;
