@@ -16,9 +16,24 @@ pub const TCG: Variant = Variant { name: "qemu-tcg", prepare: prepare_tcg };
 /// One under Firecracker, in a jail.
 pub const JAILED: Variant = Variant { name: "firecracker-jailed", prepare: prepare_jailed };
 
-/// What is an attack behind such a wall. The kernel is the sandbox's own: what others refuse of mounts, devices, namespaces, modules and other processes is its own to allow here, and gets
-/// nobody any further.
+/// What is an attack behind such a wall. The kernel is the sandbox's own: what others refuse of mounts, devices, namespaces, modules and other processes is
+/// its own to allow here, and gets nobody any further.
 const ATTACKS: Part = Part {
+    names: &[
+        "agent::its_program_on_the_host_is_not_changed",
+        "files::a_file_of_the_host_is_not_read",
+        "layers::links_are_not_followed_when_it_is_saved_weighed_and_removed",
+        "machine",
+        "processes::a_signal_to_everybody_stays_inside",
+        "resources::a_flood_of_files_stays_inside",
+        "resources::a_flood_of_memory_stays_inside",
+        "resources::a_fork_bomb_stays_inside",
+        "volumes",
+    ],
+    reason: "what it attempts is the machine's own to allow, or takes long: SANDBAR_LONG=1 asks for that",
+};
+/// With what is the same code of the host for all walls, at the pace of an emulated processor.
+const ALL_ATTACKS: Part = Part {
     names: &[
         "agent::environments_hold_nothing_of_the_host",
         "agent::its_program_on_the_host_is_not_changed",
@@ -73,5 +88,6 @@ async fn look(
     let root = stock::root(world, variant).await?;
     let found = Found::find_with(world, variant, monitor, options).await?;
     let subject = stock::subject(found.subject(variant, root), monitor);
-    Ok(Availability::Here(Box::new(Subject { patience, only: Some(ATTACKS), ..subject })))
+    let part = if std::env::var_os("SANDBAR_LONG").is_some() { ALL_ATTACKS } else { ATTACKS };
+    Ok(Availability::Here(Box::new(Subject { patience, only: Some(part), ..subject })))
 }
