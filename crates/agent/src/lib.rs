@@ -11,6 +11,7 @@
 //! | `guest` | the first process of a virtual machine's kernel |
 //! | `pipe` | many connections through one virtio-serial port, in the guest and on its host |
 //! | `launch` | on the host: a program that begins only when the ledger knows it |
+//! | `confine` | on the host: what is left to a program that stands for a machine |
 //! | `console` | on the host: what a machine prints, up to a bound |
 //! | `share` | volumes of a virtual machine: the mount inside, and who serves it on the host |
 //! | `server` | connections, and which operation goes where |
@@ -40,6 +41,7 @@
 mod agent;
 mod child;
 mod command;
+mod confine;
 mod console;
 mod dial;
 mod door;

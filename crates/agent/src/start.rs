@@ -62,7 +62,7 @@ fn host_role() -> Option<ExitCode> {
     }
     let mut arguments = std::env::args_os().skip(1);
     let role = arguments.next()?;
-    if !matches!(role.to_str()?, "pipe" | "launch" | "console" | "share") {
+    if !matches!(role.to_str()?, "pipe" | "launch" | "confine" | "console" | "share") {
         return None;
     }
     // It lives as long as the machine: what whoever started it has open (a lock, a terminal) is not its to hold.
@@ -70,6 +70,7 @@ fn host_role() -> Option<ExitCode> {
     let done = match role.to_str()? {
         "pipe" => crate::pipe::run_on_host(Path::new(&arguments.next()?)),
         "launch" => crate::launch::run(arguments),
+        "confine" => crate::confine::run(arguments),
         "console" => crate::console::run(arguments),
         "share" => crate::share::run_on_host(arguments),
         _ => return None,

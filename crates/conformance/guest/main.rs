@@ -10,6 +10,7 @@ mod net;
 mod number;
 mod sys;
 mod terminal;
+mod volume;
 
 use std::{env, io::Write, process::ExitCode};
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         ["tick", millis] => hog::tick(number(millis)),
         ["deep", levels] => nest::deep(number(levels)),
         ["xattr", path, name] => nest::xattr(path, name),
+        ["volume", path] => volume::all(path),
         ["size"] => terminal::size(),
         ["env", name] => env::var(name).map(|value| say(&value)).map_err(std::io::Error::other),
         ["attack", name, rest @ ..] => return attack::run(name, rest),

@@ -2,7 +2,9 @@
 
 use std::{
     ffi::{CString, c_char, c_int, c_long, c_ulong, c_void},
+    fs::File,
     io,
+    os::fd::{AsRawFd, FromRawFd},
 };
 
 unsafe extern "C" {
@@ -11,6 +13,8 @@ unsafe extern "C" {
     fn _exit(code: c_int) -> !;
     fn pause() -> c_int;
     fn waitpid(pid: c_int, status: *mut c_int, options: c_int) -> c_int;
+    fn poll(watched: *mut u64, count: c_ulong, timeout: c_int) -> c_int;
+    fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, length: *mut u32) -> c_int;
     fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
     fn getxattr(path: *const c_char, name: *const c_char, value: *mut c_void, size: usize) -> isize;
     fn prctl(option: c_int, ...) -> c_int;
@@ -88,6 +92,38 @@ pub(crate) fn process_control(option: i32, a: usize, b: usize) -> io::Result<i32
     // SAFETY: the options that this program uses take numbers.
     let result = unsafe { prctl(option, a, b, 0usize, 0usize) };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// A descriptor that a call has just given, which closes by itself.
+pub(crate) fn owned(descriptor: usize) -> File {
+    // SAFETY: the caller has it from the kernel, and nobody else has it.
+    unsafe { File::from_raw_fd(descriptor as c_int) }
+}
+
+/// Waits until a connection is made or refused.
+pub(crate) fn connected(socket: &File, milliseconds: i32) -> io::Result<()> {
+    // struct pollfd: the descriptor, POLLOUT, what is so.
+    let mut watched = socket.as_raw_fd() as u32 as u64 | 4 << 32;
+    // SAFETY: one entry, which lives through the call.
+    if unsafe { poll(&raw mut watched, 1, milliseconds) } != 1 {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    let (mut error, mut length): (c_int, u32) = (0, 4);
+    // SAFETY: SOL_SOCKET and SO_ERROR, whose value is an int.
+    if unsafe { getsockopt(socket.as_raw_fd(), 1, 4, (&raw mut error).cast(), &raw mut length) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
+/// Writes into a mapping of this length that begins there; `false` where that would be outside of it.
+pub(crate) fn poke(mapping: usize, length: usize, offset: usize, bytes: &[u8]) -> bool {
+    if offset.checked_add(bytes.len()).is_none_or(|end| end > length) {
+        return false;
+    }
+    // SAFETY: the caller has mapped it writable, nothing else of this program knows of it, and what is written is within.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), (mapping as *mut u8).add(offset), bytes.len()) };
+    true
 }
 
 /// The value of an extended attribute.

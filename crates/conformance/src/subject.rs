@@ -17,6 +17,8 @@ pub enum Reach {
     HostProcesses,
     /// System calls inside are answered by this host's kernel: what is done to that one is done to the host.
     SharedKernel,
+    /// Its kernel runs on a machine of its own, whose devices are all that is between it and the host.
+    OwnMachine,
     /// The sandbox has a root file system of its own: absolute paths are its own, `/tmp` exists.
     OwnRoot,
     /// Its kernel has `/dev/tty`, and tells the group in the foreground of a terminal of what happens there.
@@ -42,6 +44,7 @@ impl Reach {
             Self::JobControl => "its kernel has no /dev/tty and tells no foreground group of a terminal's changes",
             Self::HostProcesses => "its processes are not processes of this host",
             Self::SharedKernel => "its kernel is its own",
+            Self::OwnMachine => "it has no machine of its own",
             Self::Crash => "its agent cannot be ended from outside",
             Self::NoOrphans => "without a control group, nothing says whose the processes of an agent were that is gone",
             Self::OwnRoot => "it has no root file system of its own",

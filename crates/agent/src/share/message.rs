@@ -32,6 +32,10 @@ pub(super) mod operation {
     pub(in super::super) const STATFS: u32 = 17;
     pub(in super::super) const RELEASE: u32 = 18;
     pub(in super::super) const FSYNC: u32 = 20;
+    pub(in super::super) const SETXATTR: u32 = 21;
+    pub(in super::super) const GETXATTR: u32 = 22;
+    pub(in super::super) const LISTXATTR: u32 = 23;
+    pub(in super::super) const REMOVEXATTR: u32 = 24;
     pub(in super::super) const FLUSH: u32 = 25;
     pub(in super::super) const INIT: u32 = 26;
     pub(in super::super) const OPENDIR: u32 = 27;
@@ -45,6 +49,7 @@ pub(super) mod operation {
     pub(in super::super) const FALLOCATE: u32 = 43;
     pub(in super::super) const RENAME2: u32 = 45;
     pub(in super::super) const LSEEK: u32 = 46;
+    pub(in super::super) const COPY_FILE_RANGE: u32 = 47;
 }
 
 /// One request: its head, and what is left of it.

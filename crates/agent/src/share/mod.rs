@@ -7,6 +7,7 @@
 //! | `host` | on the host: the process that serves one volume |
 //! | `domain` | what keeps that process to the volume: Landlock |
 //! | `server` | what each request means |
+//! | `attributes` | extended attributes |
 //! | `handles` | what is open |
 //! | `nodes` | the names that the guest's kernel knows |
 //! | `message` | requests and answers as bytes |
@@ -14,6 +15,7 @@
 //! The guest's kernel is hostile: it may say anything in any order. Names are single components, every path is resolved by the host's kernel beneath
 //! the volume's root without a symbolic link on the way (`openat2`), nothing but regular files and folders is opened, and what may be held is bounded.
 
+mod attributes;
 mod domain;
 mod handles;
 mod host;

@@ -1,8 +1,4 @@
-use std::{
-    ffi::CStr,
-    mem::MaybeUninit,
-    os::fd::{AsRawFd, OwnedFd},
-};
+use std::{ffi::CStr, mem::MaybeUninit, os::fd::OwnedFd};
 
 use rustix::{
     fs::{
@@ -13,7 +9,8 @@ use rustix::{
 };
 
 use super::{
-    MOST_DATA,
+    MOST_DATA, attributes,
+    attributes::by_descriptor,
     handles::Handles,
     message::{Answer, Body, Request, operation as op},
     nodes::Nodes,
@@ -25,9 +22,11 @@ type Done = Result<(), Errno>;
 const MAJOR: u32 = 7;
 const MINOR: u32 = 31;
 /// `FUSE_ASYNC_READ`, `FUSE_BIG_WRITES`, `FUSE_AUTO_INVAL_DATA` (what the host has changed is not taken from the guest's cache), `FUSE_PARALLEL_DIROPS`,
-/// `FUSE_MAX_PAGES`.
-const WANTED: u32 = 1 | 1 << 5 | 1 << 12 | 1 << 18 | 1 << 22;
+/// `FUSE_MAX_PAGES`, `FUSE_HANDLE_KILLPRIV_V2` (the host's kernel takes away what makes a program powerful: the guest's need not ask about it at each write).
+const WANTED: u32 = 1 | 1 << 5 | 1 << 12 | 1 << 18 | 1 << 22 | 1 << 28;
 const PAGES: u16 = (MOST_DATA / 4096) as u16;
+/// Most that one request copies: others wait meanwhile.
+const MOST_COPIED: u64 = 8 << 20;
 /// Set-user-ID and set-group-ID: files made here belong to users of the host.
 const POWERS: u32 = 0o6000;
 /// `FUSE_GETATTR_FH`, and of `FATTR_*`: mode, owner, group, size, times, "now", a handle.
@@ -91,6 +90,9 @@ impl Server {
                 | op::WRITE
                 | op::CREATE
                 | op::FALLOCATE
+                | op::COPY_FILE_RANGE
+                | op::SETXATTR
+                | op::REMOVEXATTR
         );
         let done = if changes && self.read_only { Err(Errno::ROFS) } else { self.dispatch(request) };
         Some(self.answer.finish(unique, done))
@@ -222,13 +224,29 @@ impl Server {
                 self.answer.u64(found);
                 Ok(())
             }
+            op::COPY_FILE_RANGE => self.copy(body),
+            op::SETXATTR => {
+                let (length, flags) = (body.u32()?, body.u32()?);
+                let name = body.text()?;
+                attributes::set(&self.held(node, None)?, name, body.data(length)?, flags)
+            }
+            op::GETXATTR => {
+                let size = body.u32()?;
+                body.u32()?;
+                attributes::get(&self.held(node, None)?, body.text()?, size, &mut self.answer)
+            }
+            op::LISTXATTR => {
+                let size = body.u32()?;
+                attributes::list(&self.held(node, None)?, size, &mut self.answer)
+            }
+            op::REMOVEXATTR => attributes::remove(&self.held(node, None)?, body.text()?),
             op::STATFS => {
                 let stat = rustix::fs::fstatvfs(self.nodes.root())?;
                 self.answer.file_system(&stat);
                 Ok(())
             }
             op::FLUSH | op::DESTROY => Ok(()),
-            // Attributes among them: what there is not, the kernel does not ask for again.
+            // Locks among them: what there is not, the kernel does not ask for again.
             _ => Err(Errno::NOSYS),
         }
     }
@@ -394,6 +412,21 @@ impl Server {
         self.keep(number, file)
     }
 
+    /// Copies within the volume without the guest in between: as much as one request may.
+    fn copy(&mut self, body: &mut Body<'_>) -> Done {
+        let (source, mut from) = (body.u64()?, body.u64()?);
+        let _node = body.u64()?;
+        let (target, mut to) = (body.u64()?, body.u64()?);
+        let (length, flags) = (body.u64()?, body.u64()?);
+        if flags != 0 {
+            return Err(Errno::INVAL);
+        }
+        let (source, target) = (self.handles.get(source)?, self.handles.get(target)?);
+        let copied = rustix::fs::copy_file_range(source, Some(&mut from), target, Some(&mut to), length.min(MOST_COPIED) as usize)?;
+        self.answer.u32(copied as u32).u32(0);
+        Ok(())
+    }
+
     /// Entries of a folder, from an offset on, as many as there is room for. Each is `struct fuse_dirent`.
     fn list(&mut self, body: &mut Body<'_>) -> Done {
         let (handle, offset, length) = (body.u64()?, body.u64()?, body.u32()? as usize);
@@ -436,10 +469,6 @@ fn ids(uid: Option<u32>, gid: Option<u32>) -> Result<(Option<Uid>, Option<Gid>),
         return Err(Errno::INVAL);
     }
     Ok((uid.map(Uid::from_raw), gid.map(Gid::from_raw)))
-}
-
-fn by_descriptor(file: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 /// Opens a regular file that was found: nothing else, since to open a device or a pipe is to do something already.

@@ -94,6 +94,14 @@ impl Kernel {
         self.ask(op::SETATTR, node, &body)
     }
 
+    fn set_attribute(&mut self, node: u64, name: &str, value: &[u8], flags: u32) -> Result<Vec<u8>, Errno> {
+        self.ask(op::SETXATTR, node, &[&words(&[value.len() as u32, flags]), &text(name)[..], value].concat())
+    }
+
+    fn attribute(&mut self, node: u64, name: &str, size: u32) -> Result<Vec<u8>, Errno> {
+        self.ask(op::GETXATTR, node, &[words(&[size, 0]), text(name)].concat())
+    }
+
     fn attributes(&mut self, node: u64) -> Result<Vec<u8>, Errno> {
         self.ask(op::GETATTR, node, &[0; 16])
     }
@@ -226,6 +234,9 @@ fn what_is_read_only_stays_as_it_is() {
     assert_eq!(kernel.write(file, open, b"x").unwrap_err(), Errno::ROFS);
     assert_eq!(kernel.create(ROOT, "new", 0o600).unwrap_err(), Errno::ROFS);
     assert_eq!(kernel.set_mode(file, 0o600).unwrap_err(), Errno::ROFS);
+    assert_eq!(kernel.set_attribute(file, "user.x", b"x", 0).unwrap_err(), Errno::ROFS);
+    assert_eq!(kernel.ask(op::REMOVEXATTR, file, &text("user.x")).unwrap_err(), Errno::ROFS);
+    assert_eq!(kernel.ask(op::COPY_FILE_RANGE, file, &[open, 0, file, open, 7, 7, 0].map(long).concat()).unwrap_err(), Errno::ROFS);
     assert_eq!(kernel.ask(op::UNLINK, ROOT, &text("file")).unwrap_err(), Errno::ROFS);
     assert_eq!(fs::read(home.path().join("file")).unwrap(), b"content");
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
@@ -247,6 +258,94 @@ fn nothing_is_made_that_has_power() {
     let pipe = kernel.look(ROOT, "pipe").unwrap();
     assert_eq!(kernel.open(pipe, OFlags::RDONLY).unwrap_err(), Errno::PERM);
     assert_eq!(fs::metadata(home.path().join("file")).unwrap().mode() & 0o7777, 0o755);
+}
+
+#[test]
+fn extended_attributes_are_the_users_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("file");
+    fs::write(&path, "content").unwrap();
+    symlink("file", home.path().join("link")).unwrap();
+    rustix::fs::setxattr(&path, "user.host", b"of the host", rustix::fs::XattrFlags::CREATE).unwrap();
+    let mut kernel = Kernel::of(home.path(), false);
+    let file = kernel.look(ROOT, "file").unwrap();
+    assert_eq!(kernel.attribute(file, "user.host", 64).unwrap(), b"of the host");
+    assert_eq!(kernel.attribute(file, "user.host", 0).unwrap(), words(&[11, 0]));
+    assert_eq!(kernel.attribute(file, "user.host", 10).unwrap_err(), Errno::RANGE);
+    assert_eq!(kernel.attribute(file, "user.none", 64).unwrap_err(), Errno::NODATA);
+    kernel.set_attribute(file, "user.guest", b"\0of the guest", 1).unwrap();
+    assert_eq!(kernel.set_attribute(file, "user.guest", b"", 1).unwrap_err(), Errno::EXIST);
+    assert_eq!(kernel.set_attribute(file, "user.none", b"", 2).unwrap_err(), Errno::NODATA);
+    let mut value = [0; 64];
+    assert_eq!(rustix::fs::getxattr(&path, "user.guest", &mut value[..]).unwrap(), 13);
+    let listed = kernel.ask(op::LISTXATTR, file, &words(&[4096, 0])).unwrap();
+    assert_eq!(listed.len(), "user.host user.guest ".len());
+    assert_eq!(kernel.ask(op::LISTXATTR, file, &words(&[0, 0])).unwrap(), words(&[listed.len() as u32, 0]));
+    assert_eq!(kernel.ask(op::LISTXATTR, file, &words(&[5, 0])).unwrap_err(), Errno::RANGE);
+    // What has a meaning for the host's kernel, or is no name at all; a value that is shorter than it says.
+    for name in ["security.capability", "security.selinux", "trusted.overlay.opaque", "system.posix_acl_access", "user", "", "other.x"] {
+        assert_eq!(kernel.set_attribute(file, name, &[0; 20], 0).unwrap_err(), Errno::OPNOTSUPP, "{name:?}");
+        assert_eq!(kernel.attribute(file, name, 64).unwrap_err(), Errno::OPNOTSUPP, "{name:?}");
+        assert_eq!(kernel.ask(op::REMOVEXATTR, file, &text(name)).unwrap_err(), Errno::OPNOTSUPP, "{name:?}");
+    }
+    assert_eq!(kernel.set_attribute(file, "user.x", b"", 4).unwrap_err(), Errno::INVAL);
+    assert_eq!(kernel.ask(op::SETXATTR, file, &[&words(&[100, 0]), &text("user.x")[..]].concat()).unwrap_err(), Errno::INVAL);
+    assert_eq!(kernel.ask(op::SETXATTR, file, &[&words(&[1, 0])[..], b"user.x"].concat()).unwrap_err(), Errno::INVAL);
+    // A link has none, and leads nowhere.
+    let link = kernel.look(ROOT, "link").unwrap();
+    assert_eq!(kernel.attribute(link, "user.host", 64).unwrap_err(), Errno::NODATA);
+    assert_eq!(kernel.set_attribute(link, "user.x", b"", 0).unwrap_err(), Errno::PERM);
+    // What is open has them after its name is gone.
+    let open = kernel.open(file, OFlags::RDONLY).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert_eq!(kernel.attribute(file, "user.host", 64).unwrap(), b"of the host");
+    kernel.ask(op::REMOVEXATTR, file, &text("user.host")).unwrap();
+    assert_eq!(kernel.attribute(file, "user.host", 64).unwrap_err(), Errno::NODATA);
+    kernel.ask(op::RELEASE, file, &[long(open), words(&[0, 0]), long(0)].concat()).unwrap();
+    assert_eq!(kernel.attribute(file, "user.guest", 64).unwrap_err(), Errno::NOENT);
+}
+
+#[test]
+fn what_another_namespace_says_of_a_file_is_not_told() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("file");
+    fs::write(&path, "").unwrap();
+    rustix::fs::setxattr(&path, "user.told", b"", rustix::fs::XattrFlags::CREATE).unwrap();
+    // An access control list of its own is what any user may set: this user reads and writes, and so does user 1.
+    let entry = |tag: u16, may: u16, id: u32| [&tag.to_ne_bytes()[..], &may.to_ne_bytes(), &id.to_ne_bytes()].concat();
+    let list: Vec<u8> = [2_u32.to_ne_bytes().to_vec()]
+        .into_iter()
+        .chain(
+            [(1, 6, u32::MAX), (2, 6, 1), (4, 4, u32::MAX), (16, 6, u32::MAX), (32, 4, u32::MAX)].map(|(tag, may, id)| entry(tag, may, id)),
+        )
+        .flatten()
+        .collect();
+    rustix::fs::setxattr(&path, "system.posix_acl_access", &list, rustix::fs::XattrFlags::CREATE).unwrap();
+    let mut kernel = Kernel::of(home.path(), false);
+    let file = kernel.look(ROOT, "file").unwrap();
+    assert_eq!(kernel.ask(op::LISTXATTR, file, &words(&[4096, 0])).unwrap(), b"user.told\0");
+}
+
+#[test]
+fn a_part_of_a_file_is_copied_on_the_host() {
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("from"), vec![7; 100_000]).unwrap();
+    let mut kernel = Kernel::of(home.path(), false);
+    let from = kernel.look(ROOT, "from").unwrap();
+    let source = kernel.open(from, OFlags::RDONLY).unwrap();
+    let (to, target) = kernel.create(ROOT, "to", 0o600).unwrap();
+    let mut copy = |source: u64, target: u64, length: u64, flags: u64| {
+        kernel.ask(op::COPY_FILE_RANGE, from, &[source, 10, to, target, 20, length, flags].map(long).concat())
+    };
+    assert_eq!(copy(source, target, 1000, 0).unwrap(), words(&[1000, 0]));
+    // No further than the file goes, and one request does not copy for ever.
+    assert_eq!(copy(source, target, u64::MAX >> 1, 0).unwrap(), words(&[99_990, 0]));
+    assert_eq!(copy(source, target, 1000, 1).unwrap_err(), Errno::INVAL);
+    assert_eq!(copy(source, 77, 1000, 0).unwrap_err(), Errno::BADF);
+    // Not into what was opened for reading.
+    assert_eq!(copy(target, source, 1000, 0).unwrap_err(), Errno::BADF);
+    let copied = fs::read(home.path().join("to")).unwrap();
+    assert!(copied.len() == 20 + 99_990 && copied[..20] == [0; 20] && copied[20..].iter().all(|byte| *byte == 7));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The real program, driven over its real socket.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
+mod confine;
 mod end;
 mod exec;
 mod files;

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
+    os::unix::fs::{chown, symlink},
     path::{Path, PathBuf},
 };
 
@@ -27,7 +27,7 @@ impl Room {
     /// # Errors
     /// Of the file system.
     pub(super) fn show(&self, file: &Path, name: &str) -> Result<()> {
-        let shown = self.put(file, name).and_then(|()| self.user.map_or(Ok(()), |_| open_to_all(&self.folder.join(name))));
+        let shown = self.put(file, name).and_then(|()| self.user.map_or(Ok(()), |_| vmm::open_to_all(&self.folder.join(name))));
         shown.context(OPERATION, || cannot_show(file))
     }
 
@@ -62,18 +62,14 @@ impl Room {
     }
 }
 
-/// Lets the user of the jail read a file, which is in a folder that no user of the host may enter.
-fn open_to_all(file: &Path) -> io::Result<()> {
-    let mode = fs::metadata(file)?.mode() & 0o7777;
-    if mode & 0o4 == 0 { fs::set_permissions(file, fs::Permissions::from_mode(mode | 0o444)) } else { Ok(()) }
-}
-
 fn cannot_show(file: &Path) -> String {
     format!("cannot put {} into the machine's folder", file.display())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
     use super::*;
 
     #[test]

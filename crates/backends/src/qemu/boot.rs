@@ -6,13 +6,13 @@ use sandbar_protocol::GuestWire;
 use super::{
     Accelerator,
     command::{Machine, Memory},
-    info,
+    confinement, info,
     memory::RAM,
     wall::Place,
 };
 use crate::{
     machine::{agent::AgentFile, process::HostProcess},
-    vmm::{self, DiskRate, Launch, Materials, OwnedBoot},
+    vmm::{self, DiskRate, Materials, OwnedBoot},
 };
 
 const OPERATION: &str = "qemu start";
@@ -40,8 +40,17 @@ pub(super) fn run(boot: OwnedBoot, home: &Path, agent: &AgentFile, accelerator: 
     let Materials { shape, kernel, initramfs, disks } = boot.materials(home, agent, GuestWire::Serial)?;
     // What is to become a template has its memory in a file.
     let memory = if boot.generation == 0 { Memory::Shared(RAM.into()) } else { Memory::Anonymous };
-    let machine =
-        Machine { program, accelerator, shape, initramfs, kernel: kernel.for_qemu(), disks, memory, rate: DiskRate::of(&boot.spec.limits) };
+    let machine = Machine {
+        program,
+        accelerator,
+        shape,
+        initramfs,
+        kernel: kernel.for_qemu(),
+        disks,
+        memory,
+        rate: DiskRate::of(&boot.spec.limits),
+        user: confinement::user(boot.ids),
+    };
     vmm::write_record(&machine, &boot.folder)?;
     boot.journal.step(STEPS[0]);
     let limits = vmm::reports(&boot.spec.limits);
@@ -60,18 +69,7 @@ pub(super) fn start(
 ) -> Result<(HostProcess, HostProcess)> {
     clear(folder);
     let agent = agent.path()?;
-    let launch = Launch {
-        agent,
-        program: &machine.program,
-        arguments: machine.arguments(waiting),
-        folder,
-        log: LOG,
-        lifetime,
-        output: None,
-        role: MACHINE_ROLE,
-        journal,
-    };
-    let process = launch.start()?;
+    let process = confinement::launch(machine, agent, folder, lifetime, waiting, journal)?;
     journal.step(STEPS[1]);
     let piped = vmm::start_pipe(agent, folder).and_then(|pipe| {
         journal.intend(&pipe.resource(PIPE_ROLE))?;
@@ -105,7 +103,7 @@ pub(super) fn said(folder: &Path) -> Option<String> {
 
 /// Removes what an earlier run left that would mislead this one.
 pub(super) fn clear(folder: &Path) {
-    for name in ["wire.sock", "console.sock", "agent.sock", super::QMP_SOCKET, super::wall::PAUSED, CONSOLE, "console.old"] {
+    for name in [super::WIRE_SOCKET, super::CONSOLE_SOCKET, "agent.sock", super::QMP_SOCKET, super::wall::PAUSED, CONSOLE, "console.old"] {
         let _ = fs::remove_file(folder.join(name));
     }
 }

@@ -7,7 +7,7 @@ use std::{
 use sandbar_protocol::SERIAL_PORT;
 use serde::{Deserialize, Serialize};
 
-use super::{Accelerator, QMP_SOCKET};
+use super::{Accelerator, CONSOLE_SOCKET, QMP_SOCKET, WIRE_SOCKET, confinement::SOCKETS};
 use crate::vmm::{Disk, DiskRate, Shape};
 
 /// For a kernel that has nobody to talk to but us: `quiet`; ends at once when it panics, which ends QEMU, which is told not to reboot; no
@@ -40,6 +40,9 @@ pub(super) struct Machine {
     pub(super) memory: Memory,
     #[serde(default)]
     pub(super) rate: DiskRate,
+    /// The user that its process becomes; `None` without root.
+    #[serde(default)]
+    pub(super) user: Option<u32>,
 }
 
 impl Machine {
@@ -68,12 +71,13 @@ impl Machine {
         line.with_path("-kernel", "", &self.kernel);
         line.with_path("-initrd", "", &self.initramfs);
         line.option("-append", KERNEL_LINE);
-        line.option("-chardev", "socket,id=console,path=console.sock,server=on,wait=off");
+        line.socket("console", CONSOLE_SOCKET);
         line.option("-serial", "chardev:console");
         line.option("-device", "virtio-serial-pci");
-        line.option("-chardev", "socket,id=wire,path=wire.sock,server=on,wait=off");
+        line.socket("wire", WIRE_SOCKET);
         line.option("-device", &format!("virtserialport,chardev=wire,name={SERIAL_PORT}"));
-        line.option("-qmp", &format!("unix:{QMP_SOCKET},server=on,wait=off"));
+        line.socket("control", QMP_SOCKET);
+        line.option("-mon", "chardev=control,mode=control");
         line.option("-device", "virtio-rng-pci");
         for (index, disk) in self.disks.iter().enumerate() {
             // A read-only file may be used by many machines, and is locked by none.
@@ -101,6 +105,12 @@ struct Line(Vec<OsString>);
 impl Line {
     fn option(&mut self, name: &str, value: &str) {
         self.0.extend([name.into(), value.into()]);
+    }
+
+    /// A socket that it finds open: so it needs no folder that it may write to.
+    fn socket(&mut self, id: &str, name: &str) {
+        let descriptor = 3 + SOCKETS.iter().position(|socket| *socket == name).unwrap_or_default();
+        self.option("-chardev", &format!("socket,id={id},fd={descriptor},server=on,wait=off"));
     }
 
     /// An option that ends with a path. QEMU takes a comma for the next part, unless it is doubled; where an option is nothing but a path it is not
@@ -132,6 +142,7 @@ mod tests {
             disks: vec![Disk { path: "/a,b".into(), read_only: true }],
             memory: Memory::View("/m,n".into()),
             rate: DiskRate::default(),
+            user: None,
         };
         let line = machine.arguments(true);
         let has = |end: &str| line.iter().any(|word| word.to_string_lossy().ends_with(end));

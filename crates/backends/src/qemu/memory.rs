@@ -11,16 +11,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    Accelerator,
-    boot::{self, MACHINE_ROLE},
+    Accelerator, boot,
     command::{Machine, Memory},
-    disk, info,
+    confinement, disk, info,
     qmp::Qmp,
     wall::Place,
 };
 use crate::{
     machine::{agent::AgentFile, process::HostProcess},
-    vmm::{self, CONFIG, Disk, DiskRate, Launch, OwnedBoot, SAVED, SCRATCH, processor},
+    vmm::{self, CONFIG, Disk, DiskRate, OwnedBoot, SAVED, SCRATCH, processor},
 };
 
 const OPERATION: &str = "memory";
@@ -112,10 +111,17 @@ fn write(machine: &Machine, folder: &Path, into: &Path) -> Result<Bound> {
         }
     }
     if let Some(ram) = &shared {
-        fs::hard_link(ram, into.join(RAM)).context(OPERATION, || "cannot keep the file of the memory".to_owned())?;
+        fs::hard_link(ram, into.join(RAM)).context(OPERATION, unkept)?;
     }
     migrate(&mut qmp, &into.join(if shared.is_some() { STATE } else { STREAM }), shared.is_some())?;
+    if shared.is_some() {
+        confinement::take_back(machine, &[into.join(RAM)]).context(OPERATION, unkept)?;
+    }
     Ok(Bound::of(machine, &qmp))
+}
+
+fn unkept() -> String {
+    "cannot keep the file of the memory".to_owned()
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
@@ -187,24 +193,14 @@ fn take_apart(machine: &Machine, into: &Path, agent: &AgentFile) -> Result<()> {
         .open(into.join(RAM))
         .and_then(|file| file.set_len(machine.shape.memory))
         .context(OPERATION, || "cannot make the file of the memory".to_owned())?;
-    let launch = Launch {
-        agent: agent.path()?,
-        program: &machine.program,
-        arguments: machine.arguments(true),
-        folder: into,
-        log: boot::LOG,
-        // It ends with this process at the latest.
-        lifetime: Lifetime::Owned,
-        output: None,
-        role: MACHINE_ROLE,
-        journal: &journal,
-    };
-    let process = launch.start()?;
+    // It ends with this process at the latest.
+    let process = confinement::launch(&machine, agent.path()?, into, Lifetime::Owned, true, &journal)?;
     let done = Qmp::connect(into, CONTROL).and_then(|mut qmp| {
         read(&mut qmp, &into.join(STREAM), false)?;
         migrate(&mut qmp, &into.join(STATE), true)
     });
     vmm::end(&process, boot::PATIENCE).context(OPERATION, || "cannot end the machine that took the memory apart".to_owned())?;
+    confinement::take_back(&machine, &[into.join(RAM), into.join(SCRATCH)]).context(OPERATION, unkept)?;
     boot::clear(into);
     for name in [STREAM, boot::LOG] {
         let _ = fs::remove_file(into.join(name));
@@ -237,6 +233,7 @@ pub(super) fn load(
         disks,
         memory: Memory::View(absolute(&saved.join(RAM))),
         rate: DiskRate::of(&boot.spec.limits),
+        user: confinement::user(boot.ids),
         ..then
     };
     vmm::write_record(&machine, folder)?;

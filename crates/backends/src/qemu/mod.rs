@@ -17,6 +17,7 @@
 mod accelerator;
 mod boot;
 mod command;
+mod confinement;
 mod disk;
 mod info;
 mod memory;
@@ -31,3 +32,6 @@ pub use wall::{Place, Qemu, QemuProvider};
 
 /// QEMU's control socket, in the generation's folder.
 const QMP_SOCKET: &str = "qmp.sock";
+/// Where the process that owns the pipe finds the machine's end of it, and what the machine prints.
+const WIRE_SOCKET: &str = "wire.sock";
+const CONSOLE_SOCKET: &str = "console.sock";

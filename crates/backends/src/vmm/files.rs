@@ -2,7 +2,7 @@ use std::{
     fs::{self, File},
     io,
     ops::Range,
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
     path::Path,
 };
 
@@ -101,6 +101,15 @@ fn punch(file: &File, range: &Range<u64>) -> io::Result<()> {
         Err(Errno::OPNOTSUPP) => Ok(()),
         punched => Ok(punched?),
     }
+}
+
+/// Lets every user read a file, which is in a folder that no user of the host may enter.
+///
+/// # Errors
+/// Of the file system.
+pub(crate) fn open_to_all(file: &Path) -> io::Result<()> {
+    let mode = fs::metadata(file)?.mode() & 0o7777;
+    if mode & 0o4 == 0 { fs::set_permissions(file, fs::Permissions::from_mode(mode | 0o444)) } else { Ok(()) }
 }
 
 /// Bytes that a file takes on the disk.

@@ -28,7 +28,7 @@ mod why;
 
 pub(crate) use boot::{CONFIG, Disk, Materials, OwnedBoot, SAVED, SCRATCH};
 pub(crate) use claimed::{FEATURES, LIMITS, VOLUMES};
-pub(crate) use files::{copy, dig, occupied, remove};
+pub(crate) use files::{copy, dig, occupied, open_to_all, remove};
 pub(crate) use launched::{Launch, end, how_ended, start_console, start_pipe, start_share};
 pub(crate) use layer::{Fetched, fetch_layer};
 pub(crate) use record::{read_record, require, write_record};

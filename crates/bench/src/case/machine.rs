@@ -30,26 +30,8 @@ const IDLE: u32 = 8;
 
 /// Virtual machines: the same things by the monitor alone, with the same kernel.
 pub async fn run(stage: &Stage, provider: &'static str) -> Result {
-    let Some((kernel, busybox)) = lab().zip(busybox()) else {
-        table::heading(provider);
-        table::paragraph("There is no kernel, or no static busybox: `cargo xtask setup` gets them.");
-        return Ok(());
-    };
-    let image = prepare(stage, &kernel, &busybox).await?;
+    let Some(Found { image, kernel, busybox, first }) = find(stage, provider).await? else { return Ok(()) };
     let wall = Wall { stage, provider, image: &image };
-    // The first one boots, and becomes the template.
-    let begun = Instant::now();
-    let probe = wall.create().await;
-    let first = begun.elapsed();
-    let probe = match probe {
-        Ok(sandbox) => sandbox,
-        Err(error) => {
-            table::heading(provider);
-            table::paragraph(&format!("not here: {error}"));
-            return Ok(());
-        }
-    };
-    probe.destroy().await?;
     let parts = stage.runtime.templates()?.into_iter().flat_map(|template| template.parts);
     let accelerator = parts.into_iter().find(|(name, _)| name == "accelerator").map_or("kvm".to_owned(), |(_, value)| value);
     table::heading(&format!("{provider} ({accelerator}), beside the monitor alone with the same kernel and 512 MiB"));
@@ -59,8 +41,46 @@ pub async fn run(stage: &Stage, provider: &'static str) -> Result {
     };
     let bare = Bare::new(monitor, &kernel.join("vmlinux"), &busybox)?;
     boots(&wall, &bare, first).await?;
-    loads(&wall, &bare).await?;
-    forks(&wall).await
+    loads(&wall, &bare).await
+}
+
+/// Many machines from one saved memory, and what each has for itself.
+pub async fn run_many(stage: &Stage, provider: &'static str) -> Result {
+    let Some(found) = find(stage, provider).await? else { return Ok(()) };
+    table::heading(&format!("{provider}: machines from one memory"));
+    forks(&Wall { stage, provider, image: &found.image }).await
+}
+
+/// What machines are made from.
+struct Found {
+    image: String,
+    kernel: PathBuf,
+    busybox: PathBuf,
+    /// How long the very first one took.
+    first: Duration,
+}
+
+/// Makes the first machine, which boots and becomes the template; nothing, and says why, where that cannot be.
+async fn find(stage: &Stage, provider: &'static str) -> Result<Option<Found>> {
+    let Some((kernel, busybox)) = lab().zip(busybox()) else {
+        table::heading(provider);
+        table::paragraph("There is no kernel, or no static busybox: `cargo xtask setup` gets them.");
+        return Ok(None);
+    };
+    let image = prepare(stage, &kernel, &busybox).await?;
+    let begun = Instant::now();
+    match (Wall { stage, provider, image: &image }).create().await {
+        Ok(sandbox) => {
+            let first = begun.elapsed();
+            sandbox.destroy().await?;
+            Ok(Some(Found { image, kernel, busybox, first }))
+        }
+        Err(error) => {
+            table::heading(provider);
+            table::paragraph(&format!("not here: {error}"));
+            Ok(None)
+        }
+    }
 }
 
 struct Wall<'a> {

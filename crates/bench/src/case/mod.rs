@@ -27,8 +27,23 @@ use self::sandbox::Stage;
 use crate::{Result, peer::docker::Docker, table};
 
 /// The names of the cases, in their order.
-pub const NAMES: [&str; 13] =
-    ["exec", "create", "limits", "stream", "egress", "parallel", "idle", "server", "load", "gvisor", "docker", "qemu", "firecracker"];
+pub const NAMES: [&str; 15] = [
+    "exec",
+    "create",
+    "limits",
+    "stream",
+    "egress",
+    "parallel",
+    "idle",
+    "server",
+    "load",
+    "gvisor",
+    "docker",
+    "qemu",
+    "qemu-many",
+    "firecracker",
+    "firecracker-many",
+];
 /// What one case may take. Rows have budgets of their own far below: what takes longer hangs.
 const DEADLINE: Duration = Duration::from_secs(240);
 /// What all of them may take: what is not done by then is told as failed.
@@ -81,6 +96,8 @@ async fn run_one(setting: &Setting, name: &str, deadline: Duration) -> Result {
             "gvisor" => gvisor::run(setting, &stage).await,
             "docker" => docker::run(setting, &stage).await,
             "qemu" => machine::run(&stage, "qemu").await,
+            "qemu-many" => machine::run_many(&stage, "qemu").await,
+            "firecracker-many" => machine::run_many(&stage, "firecracker").await,
             "firecracker" => machine::run(&stage, "firecracker").await,
             _ => idle::run(setting, &stage).await,
         }

@@ -10,28 +10,31 @@ const MANY: usize = 1000;
 pub fn leave_nothing(world: &World) {
     let usual = if std::env::var_os("SANDBAR_LONG").is_some() { MANY } else { CYCLES };
     let cycles = std::env::var("SANDBAR_CYCLES").map_or(usual, |cycles| cycles.parse().unwrap());
-    let users = live(world);
-    let before = Remains::of(world);
+    let mut made = Vec::new();
+    let users = live(world, &mut made);
+    let before = Remains::of(world, &made);
     for cycle in 1..=cycles {
-        assert_eq!(live(world), users, "the users of this host that the first one had are not free");
+        assert_eq!(live(world, &mut made), users, "the users of this host that the first one had are not free");
         // No cleaner has been there since the first of them.
         if cycle % 100 == 0 {
-            assert_eq!(Remains::of(world), before, "after {cycle} lives");
+            assert_eq!(Remains::of(world, &made), before, "after {cycle} lives");
         }
     }
     // Without a cleaner: what each life leaves is what is looked for.
-    assert_eq!(Remains::of(world), before, "after {cycles} lives");
+    assert_eq!(Remains::of(world, &made), before, "after {cycles} lives");
     assert!(world.is_settled("everything").is_empty());
-    assert_eq!(Remains::of(world), before, "after {cycles} lives and gc");
+    assert_eq!(Remains::of(world, &made), before, "after {cycles} lives and gc");
 }
 
-/// One life; the users of this host that it had.
-fn live(world: &World) -> serde_json::Value {
+/// One life; the users of this host that it had. What it makes is noted.
+fn live(world: &World, made: &mut Vec<String>) -> serde_json::Value {
     let id = world.create();
+    made.push(id.clone());
     let users = world.inspect(&id)["ids"].clone();
     world.ok(&["exec", &id, "--", "sh", "-c", "echo kept > /file"]);
     let checkpoint = world.ok(&["checkpoint", "--with-memory", &id]);
     let fork = world.ok(&["fork", &checkpoint]);
+    made.push(fork.clone());
     assert_eq!(world.ok(&["exec", &fork, "--", "cat", "/file"]), "kept");
     world.ok(&["rm", "-f", &id]);
     // What a fork began from stays as long as the fork needs it.
@@ -54,7 +57,8 @@ struct Remains {
 }
 
 impl Remains {
-    fn of(world: &World) -> Self {
+    /// Of this state folder, and of the sandboxes that it has had: others may be made on this host meanwhile.
+    fn of(world: &World, made: &[String]) -> Self {
         let mut files = BTreeSet::new();
         let mut folders = vec![world.state()];
         while let Some(folder) = folders.pop() {
@@ -67,7 +71,7 @@ impl Remains {
         }
         files.retain(|path| !path.contains("ledger"));
         let loop_devices = fs::read_dir("/sys/block").unwrap().flatten().filter(|entry| entry.path().join("loop/backing_file").exists());
-        let groups = walk_groups();
+        let groups = walk_groups(made);
         Self {
             processes: world.processes().len(),
             files,
@@ -78,14 +82,15 @@ impl Remains {
     }
 }
 
-/// Control groups that a sandbox might have left.
-fn walk_groups() -> BTreeSet<String> {
+/// Control groups that these sandboxes have left.
+fn walk_groups(made: &[String]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut folders = vec![std::path::PathBuf::from("/sys/fs/cgroup")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                if entry.file_name().to_string_lossy().contains("sandbar") {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if made.iter().any(|id| name.contains(id.as_str())) {
                     found.insert(entry.path().display().to_string());
                 }
                 folders.push(entry.path());

@@ -6,6 +6,7 @@ mod devices;
 mod files;
 mod kernel_files;
 mod keyring;
+mod machine;
 mod mounts;
 mod namespaces;
 mod network;
@@ -62,6 +63,9 @@ pub(crate) fn run(name: &str, rest: &[&str]) -> ExitCode {
         ("files", [secret, paths @ ..]) => files::attack(&mut log, secret, paths),
         ("keyring", []) => keyring::attack(&mut log),
         ("kernel-files", []) => kernel_files::attack(&mut log),
+        ("machine-buses", []) => machine::buses(&mut log),
+        ("machine-ports", []) => machine::ports(&mut log),
+        ("machine-disks", []) => machine::disks(&mut log),
         ("mounts", []) => mounts::attack(&mut log),
         ("namespaces", []) => namespaces::attack(&mut log),
         ("network", rest) => network::attack(&mut log, rest),

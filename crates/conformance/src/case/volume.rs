@@ -4,6 +4,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::{
+    fs::XattrFlags,
+    io::Errno,
+    mount::{MountFlags, UnmountFlags},
+};
 use sandbar_core::{
     ErrorKind,
     Feature::{StopStart, VolumeReadOnly, VolumeReadWrite},
@@ -31,6 +36,9 @@ cases! { "volume";
     it_outlives_the_sandbox [.needs(&[VolumeReadWrite]).reach(&[Shell])],
     it_is_there_after_stop_and_start [.needs(&[VolumeReadOnly, StopStart]).reach(&[Shell])],
     two_sandboxes_share_one [.needs(&[VolumeReadWrite]).reach(&[Shell])],
+    it_is_a_file_system [.needs(&[VolumeReadWrite]).reach(&[Shell])],
+    extended_attributes_are_the_hosts_or_refused [.needs(&[VolumeReadWrite]).reach(&[Shell])],
+    a_full_disk_of_the_host_is_told [.needs(&[VolumeReadWrite]).reach(&[Shell])],
 }
 
 /// Where the cases see theirs.
@@ -170,4 +178,89 @@ async fn two_sandboxes_share_one(context: &Context) -> Result<(), Failure> {
     two.text("echo two >> /mnt/volume/shared").await?;
     ensure_eq!(one.text("cat /mnt/volume/shared").await?, "one\ntwo", "both");
     Ok(())
+}
+
+/// What works wherever there are volumes.
+const EVERYWHERE: [&str; 8] = ["links", "locks", "record-locks", "map", "space", "symlinks", "devices", "unlinked"];
+/// And where the file system is a kernel's that keeps nothing back.
+const REAL: [&str; 5] = ["noreplace", "exchange", "allocate", "holes", "copy"];
+
+async fn it_is_a_file_system(context: &Context) -> Result<(), Failure> {
+    let (sandbox, folder) = with_folder(context, false).await?;
+    sandbox.put_guest().await?;
+    let told = sandbox.guest(&["volume", TARGET]).await?.stdout_text();
+    let wrong: Vec<&str> = told.lines().filter(|line| line.ends_with("wrong")).collect();
+    ensure!(wrong.is_empty(), "what was not refused did something else: {wrong:?}");
+    let real = if context.subject().reach.contains(&RealFiles) { &REAL[..] } else { &[] };
+    for name in EVERYWHERE.iter().chain(real) {
+        let line = told.lines().find(|line| line.split(' ').next() == Some(name));
+        ensure_eq!(line, Some(format!("{name} works").as_str()), "{name}");
+    }
+    ensure_eq!(&fs::read(folder.join("mapped"))?[5000..5006], b"mapped", "what was written by a shared mapping, on the host");
+    ensure_eq!(fs::read_link(folder.join("outwards"))?, Path::new("/tmp/inside"), "a link's text on the host");
+    Ok(())
+}
+
+async fn extended_attributes_are_the_hosts_or_refused(context: &Context) -> Result<(), Failure> {
+    let (sandbox, folder) = with_folder(context, false).await?;
+    let (file, mut value) = (folder.join("from-host"), [0; 64]);
+    match rustix::fs::setxattr(&file, "user.host", b"of the host", XattrFlags::CREATE) {
+        Err(Errno::OPNOTSUPP) => return Err(Failure::Ignored("files of this host's temporary folder have no attributes".to_owned())),
+        set => set.map_err(std::io::Error::from)?,
+    }
+    sandbox.put_guest().await?;
+    let told = sandbox.guest(&["volume", TARGET]).await?.stdout_text();
+    let of = |name: &str| told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or("not tried").to_owned();
+    let kept = |value: &mut [u8]| rustix::fs::getxattr(folder.join("attributed"), "user.colour", value);
+    if !context.subject().reach.contains(&RealFiles) {
+        ensure!(of("attributes").starts_with("refused"), "attributes: {}", of("attributes"));
+        ensure_eq!(kept(&mut value), Err(Errno::NODATA), "on the host");
+        return Ok(());
+    }
+    ensure_eq!(
+        sandbox.guest(&["xattr", "/mnt/volume/from-host", "user.host"]).await?.stdout_text().trim_end(),
+        "of the host",
+        "what the host had set"
+    );
+    ensure_eq!((of("attributes").as_str(), of("attributes-of-folders").as_str()), ("works", "works"), "attributes");
+    let length = kept(&mut value).map_err(std::io::Error::from)?;
+    ensure_eq!(&value[..length], b"green", "what was set inside, on the host");
+    Ok(())
+}
+
+/// A small file system of memory, on a folder of the host.
+struct Small<'folder>(&'folder Path);
+
+impl<'folder> Small<'folder> {
+    fn on(folder: &'folder Path) -> Result<Self, Failure> {
+        rustix::mount::mount("none", folder, "tmpfs", MountFlags::empty(), Some(c"size=1m,mode=777")).map_err(std::io::Error::from)?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0, UnmountFlags::DETACH);
+    }
+}
+
+async fn a_full_disk_of_the_host_is_told(context: &Context) -> Result<(), Failure> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Failure::Ignored("only root can make a small disk".to_owned()));
+    }
+    let folder = context.host_folder("volume")?;
+    let small = Small::on(&folder)?;
+    let sandbox = context.sandbox_with(spec(small.0, false)).await?;
+    let filled = sandbox.shell("dd if=/dev/zero of=/mnt/volume/fill bs=65536 count=64").await?;
+    ensure!(
+        !filled.status.success() && filled.stderr_text().contains("No space"),
+        "it was filled: {} {}",
+        filled.status,
+        filled.stderr_text()
+    );
+    let length = fs::metadata(folder.join("fill"))?.len();
+    ensure!((1..=1 << 20).contains(&length), "the file has {length} bytes");
+    sandbox.text("rm /mnt/volume/fill && echo again > /mnt/volume/file").await?;
+    ensure_eq!(fs::read(folder.join("file"))?, b"again\n", "what was written when there was room again");
+    context.destroy(&sandbox).await
 }

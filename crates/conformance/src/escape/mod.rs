@@ -1,4 +1,4 @@
-//! Programs that try to leave a container, and what the host must not show or suffer meanwhile. The programs are the guest's
+//! Programs that try to leave a sandbox, and what the host must not show or suffer meanwhile. The programs are the guest's
 //! (`guest/attack/`); the cases here bring what is to be stolen, and look at the host afterwards.
 
 mod agent;
@@ -8,6 +8,7 @@ mod files;
 mod identity;
 mod kernel;
 mod layers;
+mod machine;
 mod mounts;
 mod namespaces;
 mod network;
@@ -36,6 +37,7 @@ pub fn all() -> &'static [Case] {
             privileges::CASES,
             identity::CASES,
             layers::CASES,
+            machine::CASES,
             races::CASES,
             volumes::CASES,
             resources::CASES,

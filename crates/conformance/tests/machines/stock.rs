@@ -35,7 +35,16 @@ pub async fn root(world: &World, variant: &str) -> Result<RootSource, String> {
 pub fn subject(subject: Subject, monitor: &'static str) -> Subject {
     let machines = subject.folder.clone();
     Subject {
-        reach: vec![Reach::Shell, Reach::JobControl, Reach::OwnRoot, Reach::RealFiles, Reach::Crash, Reach::NoOrphans, Reach::Layers],
+        reach: vec![
+            Reach::Shell,
+            Reach::JobControl,
+            Reach::OwnMachine,
+            Reach::OwnRoot,
+            Reach::RealFiles,
+            Reach::Crash,
+            Reach::NoOrphans,
+            Reach::Layers,
+        ],
         crash: Some(Box::new(move |id| crash(&machines, id, monitor))),
         threads: Some(2),
         ..subject
