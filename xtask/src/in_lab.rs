@@ -28,7 +28,7 @@ pub fn run(shell: &Shell, beside: Elsewhere) -> Result<(), Failure> {
     let built = String::from_utf8_lossy(&built.stderr);
     let program = |kind: &str, name: &str| test_program(&built, kind, name).map(ToOwned::to_owned);
     let (probe, providers) = (program("unittests", "sandbar_backends")?, program("tests/", "providers")?);
-    let command_line = program("tests/", "command_line")?;
+    let (command_line, escape) = (program("tests/", "command_line")?, program("tests/", "escape")?);
     let is_long = env::var_os("SANDBAR_LONG").is_some();
     // Deadlines are several times what each takes on a quiet machine.
     let minutes = |minutes: u64| if is_long { 12 * 3600 } else { minutes * 60 };
@@ -46,10 +46,15 @@ pub fn run(shell: &Shell, beside: Elsewhere) -> Result<(), Failure> {
             2,
             &["env", "SANDBAR_REQUIRE=container-root,gvisor-root", "sh", "-c", LIMITS, &providers],
         ),
+        in_lab("attacks", minutes(15), 1, &["env", &walls, &escape, "firecracker-jailed::", "--test-threads=1"]),
         shard("1/2"),
     ];
-    let second =
-        vec![beside, in_lab("qemu with KVM", minutes(15), 1, &["env", &walls, &providers, "qemu-kvm::", "--test-threads=1"]), shard("2/2")];
+    let second = vec![
+        beside,
+        in_lab("qemu with KVM", minutes(15), 1, &["env", &walls, &providers, "qemu-kvm::", "--test-threads=1"]),
+        in_lab("commands", minutes(15), 1, &["env", &walls, &command_line, "firecracker-jailed::", "--test-threads=1"]),
+        shard("2/2"),
+    ];
     if is_long {
         let machines = program("tests/", "machines")?;
         first.push(in_lab("lives of machines", minutes(60), 1, &["env", &walls, &machines, "firecracker::", "--test-threads=1"]));
