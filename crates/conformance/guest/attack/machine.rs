@@ -85,7 +85,8 @@ pub(super) fn ports(log: &mut Log) {
                 Err(error) if port == 0 => log.refused(format!("connect to ports of {host}"), Err::<(), _>(error)),
                 Err(_) => {}
             }
-            if host != 2 && port > 20 {
+            // What is for nobody may be answered by nobody: each of these takes its two seconds.
+            if host != 2 && port == 2 {
                 break;
             }
         }
