@@ -192,37 +192,35 @@ async fn tell(agent: &Agent, process: &Rc<Process>, from: u64, stream: &UnixStre
     }
 }
 
-/// The next output of one stream, up to a batch, and before an offset.
-fn next<'ring>(ring: &'ring Ring, cursor: &Cursor, end: u64) -> Option<(FrameKind, &'ring [u8])> {
-    let (kind, bytes) = ring.peek(cursor.offset())?;
-    let length = usize::try_from(end.saturating_sub(cursor.offset())).unwrap_or(usize::MAX).min(bytes.len()).min(BATCH);
+/// The output of one stream from an offset on, up to a batch, and before another offset.
+fn next(ring: &Ring, offset: u64, end: u64) -> Option<(FrameKind, &[u8])> {
+    let (kind, bytes) = ring.peek(offset)?;
+    let length = usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX).min(bytes.len()).min(BATCH);
     (length > 0).then_some((kind, &bytes[..length]))
 }
 
 /// Sends a frame out of the ring itself, where the next is a long one. Whether it was.
 async fn pour(process: &Process, cursor: &Cursor, end: u64, stream: &UnixStream) -> io::Result<bool> {
-    let Some((kind, length)) = next(&process.ring.borrow(), cursor, end).map(|(kind, bytes)| (kind, bytes.len())) else { return Ok(false) };
+    let begin = cursor.offset();
+    let Some((kind, length)) = next(&process.ring.borrow(), begin, end).map(|(kind, bytes)| (kind, bytes.len())) else { return Ok(false) };
     let header = Header { kind, length }.encode();
-    // What was promised is sent, however the ring turns: it keeps what the cursor has not passed.
-    let end = cursor.offset() + length as u64;
-    let mut begun = 0;
-    while cursor.offset() < end {
+    let mut sent = 0;
+    // The ring keeps what the cursor has not passed, which is all of the frame until it is out: a client that is cut in it begins it again.
+    while sent < HEADER + length {
         let written = {
             let ring = process.ring.borrow();
-            let Some((_, bytes)) = next(&ring, cursor, end) else { return Err(io::ErrorKind::InvalidData.into()) };
-            stream.try_write_vectored(&[IoSlice::new(&header[begun..]), IoSlice::new(bytes)])
+            let offset = begin + sent.saturating_sub(HEADER) as u64;
+            let Some((_, bytes)) = next(&ring, offset, begin + length as u64) else { return Err(io::ErrorKind::InvalidData.into()) };
+            stream.try_write_vectored(&[IoSlice::new(&header[sent.min(HEADER)..]), IoSlice::new(bytes)])
         };
         match written {
-            Ok(length) => {
-                let of_header = length.min(HEADER - begun);
-                begun += of_header;
-                cursor.advance((length - of_header) as u64);
-            }
+            Ok(length) => sent += length,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
+    cursor.advance(length as u64);
     Ok(true)
 }
 
@@ -230,7 +228,7 @@ async fn pour(process: &Process, cursor: &Cursor, end: u64, stream: &UnixStream)
 fn batch(process: &Process, cursor: &Cursor, end: u64, out: &mut BytesMut) -> Result<(), FrameError> {
     let ring = process.ring.borrow();
     while out.len() < BATCH {
-        let Some((kind, bytes)) = next(&ring, cursor, end).filter(|(_, bytes)| bytes.len() < LONG) else { break };
+        let Some((kind, bytes)) = next(&ring, cursor.offset(), end).filter(|(_, bytes)| bytes.len() < LONG) else { break };
         encode_frame(out, kind, bytes)?;
         cursor.advance(bytes.len() as u64);
     }

@@ -35,7 +35,7 @@ use sandbar_core::{Error, ErrorKind, ExecEvent, ExecInput, ExecOutput, ExecStrea
 use sandbar_runtime::Sandbox;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::{Instant, interval_at, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use utoipa::IntoParams;
 
 use crate::{
@@ -157,7 +157,12 @@ async fn say(
 ) -> Result<(), axum::Error> {
     sink.send(text(&json!({ "type": "started", "pid": pid }))).await?;
     let mut pulse = interval_at(Instant::now() + PULSE, PULSE);
+    // However long output has kept it from being looked at, an answer has as long as ever.
+    pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        while let Ok(words) = told.try_recv() {
+            sink.feed(text(&words)).await?;
+        }
         // What is there already goes out together.
         let mut next = output.next();
         let event = match (&mut next).now_or_never() {

@@ -19,6 +19,8 @@ use super::{
 
 /// What the server there may take to greet.
 const GREETING: Duration = Duration::from_secs(10);
+/// Bytes of a socket's path (unix(7)).
+const LONGEST_PATH: usize = 107;
 /// How long it is remembered that a host leads no sockets.
 const SHUT: Duration = Duration::from_secs(600);
 
@@ -51,24 +53,30 @@ impl Door {
         Ok(())
     }
 
-    /// Connects, where somebody answers.
-    pub(super) async fn enter(&self) -> Option<UnixStream> {
+    /// Connects.
+    ///
+    /// # Errors
+    /// `TimedOut` when nobody greets; another one when nobody is there.
+    pub(super) async fn enter(&self) -> io::Result<UnixStream> {
         let entered = async {
             let mut stream = UnixStream::connect(&self.socket).await?;
             let mut line = [0; READY.len() + 1];
             stream.read_exact(&mut line).await?;
-            Ok::<_, io::Error>((line.strip_suffix(b"\n") == Some(READY.as_bytes())).then_some(stream))
+            if line.strip_suffix(b"\n") == Some(READY.as_bytes()) { Ok(stream) } else { Err(io::ErrorKind::InvalidData.into()) }
         };
-        timeout(GREETING, entered).await.ok()?.ok()?
+        timeout(GREETING, entered).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Waits until nobody else, of whichever process, makes it.
-    pub(super) async fn turn(&self) -> Result<File> {
+    /// Waits until nobody else, of whichever process, makes it. With whether somebody did.
+    pub(super) async fn turn(&self) -> Result<(File, bool)> {
         let path = self.socket.with_extension("lock");
         let lock = move || {
             let file = File::options().create(true).truncate(false).write(true).open(path)?;
-            flock(&file, FlockOperation::LockExclusive)?;
-            Ok(file)
+            let waited = flock(&file, FlockOperation::NonBlockingLockExclusive).is_err();
+            if waited {
+                flock(&file, FlockOperation::LockExclusive)?;
+            }
+            Ok((file, waited))
         };
         spawn_blocking(lock)
             .await
@@ -77,17 +85,17 @@ impl Door {
             .context(OPERATION, || "cannot lock the way to another host".to_owned())
     }
 
-    /// Has it lead to a socket there. Whether it does.
-    pub(super) async fn lead(&self, route: &Route, there: &str) -> Result<bool> {
-        // What would have to be quoted is not worth it.
-        if !there.starts_with('/') || there.contains([':', '[', '\\', ' ']) {
-            return Ok(false);
+    /// Has it lead to a socket there, whose path the other side has said. Whether somebody is there is seen by who enters.
+    pub(super) async fn lead(&self, route: &Route, there: &str) -> Result<()> {
+        if !is_plain(there) {
+            return Ok(());
         }
         let way = format!("{}:{there}", self.socket.display());
         // The connection may know of one whose socket is gone.
         route.control(&["-O", "cancel", "-L", &way]).await?;
         let _ = tokio::fs::remove_file(&self.socket).await;
-        route.control(&["-O", "forward", "-L", &way]).await
+        // Its status is not of this one alone: it asks for what the user's configuration forwards as well.
+        route.control(&["-O", "forward", "-L", &way]).await.map(drop)
     }
 
     /// Whether the host was found to lead none, a while ago.
@@ -98,11 +106,33 @@ impl Door {
 
     /// Remembers that the host leads none.
     pub(super) fn shut(&self) {
-        // Otherwise it is tried again.
-        let _ = File::create(self.mark());
+        // Otherwise it is tried again, and nobody has to find out that it leads nowhere.
+        let _ = (File::create(self.mark()), std::fs::remove_file(&self.socket));
     }
 
     fn mark(&self) -> PathBuf {
         self.socket.with_extension("shut")
+    }
+}
+
+/// Whether a path can be said to `ssh`, which expands `%h` and `${VARIABLE}` in the sockets it is to forward: the other side would hear what this side's
+/// variables hold.
+fn is_plain(path: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+@,".contains(&byte);
+    path.starts_with('/') && path.len() <= LONGEST_PATH && path.bytes().all(is_plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ssh_would_expand_or_take_apart_is_no_path() {
+        assert!(is_plain("/home/some.body/.cache/sandbar/0123-ab_c.socket"));
+        for path in
+            ["", "relative", "/${HOME}", "/$HOME", "/%h", "/a:b", "/[a]", "/a b", "/a\\b", "/ä", &format!("/{}", "x".repeat(LONGEST_PATH))]
+        {
+            assert!(!is_plain(path), "{path}");
+        }
     }
 }

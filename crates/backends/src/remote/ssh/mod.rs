@@ -120,7 +120,7 @@ impl Login {
     pub(super) async fn dial(&self, address: &Address) -> Result<Connection> {
         let program = self.program().await?;
         let door = Door::to(&self.0.options, address, &program.digest)?;
-        if let Some(stream) = door.enter().await {
+        if let Ok(stream) = door.enter().await {
             return Ok(Box::new(stream));
         }
         let cell = Arc::clone(self.0.routes.lock().unwrap_or_else(PoisonError::into_inner).entry(address.origin()).or_default());
@@ -137,17 +137,22 @@ impl Login {
         if door.is_shut() {
             return Ok(None);
         }
-        let _turn = door.turn().await?;
-        if let Some(stream) = door.enter().await {
+        let (_turn, waited) = door.turn().await?;
+        if let Ok(stream) = door.enter().await {
             return Ok(Some(Box::new(stream)));
+        }
+        if waited {
+            // Who had the turn has failed; why, a channel tells, and all who waited try at the same time.
+            return Ok(None);
         }
         let (_, there) = self.start(route, program, &program.serve_socket()).await?;
-        if door.lead(route, &there).await?
-            && let Some(stream) = door.enter().await
-        {
-            return Ok(Some(Box::new(stream)));
+        door.lead(route, &there).await?;
+        match door.enter().await {
+            Ok(stream) => return Ok(Some(Box::new(stream))),
+            // It is only slow.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+            Err(_) => door.shut(),
         }
-        door.shut();
         Ok(None)
     }
 
@@ -191,7 +196,7 @@ async fn begin(route: &Route, script: &str) -> Result<(Stream, Greeting)> {
     }
 }
 
-/// Removes what was put there, and ends the connection that `ssh` keeps. A server that still listens there ends when its socket is gone.
+/// Removes what was put there, and ends the connection that `ssh` keeps for us; one that the user's own configuration shares goes on. A server that still listens there ends when its socket is gone.
 ///
 /// # Errors
 /// `Unavailable` when the login fails; `InvalidInput` for another kind of address.
@@ -202,8 +207,10 @@ pub async fn clean(options: &SshOptions, address: &Address) -> Result<()> {
     }
     let route = Route::to(options, address).await;
     let removed = talk(&route, &format!("rm -rf {FOLDER} && echo {READY}"), None, LOGIN).await;
-    // It may have ended already.
-    route.control(&["-O", "exit"]).await?;
+    if !route.shares {
+        // It may have ended already.
+        route.control(&["-O", "exit"]).await?;
+    }
     Door::forget(options, address)?;
     removed
 }

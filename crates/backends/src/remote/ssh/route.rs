@@ -15,8 +15,9 @@ use super::{
 pub(super) struct Route {
     pub(super) address: Address,
     ssh: PathBuf,
-    /// Whether the user's own configuration says where a connection is shared: then it is shared there, for as long as it says.
-    shares: bool,
+    /// Whether the user's own configuration says where a connection is shared: then it is shared there, for as long as it says. One that does not outlive
+    /// who has made it is none.
+    pub(super) shares: bool,
 }
 
 impl Route {
@@ -27,7 +28,11 @@ impl Route {
         let mut command = route.bare();
         let asked = command.arg("-G").arg("--").arg(&address.host).stdin(Stdio::null()).output().await;
         // One that cannot say so is told of when it is to log in.
-        route.shares = asked.is_ok_and(|said| String::from_utf8_lossy(&said.stdout).lines().any(|line| line.starts_with("controlpath ")));
+        route.shares = asked.is_ok_and(|said| {
+            let said = String::from_utf8_lossy(&said.stdout);
+            let says = |what: &str| said.lines().any(|line| line.starts_with(what));
+            says("controlpath ") && !says("controlmaster false") && !says("controlpersist no")
+        });
         route
     }
 

@@ -19,6 +19,8 @@ use super::{
 };
 
 /// What the other side says first: that it is ready, and with what, or that the program is missing, and on what system.
+///
+/// As `sandbar-server` greets at a socket (`socket::GREETING`).
 pub(super) const READY: &str = "sandbar-ready";
 pub(super) const MISSING: &str = "sandbar-missing";
 /// Bytes that a login may print (by its shell's start-up files) before the program is heard of.
