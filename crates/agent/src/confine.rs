@@ -8,10 +8,7 @@ use std::{
     io,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::{
-            fs::{MetadataExt, symlink},
-            process::CommandExt,
-        },
+        unix::{fs::symlink, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::Command,
@@ -19,7 +16,7 @@ use std::{
 
 use landlock::{ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, Scope};
 use rustix::{
-    fs::{CWD, Gid, Uid},
+    fs::{CWD, FileType, Gid, Mode, Uid},
     io::{Errno, FdFlags},
     mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
@@ -27,10 +24,12 @@ use rustix::{
     thread::UnshareFlags,
 };
 
-/// The newest version whose rights are known here; an older kernel refuses what it knows.
+/// The newest version whose rights are known here, of Linux 6.12; an older kernel refuses what it knows.
 const NEWEST: ABI = ABI::V6;
 /// The first descriptor that is a socket: what is before is open already.
 const FIRST_SOCKET: i32 = 3;
+/// The bits of a mode that let everybody read and write.
+const FOR_ALL: u32 = 0o006;
 /// Connections that wait until the monitor takes them.
 const WAITING: i32 = 16;
 /// Folders that a system's programs name in short; most systems have links there.
@@ -103,8 +102,9 @@ impl Confinement {
         for (index, socket) in sockets.into_iter().enumerate() {
             keep_open(socket, FIRST_SOCKET + i32::try_from(index).unwrap_or(i32::MAX))?;
         }
+        let links = self.add_short_names();
         if let Some(user) = self.user {
-            self.enter_root(user)?;
+            self.enter_root(user, links)?;
         }
         rustix::thread::set_no_new_privs(true)?;
         self.forbid()?;
@@ -119,24 +119,33 @@ impl Confinement {
     }
 
     /// As root: a root with nothing but these paths in it, at the places where they are; no network, no shared memory of others; then another user, without any right.
-    fn enter_root(&mut self, user: u32) -> io::Result<()> {
+    fn enter_root(&mut self, user: u32, links: Vec<(PathBuf, PathBuf)>) -> io::Result<()> {
         let folder = std::env::current_dir()?;
+        // Others must get through the folders on the way to a path.
+        rustix::process::umask(Mode::WGRP | Mode::WOTH);
         // SAFETY: this process has one thread, and none of these is about descriptors.
         unsafe {
             rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS)
         }?;
         rustix::mount::mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
-        let links = self.add_short_names();
         // What lies within another comes later.
         self.paths.sort_by_key(|(path, _)| path.components().count());
         let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let trees = self.paths.iter().map(|(path, may)| Ok((path, *may, rustix::mount::open_tree(CWD, path, clone)?)));
         let trees = trees.collect::<io::Result<Vec<_>>>()?;
-        let groups = self.groups();
-        rustix::mount::mount("none", &folder, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"size=1m,mode=755")?;
+        let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
+        rustix::mount::mount("none", &folder, "tmpfs", MountFlags::NOSUID, c"size=1m,mode=755")?;
         std::env::set_current_dir(&folder)?;
         for (path, may, tree) in trees {
             let place = within(path);
+            let found = rustix::fs::fstat(&tree)?;
+            if may == May::Device && found.st_mode & FOR_ALL != FOR_ALL {
+                // One of its own, so that it needs no group of the host's.
+                fs::create_dir_all(place.parent().unwrap_or(&place))?;
+                rustix::fs::mknodat(CWD, &place, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, found.st_rdev)?;
+                rustix::fs::chown(&place, Some(uid), Some(gid))?;
+                continue;
+            }
             make_place(&place, &tree)?;
             rustix::mount::move_mount(tree, "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
             let flags = match may {
@@ -150,13 +159,12 @@ impl Confinement {
             symlink(target, within(&link))?;
         }
         fs::create_dir_all(within(&folder))?;
-        rustix::mount::mount_remount(".", MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV, c"")?;
+        rustix::mount::mount_remount(".", MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID, c"")?;
         rustix::process::pivot_root(".", ".")?;
         rustix::mount::unmount(".", UnmountFlags::DETACH)?;
         std::env::set_current_dir(&folder)?;
         rustix::system::sethostname(b"machine")?;
-        let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
-        rustix::thread::set_thread_groups(&groups)?;
+        rustix::thread::set_thread_groups(&[])?;
         rustix::thread::set_thread_res_gid(gid, gid, gid)?;
         Ok(rustix::thread::set_thread_res_uid(uid, uid, uid)?)
     }
@@ -172,12 +180,6 @@ impl Confinement {
             }
         }
         links
-    }
-
-    /// The groups that may use the devices, where it takes one.
-    fn groups(&self) -> Vec<Gid> {
-        let devices = self.paths.iter().filter(|(_, may)| *may == May::Device).filter_map(|(path, _)| fs::metadata(path).ok());
-        devices.filter(|device| device.mode() & 0o006 != 0o006).map(|device| Gid::from_raw(device.gid())).collect()
     }
 
     /// By Landlock: opens nothing but these paths, connects to no port, and signals and traces nobody else. Where the kernel has no Landlock, nothing changes.
@@ -216,7 +218,7 @@ fn make_place(place: &Path, tree: &OwnedFd) -> io::Result<()> {
     if fs::symlink_metadata(place).is_ok() {
         return Ok(());
     }
-    if rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(tree)?.st_mode) == rustix::fs::FileType::Directory {
+    if FileType::from_raw_mode(rustix::fs::fstat(tree)?.st_mode) == FileType::Directory {
         return fs::create_dir_all(place);
     }
     fs::create_dir_all(place.parent().unwrap_or(place))?;

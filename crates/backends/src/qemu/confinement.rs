@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use rustix::thread::CapabilitySet;
 use sandbar_core::{Context, IdRange, Journal, Lifetime, Result};
 
 use super::{
@@ -30,9 +31,11 @@ const LOADER_CACHE: &str = "/etc/ld.so.cache";
 /// The sockets that it listens on, as it finds them: descriptors from 3 on.
 pub(super) const SOCKETS: [&str; 3] = [CONSOLE_SOCKET, WIRE_SOCKET, QMP_SOCKET];
 
-/// The user that a machine's process becomes.
+/// The user that a machine's process becomes: none without the rights to make it a root of its own, which root in a container may not have.
 pub(super) fn user(ids: Option<IdRange>) -> Option<u32> {
-    ids.filter(|_| rustix::process::geteuid().is_root()).map(|ids| ids.first)
+    let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::MKNOD;
+    let may = || rustix::thread::capabilities(None).is_ok_and(|own| own.effective.contains(needed));
+    ids.filter(|_| rustix::process::geteuid().is_root() && may()).map(|ids| ids.first)
 }
 
 /// Starts a machine's process. It is written down before it runs (see [`Launch`]). Blocks.
@@ -47,7 +50,9 @@ pub(super) fn launch(
     waiting: bool,
     journal: &Arc<dyn Journal>,
 ) -> Result<HostProcess> {
-    let files = Files::of(machine, folder);
+    // Where the process finds itself, and so its files.
+    let real = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+    let files = Files::of(machine, &real);
     files.prepare(machine).context(OPERATION, || "cannot give the machine its files".to_owned())?;
     let owner = if lifetime == Lifetime::Owned { std::process::id() } else { 0 };
     let user = machine.user.map_or_else(|| "-".to_owned(), |user| user.to_string());
@@ -56,7 +61,8 @@ pub(super) fn launch(
     for (word, paths) in [("read", &files.read), ("write", &files.write), ("device", &files.devices)] {
         arguments.extend(paths.iter().flat_map(|path| [word.into(), path.clone().into_os_string()]));
     }
-    arguments.extend(["--".into(), machine.program.clone().into_os_string()]);
+    let program = fs::canonicalize(&machine.program).unwrap_or_else(|_| machine.program.clone());
+    arguments.extend(["--".into(), program.into_os_string()]);
     arguments.extend(machine.arguments(waiting));
     Launch { agent, program: agent, arguments, folder, log: LOG, lifetime, output: None, role: MACHINE_ROLE, journal }.start()
 }
@@ -114,10 +120,12 @@ fn programs(program: &Path) -> Vec<PathBuf> {
     if let Some(store) = STORES.iter().find(|store| program.starts_with(store)) {
         paths.push(store.into());
     } else if !program.starts_with(SYSTEM)
-        // `/opt/qemu` of `/opt/qemu/bin/qemu-system-x86_64`: never the root itself.
-        && let Some(above) = program.ancestors().nth(2).filter(|above| above.parent().is_some())
+        && let Some(folder) = program.parent()
+        && let Some(above) = folder.parent()
     {
-        paths.push(above.to_owned());
+        // Beside `/opt/qemu/bin`, as it is laid out by QEMU's own build; not all of `/opt/qemu`, which may be somebody's home.
+        let beside = ["lib", "lib64", "libexec", "share/qemu"].map(|name| above.join(name));
+        paths.extend([folder.to_owned()].into_iter().chain(beside).filter(|path| path.exists()));
     }
     paths
 }
