@@ -1,4 +1,5 @@
 use std::{
+    fs,
     io::Read,
     process::Stdio,
     thread::sleep,
@@ -14,6 +15,7 @@ pub const CASES: &[Case] = &[
     ("nothing_is_installed_there_and_it_works", nothing_is_installed_there_and_it_works),
     ("what_follows_a_login_starts_no_process_here_and_none_there", what_follows_a_login_starts_no_process_here_and_none_there),
     ("a_host_that_leads_no_sockets_is_used_by_channels", a_host_that_leads_no_sockets_is_used_by_channels),
+    ("a_connection_that_is_not_shared_is_used_by_channels", a_connection_that_is_not_shared_is_used_by_channels),
     (
         "a_connection_that_the_user_shares_already_is_the_one_that_is_used",
         a_connection_that_the_user_shares_already_is_the_one_that_is_used,
@@ -44,9 +46,20 @@ fn what_follows_a_login_starts_no_process_here_and_none_there(login: &Login) {
 }
 
 fn a_host_that_leads_no_sockets_is_used_by_channels(login: &Login) {
-    let calls = login.calls("-o ControlPath=none");
+    // It may be logged into, and nothing is forwarded.
+    let keys = login.folder.path().join("authorized");
+    fs::write(&keys, format!("restrict {}", fs::read_to_string(&keys).unwrap())).unwrap();
+    is_used_by_channels(login, "");
+}
+
+fn a_connection_that_is_not_shared_is_used_by_channels(login: &Login) {
+    // There is nobody to ask for a socket.
+    is_used_by_channels(login, "-o ControlPath=none");
+}
+
+fn is_used_by_channels(login: &Login, options: &str) {
+    let calls = login.calls(options);
     let here = Home::new();
-    // Without a connection that is shared there is nobody to ask for a socket.
     let on = format!("{}/container", login.url);
     let id = login.says(&here, &["create", "--on", &on]);
     let begun = calls().len();
