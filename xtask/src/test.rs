@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// What this machine must be able to run when continuous integration says so.
-const REQUIRED_IN_CI: &str = "fake,dangerous-host,container-root,container-rootless,container-rootless-ranges,gvisor-root,gvisor-rootless,docker-runc,docker-runsc,qemu-tcg,remote-http,remote-ssh,registry,lab,macos";
+const REQUIRED_IN_CI: &str = "fake,dangerous-host,container-root,container-rootless,container-rootless-ranges,gvisor-root,gvisor-rootless,docker-runc,docker-runsc,qemu-tcg,qemu-plain-user,remote-http,remote-ssh,registry,lab,macos";
 
 /// Builds and runs every test of the workspace, and those that need a working `/dev/kvm` once more in the lab.
 ///

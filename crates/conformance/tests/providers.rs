@@ -28,6 +28,7 @@ const VARIANTS: &[Variant] = &[
     docker::RUNC,
     docker::RUNSC,
     qemu::TCG,
+    qemu::PLAIN_USER,
     qemu::KVM,
     firecracker::JAILED,
     firecracker::PLAIN_USER,

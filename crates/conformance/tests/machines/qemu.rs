@@ -2,13 +2,15 @@ use sandbar_backends::{
     ProviderOptions, kvm,
     qemu::{Accelerator, QemuOptions},
 };
-use sandbar_conformance::{Availability, Part, Subject, Variant, World};
+use sandbar_conformance::{Account, Availability, Part, Subject, Variant, World};
 
 use super::stock;
-use crate::variants::{Found, Preparing};
+use crate::variants::{Found, Preparing, TEST_USER, is_root};
 
 /// A virtual machine under QEMU, emulated: what works on every machine.
 pub const TCG: Variant = Variant { name: "qemu-tcg", prepare: prepare_tcg };
+/// The same, of a plain user: QEMU is confined by Landlock alone.
+pub const PLAIN_USER: Variant = Variant { name: "qemu-plain-user", prepare: prepare_plain_user };
 /// The same, with KVM.
 pub const KVM: Variant = Variant { name: "qemu-kvm", prepare: prepare_kvm };
 
@@ -33,6 +35,12 @@ const PARTICULAR: Part = Part {
     reason: "emulation makes it slow, and other walls show it: SANDBAR_LONG=1 asks for it here as well",
 };
 
+/// What another user, and the other half of the confinement, change of that.
+const OF_A_USER: Part = Part {
+    names: &["memory::a_process_goes_on_in_a_fork", "stop_start::the_writable_layer_is_kept", "volume::a_writable_one_is_the_hosts_folder"],
+    reason: "emulation makes it slow, and `qemu-tcg` shows it: SANDBAR_LONG=1 asks for it here as well",
+};
+
 /// What the accelerator changes of that.
 const OF_KVM: Part = Part {
     names: &[
@@ -49,6 +57,16 @@ const OF_KVM: Part = Part {
 
 fn prepare_tcg(world: &World) -> Preparing<'_> {
     Box::pin(async { look(world, TCG.name, Accelerator::Tcg, PARTICULAR).await.unwrap_or_else(Availability::Unavailable) })
+}
+
+fn prepare_plain_user(world: &World) -> Preparing<'_> {
+    Box::pin(async {
+        if is_root() {
+            let missing = || Availability::Unavailable(format!("there is no user {TEST_USER}: run `cargo xtask setup` as root"));
+            return Account::named(TEST_USER).map_or_else(missing, Availability::As);
+        }
+        look(world, PLAIN_USER.name, Accelerator::Tcg, OF_A_USER).await.unwrap_or_else(Availability::Unavailable)
+    })
 }
 
 fn prepare_kvm(world: &World) -> Preparing<'_> {
