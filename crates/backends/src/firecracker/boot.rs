@@ -174,7 +174,10 @@ mod tests {
         assert_eq!(config.pointer("/drives/1/path_on_host"), Some(&json!("disk1")));
         assert_eq!(config.pointer("/drives/1/is_read_only"), Some(&json!(false)));
         assert_eq!(config.pointer("/drives/0/rate_limiter"), None);
-        assert_eq!(config.pointer("/drives/1/rate_limiter/bandwidth/size"), Some(&json!(1 << 20)));
+        let bandwidth = Some(&json!({ "size": 1 << 19, "refill_time": 500 }));
+        assert_eq!(config.pointer("/drives/1/rate_limiter/bandwidth"), bandwidth);
+        assert_eq!(limiter(DiskRate { bytes: Some(3), operations: Some(1) })["bandwidth"], json!({ "size": 2, "refill_time": 667 }));
+        assert_eq!(limiter(DiskRate { bytes: Some(3), operations: Some(1) })["ops"], json!({ "size": 1, "refill_time": 1000 }));
         assert_eq!(config.pointer("/machine-config/mem_size_mib"), Some(&json!(512)));
     }
 }
