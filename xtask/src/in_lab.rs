@@ -22,8 +22,8 @@ const LIMITS: &str =
 TMPDIR=/tmp/disk \"$0\" container-root::limits
 TMPDIR=/tmp/disk \"$0\" gvisor-root::limits --test-threads=1";
 
-/// Runs it all, with `beside` at the same time.
-pub fn run(shell: &Shell, beside: Elsewhere) -> Result<(), Failure> {
+/// Runs it all.
+pub fn run(shell: &Shell) -> Result<(), Failure> {
     let built = cmd!(shell, "cargo test --workspace --no-run").quiet().output()?;
     let built = String::from_utf8_lossy(&built.stderr);
     let program = |kind: &str, name: &str| test_program(&built, kind, name).map(ToOwned::to_owned);
@@ -50,7 +50,6 @@ pub fn run(shell: &Shell, beside: Elsewhere) -> Result<(), Failure> {
         shard("1/2"),
     ];
     let second = vec![
-        beside,
         in_lab("qemu with KVM", minutes(15), 1, &["env", &walls, &providers, "qemu-kvm::", "--test-threads=1"]),
         in_lab("commands", minutes(15), 1, &["env", &walls, &command_line, "firecracker-jailed::", "--test-threads=1"]),
         shard("2/2"),

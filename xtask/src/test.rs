@@ -1,4 +1,4 @@
-use std::env;
+use std::{env, thread};
 
 use xshell::{Shell, cmd};
 
@@ -6,7 +6,7 @@ use crate::{
     failures::told_again,
     in_lab::{self, WALLS},
     lab, macos,
-    outcome::{Elsewhere, Failure, Step, all, say},
+    outcome::{Failure, Step, all, say},
 };
 
 /// What this machine must be able to run when continuous integration says so.
@@ -33,10 +33,14 @@ pub fn run(shell: &Shell, filter: Option<&str>, in_ci: bool) -> Result<(), Failu
         let tests = cmd!(shell, "cargo test --workspace --no-fail-fast -- {filter...}").env("SANDBAR_REQUIRE", &required);
         told_again(&mut tests.into())
     };
+    let (lab, macos) = (is_required("lab"), is_required("macos"));
+    // Beside the tests, which wait as often as they compute.
+    let client = filter.is_none().then(|| thread::spawn(move || for_macos(macos)));
     let mut steps: Vec<Step<'_>> = vec![("workspace", Box::new(workspace))];
-    if filter.is_none() {
-        let (lab, macos) = (is_required("lab"), is_required("macos"));
-        steps.push(("lab", Box::new(move || in_lab_or_told(shell, lab, ("the client for macOS", Box::new(move || for_macos(macos)))))));
+    if let Some(client) = client {
+        steps.push(("lab", Box::new(move || in_lab_or_told(shell, lab))));
+        let told = || client.join().unwrap_or_else(|_| Err(Failure::new("its thread panicked")));
+        steps.push(("the client for macOS", Box::new(told)));
     }
     all(steps)
 }
@@ -51,12 +55,11 @@ fn for_macos(required: bool) -> Result<(), Failure> {
     macos::run(&shell)
 }
 
-/// What needs KVM, where it works; and what is done beside it.
-fn in_lab_or_told(shell: &Shell, required: bool, beside: Elsewhere) -> Result<(), Failure> {
+/// What needs KVM, where it works.
+fn in_lab_or_told(shell: &Shell, required: bool) -> Result<(), Failure> {
     if !required && let Err(failure) = lab::ready(shell) {
         say(&format!("not run in the lab: {failure}"));
-        let (what, step) = beside;
-        return all(vec![(what, step)]);
+        return Ok(());
     }
-    in_lab::run(shell, beside)
+    in_lab::run(shell)
 }
