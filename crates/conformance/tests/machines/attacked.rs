@@ -1,9 +1,7 @@
 //! Virtual machines that are attacked from inside.
 
 use sandbar_backends::{
-    ProviderOptions,
-    firecracker::FirecrackerOptions,
-    kvm,
+    ProviderOptions, kvm,
     qemu::{Accelerator, QemuOptions},
 };
 use sandbar_conformance::{Availability, Part, Subject, Variant, World};
@@ -71,9 +69,7 @@ fn prepare_jailed(world: &World) -> Preparing<'_> {
         if !kvm.is_usable() {
             return Availability::Unavailable(kvm.to_string());
         }
-        let firecracker =
-            FirecrackerOptions { firecracker: stock::program("firecracker"), jail: Some(true), ..FirecrackerOptions::default() };
-        let options = |home| ProviderOptions { firecracker, ..ProviderOptions::new(home) };
+        let options = |home| stock::firecracker(home, true);
         look(world, JAILED.name, "firecracker", options, 8).await.unwrap_or_else(Availability::Unavailable)
     })
 }

@@ -1,4 +1,4 @@
-use sandbar_backends::{ProviderOptions, firecracker::FirecrackerOptions, kvm};
+use sandbar_backends::kvm;
 use sandbar_conformance::{Account, Availability, Part, Subject, Variant, World};
 
 use super::stock;
@@ -44,9 +44,7 @@ async fn look(world: &World, variant: &str, only: Option<Part>) -> Result<Availa
         return Err(kvm.to_string());
     }
     let root = stock::root(world, variant).await?;
-    let firecracker =
-        FirecrackerOptions { firecracker: stock::program("firecracker"), jail: Some(is_root()), ..FirecrackerOptions::default() };
-    let options = |home| ProviderOptions { firecracker, ..ProviderOptions::new(home) };
+    let options = |home| stock::firecracker(home, is_root());
     let found = Found::find_with(world, variant, "firecracker", options).await?;
     Ok(Availability::Here(Box::new(Subject {
         memory: Some(64 << 20),

@@ -9,6 +9,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
+use sandbar_backends::{ProviderOptions, firecracker::FirecrackerOptions};
 use sandbar_conformance::{Reach, Subject, World};
 use sandbar_core::{RootSource, SandboxId};
 use sandbar_guest::KernelStore;
@@ -51,9 +52,11 @@ pub fn subject(subject: Subject, monitor: &'static str) -> Subject {
     }
 }
 
-/// A program that was fetched for the lab.
-pub fn program(name: &str) -> Option<PathBuf> {
-    Some(Path::new(LAB).join("bin").join(name)).filter(|path| path.exists())
+/// Options with the Firecracker that was fetched for the lab, if it was.
+pub fn firecracker(home: PathBuf, jail: bool) -> ProviderOptions {
+    let fetched = Some(Path::new(LAB).join("bin/firecracker")).filter(|path| path.exists());
+    let firecracker = FirecrackerOptions { firecracker: fetched, jail: Some(jail), ..FirecrackerOptions::default() };
+    ProviderOptions { firecracker, ..ProviderOptions::new(home) }
 }
 
 fn kernel() -> Option<PathBuf> {
