@@ -101,20 +101,17 @@ impl Drop for Place<'_> {
 impl Host {
     /// Whether a name may be asked for; `None` when nobody decides.
     pub(super) async fn may_ask(&self, name: &str) -> Option<bool> {
-        let (sender, answer) = oneshot::channel();
-        self.ask(None, question::What::Name(name.to_owned()), Waiting::Name(sender), answer).await
+        self.ask(None, question::What::Name(name.to_owned()), Waiting::Name).await
     }
 
     /// The host's end of a connection that is allowed; `None` when it is refused, or nobody decides.
     pub(super) async fn connect(&self, to: SocketAddr, process: Option<Claimed>) -> Option<Left> {
-        let (sender, answer) = oneshot::channel();
-        self.ask(process, question::What::Connection(self.remote(to)), Waiting::Connection(sender), answer).await?
+        self.ask(process, question::What::Connection(self.remote(to)), Waiting::Connection).await?
     }
 
     /// The same for datagrams, each of which is a frame there.
     pub(super) async fn associate(&self, to: SocketAddr, process: Option<Claimed>) -> Option<Left> {
-        let (sender, answer) = oneshot::channel();
-        self.ask(process, question::What::Datagrams(self.remote(to)), Waiting::Connection(sender), answer).await?
+        self.ask(process, question::What::Datagrams(self.remote(to)), Waiting::Connection).await?
     }
 
     /// What an address stands for: a name, or itself.
@@ -127,25 +124,36 @@ impl Host {
         Remote { name, address, port: to.port().into() }
     }
 
-    async fn ask<T>(&self, process: Option<Claimed>, what: question::What, waiting: Waiting, answer: oneshot::Receiver<T>) -> Option<T> {
-        let id = self.last.get() + 1;
-        self.last.set(id);
-        if self.waiting.borrow().len() >= MOST {
-            return None;
-        }
-        let _place = Place { host: self, id };
-        let questions = self.somebody().await?;
-        self.waiting.borrow_mut().insert(id, waiting);
-        questions.send(Question { id, process, what: Some(what) }).await.ok()?;
-        // A sender that is dropped is a host that is gone.
-        tokio::time::timeout(PATIENCE, answer).await.ok()?.ok()
+    /// Asks whoever decides, and whoever comes after it when it goes before it has answered: a question that is asked while the host is
+    /// being started anew is one that waits, whether that was seen here before it or after.
+    async fn ask<T>(&self, process: Option<Claimed>, what: question::What, waiting: fn(oneshot::Sender<T>) -> Waiting) -> Option<T> {
+        let asked = async {
+            loop {
+                let questions = self.somebody().await?;
+                let id = self.last.get() + 1;
+                self.last.set(id);
+                if self.waiting.borrow().len() >= MOST {
+                    return None;
+                }
+                let _place = Place { host: self, id };
+                let (sender, answer) = oneshot::channel();
+                self.waiting.borrow_mut().insert(id, waiting(sender));
+                // A sender that is dropped is a host that is gone.
+                if questions.send(Question { id, process: process.clone(), what: Some(what.clone()) }).await.is_ok()
+                    && let Ok(answer) = answer.await
+                {
+                    return Some(answer);
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, asked).await.ok()?
     }
 
     async fn somebody(&self) -> Option<mpsc::Sender<Question>> {
         let end = Instant::now() + ABSENT;
         loop {
             let notified = self.present.notified();
-            if let Some(questions) = self.questions.borrow().clone() {
+            if let Some(questions) = self.questions.borrow().clone().filter(|questions| !questions.is_closed()) {
                 return Some(questions);
             }
             tokio::time::timeout_at(end, notified).await.ok()?;
@@ -176,9 +184,8 @@ impl Host {
         let waiting = self.waiting.borrow_mut().remove(&verdict.id);
         match waiting {
             Some(Waiting::Name(sender)) => drop(sender.send(verdict.allowed)),
-            Some(Waiting::Connection(sender)) if !verdict.allowed => drop(sender.send(None)),
-            // That needs a connection, not a word.
-            Some(Waiting::Connection(_)) => {}
+            // A yes needs a connection, not a word.
+            Some(Waiting::Connection(sender)) => drop(sender.send(None)),
             None if !verdict.allowed => {
                 let open = self.open.borrow_mut().remove(&verdict.id);
                 // It may have ended just now.

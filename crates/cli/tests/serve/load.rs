@@ -1,4 +1,4 @@
-//! Many at once. `SANDBAR_LONG=1` asks for the full numbers, which take minutes; otherwise they are such that a busy machine bears them in seconds.
+//! Many at once.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +12,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::server::{Server, Socket, expect, patience};
+use crate::server::{Server, Socket, PATIENCE, expect};
 
 const MIB: u64 = 1 << 20;
 /// Bytes of a line of numbered output: what belongs at an offset is known from the offset.
@@ -31,11 +31,6 @@ const EACH_STREAM: u64 = MIB / 2;
 const ONCE: u64 = 32 * MIB;
 /// Sandboxes that are made at once.
 const MAKERS: usize = 8;
-
-/// As many as there shall be, or fewer where nobody asked for the long run.
-fn scale(full: usize, brief: usize) -> usize {
-    if std::env::var_os("SANDBAR_LONG").is_some() { full } else { brief }
-}
 
 impl Server {
     /// A number of `/proc/PID/status` in KiB, as bytes.
@@ -62,7 +57,7 @@ impl Server {
 
     /// Waits until the server holds no more descriptors than before.
     pub async fn lets_go(&self, before: usize) {
-        let until = Instant::now() + patience();
+        let until = Instant::now() + PATIENCE;
         while self.descriptors() > before + AROUND {
             assert!(Instant::now() < until, "{} descriptors, {before} before", self.descriptors());
             // What it says comes after what it has let go of.
@@ -83,7 +78,7 @@ impl Server {
 
     /// Waits until no command has a client any more.
     async fn attends_to_nobody(&self) {
-        let until = Instant::now() + patience();
+        let until = Instant::now() + PATIENCE;
         loop {
             let attended = self.attended().await;
             if attended == "0" {
@@ -160,7 +155,7 @@ impl Place {
 
 #[tokio::test]
 async fn many_commands_run_at_once_in_many_sandboxes() {
-    let (sandboxes, commands, at_once) = (scale(200, 12), scale(2000, 240), scale(2000, 120));
+    let (sandboxes, commands) = (200, 2000);
     let server = Server::new();
     let ids = server.create_many(sandboxes).await;
     let mut listed = BTreeSet::new();
@@ -175,36 +170,31 @@ async fn many_commands_run_at_once_in_many_sandboxes() {
     let (before, peak) = (server.descriptors(), server.peak());
 
     let (server, ids) = (Arc::new(server), Arc::new(ids));
-    let mut number = 0;
-    while number < commands {
-        let begun = stream::iter(number..number + at_once).map(|number| {
-            let (server, ids) = (Arc::clone(&server), Arc::clone(&ids));
-            async move {
-                let line =
-                    json!({ "shell": format!("read x; echo {number} $x; echo e{number} >&2; exit {}", number % 100), "stdin": true });
-                (number, server.begin(&ids[number % ids.len()], line).await.0)
-            }
-        });
-        let begun: Vec<_> = begun.buffer_unordered(64).collect().await;
-        assert_eq!(server.attended().await, at_once.to_string());
-        let ended = stream::iter(begun).for_each_concurrent(None, |(number, mut socket)| async move {
-            socket.write(format!("word{number}\n").as_bytes()).await;
-            let said = socket.listen().await;
-            assert_eq!(String::from_utf8_lossy(&said.stdout), format!("{number} word{number}\n"));
-            assert_eq!(String::from_utf8_lossy(&said.stderr), format!("e{number}\n"));
-            assert_eq!((&said.end["type"], &said.end["exit_code"]), (&"exited".into(), &(number % 100).into()));
-        });
-        ended.await;
-        number += at_once;
-    }
-    server.has_grown(peak, at_once as u64 * EACH_COMMAND);
+    let begun = stream::iter(0..commands).map(|number| {
+        let (server, ids) = (Arc::clone(&server), Arc::clone(&ids));
+        async move {
+            let line = json!({ "shell": format!("read x; echo {number} $x; echo e{number} >&2; exit {}", number % 100), "stdin": true });
+            (number, server.begin(&ids[number % ids.len()], line).await.0)
+        }
+    });
+    let begun: Vec<_> = begun.buffer_unordered(64).collect().await;
+    assert_eq!(server.attended().await, commands.to_string());
+    let ended = stream::iter(begun).for_each_concurrent(None, |(number, mut socket)| async move {
+        socket.write(format!("word{number}\n").as_bytes()).await;
+        let said = socket.listen().await;
+        assert_eq!(String::from_utf8_lossy(&said.stdout), format!("{number} word{number}\n"));
+        assert_eq!(String::from_utf8_lossy(&said.stderr), format!("e{number}\n"));
+        assert_eq!((&said.end["type"], &said.end["exit_code"]), (&"exited".into(), &(number % 100).into()));
+    });
+    ended.await;
+    server.has_grown(peak, commands as u64 * EACH_COMMAND);
     server.lets_go(before).await;
     server.attends_to_nobody().await;
 }
 
 #[tokio::test]
 async fn large_outputs_and_clients_that_do_not_read_take_little_memory() {
-    let (sandboxes, readers, sleepers, each) = (scale(10, 2), scale(50, 6), scale(50, 6), scale(64, 4) as u64 * MIB);
+    let (sandboxes, readers, sleepers, each) = (10, 50, 50, 64 * MIB);
     let server = Server::new();
     let ids = server.create_many(sandboxes).await;
     server.begin(&ids[0], json!({ "argv": ["true"] })).await.0.listen().await;
@@ -249,7 +239,7 @@ struct Attended {
 
 #[tokio::test]
 async fn what_streams_when_the_server_is_killed_goes_on_where_it_was() {
-    let (sandboxes, streams, others) = (scale(200, 4), scale(50, 6), scale(1950, 24));
+    let (sandboxes, streams, others) = (200, 50, 1950);
     let mut server = Server::new();
     let ids = server.create_many(sandboxes).await;
     let id = |number: usize| ids[number % ids.len()].as_str();

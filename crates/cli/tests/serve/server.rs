@@ -15,13 +15,9 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, client::IntoClientRequest},
 };
 
-/// Long enough for a loaded machine; nothing waits for it that works.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The same where hundreds of commands may want all processors at once: a server is one among them.
-pub fn patience() -> Duration {
-    if std::env::var_os("SANDBAR_LONG").is_some() { 10 * PATIENCE } else { PATIENCE }
-}
+/// Long enough for a loaded machine, on which hundreds of commands may want all processors at once: a server is one among them. Nothing waits for it that
+/// works.
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Where a server listens otherwise.
 const LOOPBACK: &str = "127.0.0.1:0";
@@ -207,7 +203,7 @@ impl Socket {
 
     /// The next message, or what cut the connection.
     pub async fn try_next(&mut self) -> Option<Result<Message, tungstenite::Error>> {
-        tokio::time::timeout(patience(), self.0.next()).await.expect("the server says nothing")
+        tokio::time::timeout(PATIENCE, self.0.next()).await.expect("the server says nothing")
     }
 
     /// The next message that is no ping.

@@ -31,6 +31,7 @@ cases! { "egress";
     many_connections_are_asked_for_at_the_same_time [.needs(NEEDS).reach(&[Shell])],
     an_end_that_nobody_speaks_for_is_a_reset [.needs(NEEDS).reach(&[Shell])],
     the_last_to_come_decides [.needs(NEEDS).reach(&[Shell])],
+    whoever_comes_next_is_asked_what_was_not_answered [.needs(NEEDS).reach(&[Shell])],
     nothing_inside_may_change_where_it_goes [.needs(NEEDS).reach(&[Shell, SharedKernel])],
     a_datagram_that_is_refused_is_refused_at_once [.needs(DATAGRAMS).reach(&[Shell])],
     datagrams_are_asked_for_by_name_and_keep_their_boundaries [.needs(DATAGRAMS).reach(&[Shell])],
@@ -397,6 +398,25 @@ async fn the_last_to_come_decides(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
+async fn whoever_comes_next_is_asked_what_was_not_answered(context: &Context) -> Result<(), Failure> {
+    let (sandbox, mut asking) = open(context).await?;
+    let wanted = address("93.184.215.14:80")?;
+    let decide = async {
+        asked(&mut asking, &wanted).await?;
+        // One that is replaced, and one that goes.
+        let mut replacing = sandbox.egress().await?;
+        asked(&mut replacing, &wanted).await?;
+        drop(replacing);
+        is_refused(&mut sandbox.egress().await?, &wanted).await
+    };
+    let words = ["talk", "93.184.215.14:80", "hello"];
+    let (talked, decided) = tokio::join!(sandbox.guest(&words), decide);
+    decided?;
+    let talked = talked?;
+    ensure!(!talked.status.success() && talked.stderr_text().contains("reset"), "{}", talked.stderr_text());
+    Ok(())
+}
+
 async fn nothing_inside_may_change_where_it_goes(context: &Context) -> Result<(), Failure> {
     /// `CAP_NET_ADMIN` and `CAP_NET_RAW`.
     const RIGHTS: u64 = 1 << 12 | 1 << 13;
@@ -421,11 +441,14 @@ async fn it_holds_after_a_stop_and_a_start(context: &Context) -> Result<(), Fail
     is_asked_and_refused(&sandbox, &mut asking).await
 }
 
+async fn is_refused(asking: &mut Asking, wanted: &Wanted) -> Result<(), Failure> {
+    let question = asked(asking, wanted).await?;
+    Ok(asking.answer(question.id, false).await?)
+}
+
 async fn is_asked_and_refused(sandbox: &Sandbox, asking: &mut Asking) -> Result<(), Failure> {
-    let refuse = async {
-        let question = asked(asking, &address("93.184.215.14:80")?).await?;
-        Ok::<_, Failure>(asking.answer(question.id, false).await?)
-    };
+    let wanted = address("93.184.215.14:80")?;
+    let refuse = is_refused(asking, &wanted);
     let words = ["talk", "93.184.215.14:80", "hello"];
     let (talked, refused) = tokio::join!(sandbox.guest(&words), refuse);
     refused?;

@@ -25,8 +25,6 @@ use crate::Case;
 
 /// Tells a process that it is a child, and for which variant.
 pub(super) const CHILD: &str = "SANDBAR_CONFORMANCE_CHILD";
-/// Threads of a child.
-const THREADS: usize = 4;
 /// What a child's PATH is: it gets no environment of its parent's.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -51,7 +49,7 @@ pub(super) struct Child {
 }
 
 impl Child {
-    pub(super) fn start(variant: &Variant, world: &World, account: &Account, wanted: &[&str]) -> io::Result<Self> {
+    pub(super) fn start(variant: &Variant, world: &World, account: &Account, wanted: &[&str], threads: usize) -> io::Result<Self> {
         let home = world.folder(variant.name)?;
         chown(&home, Some(account.uid), Some(account.gid))?;
         let program = world.path().join("program");
@@ -63,6 +61,7 @@ impl Child {
         }
         let kept = ["CI", "SANDBAR_LONG", "SANDBAR_LOG", "RUST_BACKTRACE"].into_iter().filter_map(|name| Some((name, env::var_os(name)?)));
         let mut command = Command::new(program);
+        command.args(["--test-threads", &threads.to_string()]);
         command.env_clear().envs(kept).env(CHILD, variant.name).env(FOLDER, &home).env("PATH", PATH).env("USER", &account.name);
         for name in ["HOME", "TMPDIR", "SANDBAR_HOME", "XDG_RUNTIME_DIR"] {
             let folder = home.join(name.to_lowercase());
@@ -109,7 +108,7 @@ impl Child {
 }
 
 /// In a child: runs the cases that the parent names, and answers. `None` in any other process.
-pub(super) fn serve(variants: &[Variant], suite: &'static [Case], world: &Arc<World>) -> Option<ExitCode> {
+pub(super) fn serve(variants: &[Variant], suite: &'static [Case], world: &Arc<World>, threads: usize) -> Option<ExitCode> {
     let name = env::var(CHILD).ok()?;
     let Some(variant) = variants.iter().find(|variant| variant.name == name) else {
         return Some(refuse(&format!("no variant {name:?}")));
@@ -128,7 +127,7 @@ pub(super) fn serve(variants: &[Variant], suite: &'static [Case], world: &Arc<Wo
     };
     let queue = Mutex::new(suite.iter().filter(|case| wanted.iter().any(|name| name == case.name)));
     thread::scope(|scope| {
-        for _ in 0..THREADS {
+        for _ in 0..threads {
             scope.spawn(|| {
                 loop {
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();

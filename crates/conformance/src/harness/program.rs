@@ -34,7 +34,9 @@ pub fn run(variants: &'static [Variant], suite: &'static [Case]) -> ExitCode {
         Ok(world) => Arc::new(world),
         Err(error) => return refuse(&format!("the run has no folder: {error}")),
     };
-    if let Some(code) = child::serve(variants, suite, &world).or_else(|| owner::serve(variants, &world)) {
+    let mut arguments = Arguments::from_args();
+    let threads = *arguments.test_threads.get_or_insert(THREADS);
+    if let Some(code) = child::serve(variants, suite, &world, threads).or_else(|| owner::serve(variants, &world)) {
         return code;
     }
     let suite = match env::var(SHARD).ok().map(|shard| share(suite, &shard)) {
@@ -42,8 +44,6 @@ pub fn run(variants: &'static [Variant], suite: &'static [Case]) -> ExitCode {
         Some(Some(cases)) => cases,
         Some(None) => return refuse(&format!("{SHARD} is like 1/3: which of how many")),
     };
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(THREADS);
     let mut trials = Vec::new();
     for variant in variants {
         let named = |case: &Case| Trial::test(format!("{}::{}", variant.name, case.name), || Ok(()));
@@ -53,7 +53,7 @@ pub fn run(variants: &'static [Variant], suite: &'static [Case]) -> ExitCode {
         trials.extend(suite.iter().map(|&case| {
             let (ready, world, wanted) = (Arc::clone(&ready), Arc::clone(&world), wanted.clone());
             Trial::ignorable_test(format!("{}::{}", variant.name, case.name), move || {
-                let outcome = match ready.get_or_init(|| prepare(variant, &world, &wanted)) {
+                let outcome = match ready.get_or_init(|| prepare(variant, &world, &wanted, threads)) {
                     Ready::Here(subject) => runner::run(subject, case),
                     Ready::Elsewhere(child) => child.outcome(case.name),
                     Ready::Unavailable(reason) => Outcome::Unavailable(reason.clone()),
@@ -74,11 +74,11 @@ fn share<'a>(suite: &'a [Case], shard: &str) -> Option<Vec<&'a Case>> {
     (1..=of).contains(&which).then(|| suite.iter().skip(which - 1).step_by(of).collect())
 }
 
-fn prepare(variant: &Variant, world: &Arc<World>, wanted: &[&str]) -> Ready {
+fn prepare(variant: &Variant, world: &Arc<World>, wanted: &[&str], threads: usize) -> Ready {
     match availability(variant, world) {
         Availability::Here(subject) => Ready::Here(Arc::from(subject)),
         Availability::Unavailable(reason) => Ready::Unavailable(reason),
-        Availability::As(account) => match Child::start(variant, world, &account, wanted) {
+        Availability::As(account) => match Child::start(variant, world, &account, wanted, threads) {
             Ok(child) => Ready::Elsewhere(child),
             Err(error) => Ready::Unavailable(format!("no process could be started as {}: {error}", account.name)),
         },

@@ -5,19 +5,13 @@ use std::{
 };
 
 use sandbar_backends::{ProviderOptions, Registry, remote::SshOptions};
-use sandbar_conformance::{Part, Subject, Variant, World};
+use sandbar_conformance::{Subject, Variant, World};
 
 use super::{http::subject, sshd::Sshd};
 use crate::variants::Preparing;
 
 /// Containers behind a login on loopback.
 pub const CONTAINER: Variant = Variant { name: "remote-ssh", prepare };
-
-/// What a channel for each operation could break: everything else is the server's, which `remote-http` has.
-const PART: Part = Part {
-    names: &["exec", "stdin", "pty", "reattach", "port", "file", "tree", "provider", "refusal"],
-    reason: "a login and a program for each operation take long: SANDBAR_LONG=1 asks for all",
-};
 
 /// Those of this run.
 static DAEMONS: Mutex<Vec<Sshd>> = Mutex::new(Vec::new());
@@ -36,9 +30,6 @@ async fn find(world: &World) -> Result<Subject, String> {
     let registry = Registry::new(&ProviderOptions { ssh, ..ProviderOptions::new(here) });
     let mut subject = subject("remote-ssh", &url, folder, &registry).await?;
     subject.patience = 3;
-    if env::var_os("SANDBAR_LONG").is_none() {
-        subject.only = Some(PART);
-    }
     Ok(subject)
 }
 
