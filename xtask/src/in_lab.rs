@@ -29,6 +29,7 @@ pub fn run(shell: &Shell) -> Result<(), Failure> {
     let program = |kind: &str, name: &str| test_program(&built, kind, name).map(ToOwned::to_owned);
     let (probe, providers) = (program("unittests", "sandbar_backends")?, program("tests/", "providers")?);
     let (command_line, escape) = (program("tests/", "command_line")?, program("tests/", "escape")?);
+    let machines = program("tests/", "machines")?;
     let is_long = env::var_os("SANDBAR_LONG").is_some();
     // Deadlines are several times what each takes on a quiet machine.
     let minutes = |minutes: u64| if is_long { 12 * 3600 } else { minutes * 60 };
@@ -37,6 +38,9 @@ pub fn run(shell: &Shell) -> Result<(), Failure> {
         let shard = format!("SANDBAR_SHARD={shard}");
         // Two emulated processors beside each other lose a guest of a guest now and then (it stands still, or panics); one does not.
         in_lab("firecracker", minutes(35), 1, &["env", &walls, &shard, &providers, "firecracker-", "--test-threads=1"])
+    };
+    let faults = |what: &'static str, words: &[&str]| -> Elsewhere {
+        in_lab(what, minutes(25), 1, &[&["env", &walls, &machines], words, &["--test-threads=1"]].concat())
     };
     let mut first = vec![
         in_lab("the KVM probe", minutes(5), 2, &[&probe, "kvm::tests::guests::", "kvm::tests::kvm_runs"]),
@@ -47,16 +51,18 @@ pub fn run(shell: &Shell) -> Result<(), Failure> {
             &["env", "SANDBAR_REQUIRE=container-root,gvisor-root", "sh", "-c", LIMITS, &providers],
         ),
         in_lab("attacks", minutes(15), 1, &["env", &walls, &escape, "firecracker-jailed::", "--test-threads=1"]),
+        // Whatever a machine is doing when it, or who made it, is killed.
+        faults("faults", &["firecracker::a_"]),
         shard("1/2"),
     ];
     let second = vec![
         in_lab("qemu with KVM", minutes(15), 1, &["env", &walls, &providers, "qemu-kvm::", "--test-threads=1"]),
         in_lab("commands", minutes(15), 1, &["env", &walls, &command_line, "firecracker-jailed::", "--test-threads=1"]),
+        faults("images of memory", &["firecracker::an_"]),
         shard("2/2"),
     ];
     if is_long {
-        let machines = program("tests/", "machines")?;
-        first.push(in_lab("lives of machines", minutes(60), 1, &["env", &walls, &machines, "firecracker::", "--test-threads=1"]));
+        first.push(faults("lives of machines", &["firecracker::many_"]));
     }
     let both = || {
         let second = thread::spawn(|| lane(second));

@@ -142,17 +142,20 @@ pub(crate) fn start(agent: &Agent, command: Command, pty: Option<PtySize>, stdin
 impl Starting {
     /// Waits until the command runs, or has failed.
     ///
-    /// A hostile process may stop a child before it has come to exec. It is continued, and killed when that does not help.
+    /// A hostile process may stop a child before it has come to exec. It is continued, and killed when that does not help. How long others take that are
+    /// before it in the queue counts for nothing.
     pub(crate) async fn wait(self) -> Result<(Pid, Ends)> {
         let Self { command, ends, pending, mut outcome } = self;
-        let end = Instant::now() + PATIENCE;
+        let mut begun = None;
         let mut given_up = false;
         let started = loop {
             tokio::select! {
                 biased;
                 started = &mut outcome => break started,
                 () = tokio::time::sleep(SUSPICION) => {
-                    given_up |= Instant::now() >= end;
+                    if pending.is_there() {
+                        given_up |= begun.get_or_insert_with(Instant::now).elapsed() >= PATIENCE;
+                    }
                     pending.signal(if given_up { Signal::KILL } else { Signal::CONT });
                 }
             }

@@ -32,6 +32,11 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
+    /// Whether there is, or was, a child.
+    pub(crate) fn is_there(&self) -> bool {
+        self.pid.load(Ordering::Relaxed) != 0
+    }
+
     /// Signals it, if it is there and was not reaped.
     pub(crate) fn signal(&self, signal: Signal) {
         if let (None, Some(pid)) = (self.status.get(), Pid::from_raw(self.pid.load(Ordering::Relaxed))) {

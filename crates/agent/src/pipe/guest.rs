@@ -77,7 +77,7 @@ pub(crate) async fn run(port: OwnedFd, welcome: impl Fn(OwnedFd)) -> io::Error {
                     if let Some(writer) = writer.take() {
                         writer.abort();
                     }
-                    let (session, queue) = Session::new();
+                    let (session, queue) = Session::new(Side::Guest);
                     meeting = Some((nonce, session));
                     writer = Some(tokio::task::spawn_local(forward(nonce, queue, write.clone())).abort_handle());
                 }

@@ -175,7 +175,7 @@ async fn talk(
     heard: &mut mpsc::Receiver<io::Result<Heard>>,
     listener: &UnixListener,
 ) -> io::Result<bool> {
-    let (session, mut queue) = Session::new();
+    let (session, mut queue) = Session::new(Side::Host);
     let mut bytes = BytesMut::new();
     let (opened, mut to_open) = mpsc::channel::<UnixStream>(1);
     let mut listening = std::pin::pin!(async {

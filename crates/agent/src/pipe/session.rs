@@ -17,11 +17,12 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::frame::{Frame, MOST, WINDOW};
+use super::frame::{Frame, MOST, Side, WINDOW};
 
 /// Most streams at a time: the agent's own limit of connections, and as many again.
 const MOST_STREAMS: usize = 8192;
-/// How long what was sent last has to be taken, when whoever sent it is gone.
+/// How long what the host sent last has to be taken inside, when whoever sent it is gone: the agent has to hear of that. A reader on the host may take its
+/// time, as one of a file that has been sent whole.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Frames that wait for their turn on the pipe.
 const QUEUE: usize = 8;
@@ -31,6 +32,7 @@ pub(super) struct Session {
     streams: Rc<RefCell<HashMap<u32, Stream>>>,
     out: mpsc::Sender<Frame>,
     next: Cell<u32>,
+    side: Side,
 }
 
 struct Stream {
@@ -67,9 +69,9 @@ impl Drop for Stream {
 
 impl Session {
     /// A meeting without streams, and what it wants to send.
-    pub(super) fn new() -> (Self, mpsc::Receiver<Frame>) {
+    pub(super) fn new(side: Side) -> (Self, mpsc::Receiver<Frame>) {
         let (out, queue) = mpsc::channel(QUEUE);
-        (Self { streams: Rc::default(), out, next: Cell::new(0) }, queue)
+        (Self { streams: Rc::default(), out, next: Cell::new(0), side }, queue)
     }
 
     /// Opens a stream for a connection, as the host does.
@@ -126,6 +128,9 @@ impl Session {
                 // What came before is still handed over, unless nobody takes it.
                 let _ = stream.inbound.send(Inward::Gone);
                 stream.tasks[0].abort();
+                if self.side == Side::Host {
+                    return;
+                }
                 let (streams, flow) = (Rc::clone(&self.streams), Rc::clone(&stream.flow));
                 tokio::task::spawn_local(async move {
                     tokio::time::sleep(FAREWELL).await;

@@ -56,7 +56,7 @@ print('kept', kept, flush=True)
 ";
 
 fn apart(outer: &Home) {
-    let count: usize = if std::env::var_os("SANDBAR_LONG").is_some() { 200 } else { 40 };
+    let count = 200usize;
     let stage = Stage::new();
     let home = stage.home(&outer.wall);
     let others = |own: usize| [(own + 1) % count, (own + count / 2) % count];

@@ -12,7 +12,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::server::{Server, Socket, PATIENCE, expect};
+use crate::server::{PATIENCE, Server, Socket, expect};
 
 const MIB: u64 = 1 << 20;
 /// Bytes of a line of numbered output: what belongs at an offset is known from the offset.

@@ -125,7 +125,11 @@ async fn clients_that_vanish_are_given_up_and_those_that_only_do_not_read_are_no
     cable.pull();
     let begun = Instant::now();
     while connections(&server, "192.0.2.2") > 0 {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{} clients have vanished, and are waited for", connections(&server, "192.0.2.2"));
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "{} clients have vanished, and are waited for",
+            connections(&server, "192.0.2.2")
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     // Their commands live on, without them.

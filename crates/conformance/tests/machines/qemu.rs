@@ -14,28 +14,7 @@ pub const PLAIN_USER: Variant = Variant { name: "qemu-plain-user", prepare: prep
 /// The same, with KVM.
 pub const KVM: Variant = Variant { name: "qemu-kvm", prepare: prepare_kvm };
 
-/// What a machine does to a sandbox. What the agent does in it is tested on other walls, many times as fast as an emulated processor.
-const PARTICULAR: Part = Part {
-    names: &[
-        "egress::a_name_is_connected_to_by_name",
-        "egress::addresses_are_asked_for_as_they_are",
-        "egress::datagrams_are_asked_for_by_name_and_keep_their_boundaries",
-        "egress::datagrams_that_are_not_allowed_any_more_find_nobody",
-        "egress::memory_is_saved_without_what_is_open_or_not_at_all",
-        "limits::what_the_disk_does_in_a_second_is_bounded",
-        "memory",
-        "restore",
-        "signal",
-        "stats",
-        "status",
-        "stdin",
-        "stop_start",
-        "volume",
-    ],
-    reason: "emulation makes it slow, and other walls show it: SANDBAR_LONG=1 asks for it here as well",
-};
-
-/// What another user, and the other half of the confinement, change of that.
+/// What another user, and the other half of the confinement, change of what `qemu-tcg` shows.
 const OF_A_USER: Part = Part {
     names: &["memory::a_process_goes_on_in_a_fork", "stop_start::the_writable_layer_is_kept", "volume::a_writable_one_is_the_hosts_folder"],
     reason: "emulation makes it slow, and `qemu-tcg` shows it: SANDBAR_LONG=1 asks for it here as well",
@@ -56,7 +35,7 @@ const OF_KVM: Part = Part {
 };
 
 fn prepare_tcg(world: &World) -> Preparing<'_> {
-    Box::pin(async { look(world, TCG.name, Accelerator::Tcg, PARTICULAR).await.unwrap_or_else(Availability::Unavailable) })
+    Box::pin(async { look(world, TCG.name, Accelerator::Tcg, None).await.unwrap_or_else(Availability::Unavailable) })
 }
 
 fn prepare_plain_user(world: &World) -> Preparing<'_> {
@@ -65,7 +44,7 @@ fn prepare_plain_user(world: &World) -> Preparing<'_> {
             let missing = || Availability::Unavailable(format!("there is no user {TEST_USER}: run `cargo xtask setup` as root"));
             return Account::named(TEST_USER).map_or_else(missing, Availability::As);
         }
-        look(world, PLAIN_USER.name, Accelerator::Tcg, OF_A_USER).await.unwrap_or_else(Availability::Unavailable)
+        look(world, PLAIN_USER.name, Accelerator::Tcg, Some(OF_A_USER)).await.unwrap_or_else(Availability::Unavailable)
     })
 }
 
@@ -76,17 +55,17 @@ fn prepare_kvm(world: &World) -> Preparing<'_> {
         if !kvm.is_usable() {
             return Availability::Unavailable(kvm.to_string());
         }
-        look(world, KVM.name, Accelerator::Kvm, OF_KVM).await.unwrap_or_else(Availability::Unavailable)
+        look(world, KVM.name, Accelerator::Kvm, Some(OF_KVM)).await.unwrap_or_else(Availability::Unavailable)
     })
 }
 
-async fn look(world: &World, variant: &str, accelerator: Accelerator, part: Part) -> Result<Availability, String> {
+async fn look(world: &World, variant: &str, accelerator: Accelerator, part: Option<Part>) -> Result<Availability, String> {
     let root = stock::root(world, variant).await?;
     let options = |home| ProviderOptions { qemu: QemuOptions { accelerator: Some(accelerator) }, ..ProviderOptions::new(home) };
     let found = Found::find_with(world, variant, "qemu", options).await?;
     Ok(Availability::Here(Box::new(Subject {
         patience: if accelerator == Accelerator::Kvm { 8 } else { 4 },
-        only: std::env::var_os("SANDBAR_LONG").is_none().then_some(part),
+        only: part.filter(|_| std::env::var_os("SANDBAR_LONG").is_none()),
         ..stock::subject(found.subject(variant, root), "qemu")
     })))
 }
