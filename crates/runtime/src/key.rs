@@ -1,6 +1,6 @@
 //! Keys: secrets by which somebody else may use a server on this state folder, and what each of them may.
 
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sandbar_core::{Error, ErrorKind, Isolation, Result, SandboxSpec, check_name};
@@ -12,6 +12,8 @@ use crate::{Runtime, clock, create::random};
 const OPERATION: &str = "key";
 /// What tells a key of sandbar from other secrets, for people and for scanners of leaked secrets.
 const PREFIX: &str = "sandbar_key_";
+/// Those below are of services, and of root.
+const FIRST_FREE_PORT: u16 = 1024;
 
 /// How much somebody may. Each includes those before it.
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -106,6 +108,16 @@ impl Holder {
     /// Whose sandboxes alone the holder sees; `None` for those who see all.
     pub(crate) fn own(&self) -> Option<i64> {
         (self.scope < Scope::Admin).then_some(self.key)
+    }
+
+    /// Refuses a listener of the host's that others than its own programs reach, or that takes a service's place, to who may not use the host itself.
+    pub(crate) fn allow_listening(&self, listen: SocketAddr) -> Result<()> {
+        let is_modest = listen.ip().is_loopback() && (listen.port() == 0 || listen.port() >= FIRST_FREE_PORT);
+        if self.scope >= Scope::Admin || is_modest {
+            return Ok(());
+        }
+        let message = format!("beyond loopback, and below {FIRST_FREE_PORT}, to listen needs a key with the scope admin");
+        Err(Error::new(ErrorKind::PermissionDenied, "expose", message).with("address", listen).with("key", &self.name))
     }
 
     /// Refuses what reaches around the wall of a sandbox, or to where the owner alone may go, to who may not use the host itself.

@@ -50,6 +50,10 @@ impl Runtime {
             }
             // The provider may have it, or get it.
             (Some(image), Err(error)) if error.kind() == ErrorKind::NotFound => {
+                // An engine would ask whichever registry the name says.
+                if !self.sees_all() {
+                    return Err(error.with_hint("who has a key with the scope admin may take it in"));
+                }
                 match self.fetch_image(choice.provider.as_ref(), image, &|said| tracing::info!(image, "{said}")).await? {
                     Some(fetched) => self.images().resolve_pinned(Some(&fetched.id.to_string())).await,
                     None => Err(error),

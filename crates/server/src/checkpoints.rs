@@ -121,7 +121,10 @@ pub(crate) struct Forking {
 #[utoipa::path(post, path = "/v1/forks", tag = "checkpoints", operation_id = "fork", request_body = Forking,
     responses((status = 201, body = [SandboxSummary]), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn fork(app: May<Manage>, Body(forking): Body<Forking>) -> Answer<impl IntoResponse> {
-    crate::host::require_own(forking.provider.as_deref())?;
+    // Without one it is that of the checkpoint.
+    if let Some(provider) = forking.provider.as_deref().filter(|name| *name != "auto") {
+        crate::host::require_own(&app.runtime, Some(provider))?;
+    }
     let options = ForkOptions {
         id: forking.id,
         hostname: forking.hostname,

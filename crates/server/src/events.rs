@@ -125,7 +125,8 @@ impl Listener {
                 },
                 _ = self.look.tick() => None,
                 () = sleep_until(self.silent_since + SILENCE) => {
-                    self.waiting.push_back(Message::default().comment(""));
+                    // With the number, so that who comes again after a long silence has missed nothing.
+                    self.waiting.push_back(Message::default().comment("").id(self.after.to_string()));
                     continue;
                 }
             };
@@ -148,8 +149,10 @@ impl Listener {
 
     /// Takes what has happened since from the ledger.
     fn take(&mut self) -> Result<()> {
-        let events = self.runtime.events_after(self.after, AT_ONCE)?;
+        let (events, seen) = self.runtime.events_after(self.after, AT_ONCE)?;
         if events.is_empty() {
+            // What has happened is of others: it is not missed when it is not kept any more.
+            self.after = self.after.max(seen);
             return Ok(());
         }
         // After the events were read: what is kept now was kept then.
@@ -162,8 +165,8 @@ impl Listener {
             // There may be more.
             self.look.reset_immediately();
         }
+        self.after = seen;
         for event in events {
-            self.after = event.id;
             if self.only.as_ref().is_none_or(|only| *only == event.sandbox) {
                 self.waiting.push_back(message(event.kind.name(), &event).id(event.id.to_string()));
             }

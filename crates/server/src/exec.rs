@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, time::Duration};
 use axum::{
     Json,
     http::{StatusCode, header},
-    response::IntoResponse,
+    response::{IntoResponse, Response},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -92,7 +92,7 @@ pub(crate) struct Finished {
     status: ExitStatus,
     /// The status that a shell would tell: the code; 128 and the signal's number; 124 after a timeout.
     exit_code: u8,
-    /// Standard output, at most 16 MiB of it; what is no UTF-8 is replaced.
+    /// Standard output, at most 16 MiB of it, and less where the server holds too much for all its clients together; what is no UTF-8 is replaced.
     stdout: String,
     /// Standard error, likewise.
     stderr: String,
@@ -109,7 +109,7 @@ pub(crate) struct Finished {
 /// Run a command to its end
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/exec", tag = "commands", operation_id = "exec", params(("id" = String, Path)), request_body = Command,
     responses((status = 200, body = Finished), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn exec(app: May<Use>, Path(id): Path<String>, Body(command): Body<Command>) -> Answer<Json<Finished>> {
+pub(crate) async fn exec(app: May<Use>, Path(id): Path<String>, Body(command): Body<Command>) -> Answer<Response> {
     let (request, input) = command.request(false)?;
     let sandbox = app.runtime.sandbox(&id).await?;
     let ExecStream { pid, input: mut stdin, mut output } = sandbox.exec_stream(request).await?;
@@ -121,12 +121,16 @@ pub(crate) async fn exec(app: May<Use>, Path(id): Path<String>, Body(command): B
             let _ = stdin.close().await;
         }
     };
-    let (result, ()) = tokio::join!(ExecResult::collect(output.as_mut(), ExecResult::DEFAULT_LIMIT), feed);
-    let result = result?;
+    let (result, ()) = tokio::join!(app.collected.collect(output.as_mut(), ExecResult::DEFAULT_LIMIT), feed);
+    let (result, taken) = result?;
     let (stdout, stdout_base64) = text(result.stdout);
     let (stderr, stderr_base64) = text(result.stderr);
     let exit_code = result.status.shell_code();
-    Ok(Json(Finished { pid, status: result.status, exit_code, stdout, stderr, stdout_base64, stderr_base64, dropped: result.dropped }))
+    let finished =
+        Finished { pid, status: result.status, exit_code, stdout, stderr, stdout_base64, stderr_base64, dropped: result.dropped };
+    let content = serde_json::to_vec(&finished)
+        .map_err(|error| Error::new(ErrorKind::Internal, "exec", "what a command said cannot be written down").with_source(error))?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], taken.body(content)).into_response())
 }
 
 /// Start a command, and leave it running

@@ -1,7 +1,10 @@
+use std::time::Duration;
+
 use axum::Json;
 use sandbar_core::{Error, ErrorKind, Isolation, Result};
-use sandbar_runtime::Diagnosis;
+use sandbar_runtime::{Address, Diagnosis, Runtime};
 use serde::{Deserialize, Serialize};
+use tokio::{sync::Mutex, time::Instant};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
@@ -12,18 +15,43 @@ use crate::{
 
 /// What clients of one number understand of the other side. It grows when an old client would misunderstand a new server.
 const PROTOCOL: u32 = 1;
+/// How long a diagnosis holds for whoever asks next: everything is tried for it, and any reader may ask.
+const HOLDS: Duration = Duration::from_secs(5);
 
-/// Tell what the server's host can do for sandboxes: everything is tried, which may take a moment
+/// What was found out about this host: once at a time, for all who ask meanwhile.
+#[derive(Default)]
+pub(crate) struct Diagnoses {
+    last: Mutex<Option<(Instant, Diagnosis)>>,
+    /// Self-tests come one after the other.
+    self_test: Mutex<()>,
+}
+
+impl Diagnoses {
+    async fn diagnose(&self, runtime: &Runtime) -> Diagnosis {
+        let mut last = self.last.lock().await;
+        if let Some((found, diagnosis)) = &*last
+            && found.elapsed() < HOLDS
+        {
+            return diagnosis.clone();
+        }
+        let diagnosis = runtime.diagnose(false).await;
+        *last = Some((Instant::now(), diagnosis.clone()));
+        diagnosis
+    }
+}
+
+/// Tell what the server's host can do for sandboxes: everything is tried, which may take a moment, and holds for some seconds
 #[utoipa::path(get, path = "/v1/doctor", tag = "host", operation_id = "doctor",
     responses((status = 200, body = Diagnosis), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn diagnose(app: May<Read>) -> Answer<Json<Diagnosis>> {
-    Ok(Json(app.runtime.diagnose(false).await))
+    Ok(Json(app.diagnoses.diagnose(&app.runtime).await))
 }
 
 /// Tell what the server's host can do for sandboxes, and have each usable provider make one that says hello
 #[utoipa::path(post, path = "/v1/doctor", tag = "host", operation_id = "self_test",
     responses((status = 200, body = Diagnosis), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn self_test(app: May<Admin>) -> Answer<Json<Diagnosis>> {
+    let _turn = app.diagnoses.self_test.lock().await;
     Ok(Json(app.runtime.diagnose(true).await))
 }
 
@@ -74,7 +102,7 @@ struct Tried {
     params(("name" = String, Path), Question),
     responses((status = 200, body = Offer), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn provider(app: May<Read>, Path(name): Path<String>, Query(question): Query<Question>) -> Answer<Json<Offer>> {
-    require_own(Some(&name))?;
+    require_own(&app.runtime, Some(&name))?;
     let provider = app.runtime.provider_for(&name).await?;
     let info = provider.info();
     let probe = match question.probe {
@@ -96,16 +124,16 @@ pub(crate) async fn provider(app: May<Read>, Path(name): Path<String>, Query(que
     }))
 }
 
-/// Refuses a provider on yet another host: a server answers for its own.
+/// Refuses a provider on yet another host: a server answers for its own. A name may be that of a context of its state folder, and where there is none, or `auto`, the
+/// configuration may have one.
 ///
 /// # Errors
-/// `InvalidInput`.
-pub(crate) fn require_own(provider: Option<&str>) -> Result<()> {
-    match provider.filter(|name| name.contains("://")) {
-        None => Ok(()),
-        Some(name) => {
-            let message = "a server makes sandboxes on its own host";
-            Err(Error::new(ErrorKind::InvalidInput, "provider", message).with("provider", format!("{name:?}")))
-        }
+/// `InvalidInput`; those of the contexts' file.
+pub(crate) fn require_own(runtime: &Runtime, provider: Option<&str>) -> Result<()> {
+    let Some(name) = provider.filter(|name| *name != "auto").or(runtime.config().provider.as_deref()) else { return Ok(()) };
+    if !Address::is_one(name) && !Address::is_one(&runtime.providers().canonical(name)?) {
+        return Ok(());
     }
+    let message = "a server makes sandboxes on its own host";
+    Err(Error::new(ErrorKind::InvalidInput, "provider", message).with("provider", format!("{name:?}")))
 }

@@ -15,6 +15,8 @@
 //! | `page` | lists in pages |
 //! | `sandboxes`, `life` | sandboxes: made, listed, told, ended; paused, stopped … |
 //! | `exec`, `session` | a command to its end; a command, or one that runs, over a WebSocket |
+//! | `collected` | what commands have said that run to their end, until their clients have it |
+//! | `farewell` | the end of a WebSocket |
 //! | `processes` | what exec started |
 //! | `files`, `trees` | files and folders of a sandbox; folders as tar streams |
 //! | `watch` | what happens to them |
@@ -28,6 +30,7 @@
 //! | `metrics` | what is counted and measured |
 //! | `events`, `feed` | what happens, told as it happens; what all who listen have in common |
 //! | `document` | the OpenAPI document |
+//! | `manual` | the same as a page for people |
 //!
 //! A server is one more process on a state folder, like every command: any number may run beside it, and sandboxes outlive it.
 
@@ -35,11 +38,13 @@ mod audit;
 mod caller;
 mod certificate;
 mod checkpoints;
+mod collected;
 mod connections;
 mod document;
 mod events;
 mod exec;
 mod extract;
+mod farewell;
 mod feed;
 mod files;
 mod guard;
@@ -49,6 +54,7 @@ mod images;
 mod kernels;
 mod keys;
 mod life;
+mod manual;
 mod metrics;
 mod network;
 mod page;

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use crate::{
     caller::{Manage, May, Read},
     extract::{Body, Path, Upgrade},
+    farewell::until_closed,
     problem::{Answer, Problem},
 };
 
@@ -78,4 +79,5 @@ async fn tell(socket: WebSocket, mut ports: Box<dyn PortStream>) {
         // Whatever a client says is not listened to, but that it goes.
         () = async { while let Some(Ok(_)) = source.next().await {} } => {}
     }
+    until_closed(&mut source).await;
 }

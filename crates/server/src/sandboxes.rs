@@ -9,7 +9,7 @@ use sandbar_core::{
     Error, ErrorKind, Isolation, Lifetime, Limits, Network, Result, SandboxId, SandboxSpec, SandboxStats, Secrets, State as SandboxState,
     Volume,
 };
-use sandbar_runtime::{CreateRequest, Inspect, SandboxSummary};
+use sandbar_runtime::{CreateRequest, Inspect, Runtime, SandboxSummary};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -72,7 +72,11 @@ struct HostFolder {
 }
 
 impl Creation {
-    pub(crate) fn request(self) -> Result<CreateRequest> {
+    /// What the runtime is asked for.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what cannot be.
+    pub(crate) fn request(self, runtime: &Runtime) -> Result<CreateRequest> {
         if let Some(volume) = self.volumes.iter().find(|volume| !volume.source.is_absolute()) {
             return Err(Error::new(ErrorKind::InvalidInput, "create", "the source of a volume is an absolute path of the server's host")
                 .with("source", volume.source.display()));
@@ -90,7 +94,7 @@ impl Creation {
             ttl: self.ttl_ms.map(Duration::from_millis),
             runtime: self.runtime,
         };
-        crate::host::require_own(self.provider.as_deref())?;
+        crate::host::require_own(runtime, self.provider.as_deref())?;
         Ok(CreateRequest {
             id: self.id,
             name: self.name,
@@ -113,7 +117,7 @@ impl Creation {
 pub(crate) async fn create(app: May<Manage>, headers: HeaderMap, Body(creation): Body<Creation>) -> Answer<impl IntoResponse> {
     let key = idempotency::key(&headers)?;
     let text = serde_json::to_vec(&creation).unwrap_or_default();
-    let request = creation.request()?;
+    let request = creation.request(&app.runtime)?;
     let id = match key {
         None => app.runtime.create(request).await?.id().clone(),
         // To its end, also when the client goes away: it will ask again.

@@ -18,11 +18,14 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     certificate::Certificate,
+    collected::Collected,
     connections::{Connections, PATIENCE, Room},
     document::{self, document},
     feed::Feed,
     guard::{Guard, addressed, authorized},
+    host::Diagnoses,
     idempotency::Creations,
+    manual,
     metrics::Metrics,
     problem::Problem,
     requests,
@@ -44,6 +47,8 @@ pub(crate) struct App {
     pub(crate) creations: Arc<Creations>,
     pub(crate) feed: Arc<Feed>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) collected: Collected,
+    pub(crate) diagnoses: Arc<Diagnoses>,
     /// Whether the server stops: what has no end must end then.
     pub(crate) closing: watch::Receiver<bool>,
 }
@@ -113,6 +118,8 @@ impl Service {
             creations: Arc::default(),
             feed,
             metrics: Arc::clone(&metrics),
+            collected: Collected::default(),
+            diagnoses: Arc::default(),
             closing: self.closing.subscribe(),
         };
         let guard = Arc::new(Guard::new(self.token, self.names, self.certificate, app.runtime.clone()));
@@ -121,14 +128,15 @@ impl Service {
             .layer(from_fn_with_state(Arc::clone(&guard), authorized))
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/openapi.json", get(|| async { ([("content-type", "application/json")], DOCUMENT.as_str()) }))
+            .route("/docs", get(manual::read))
             .fallback(|| async {
-                Problem::with_status(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path; /openapi.json says what there is")
+                Problem::with_status(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path; /docs says what there is")
             })
             .method_not_allowed_fallback(|| async {
                 Problem::with_status(
                     StatusCode::METHOD_NOT_ALLOWED,
                     "invalid_input",
-                    "this path does not take that method; /openapi.json says which",
+                    "this path does not take that method; /docs says which",
                 )
             })
             .layer(from_fn_with_state(guard, addressed))

@@ -42,14 +42,13 @@ use crate::{
     caller::{May, Use},
     exec::Command,
     extract::{Path, Query, Upgrade},
+    farewell::{LAST_WORDS, until_closed},
     metrics::Attended,
     problem::{Answer, Problem},
 };
 
 /// How long a client may take to say what to execute.
 const FIRST_WORDS: Duration = Duration::from_secs(30);
-/// How long what a client that is gone has said may take to be done.
-const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Between pings. A client of which nothing was heard between two of them, not even the answer to the first, is gone.
 const PULSE: Duration = Duration::from_secs(30);
 
@@ -114,6 +113,7 @@ async fn refuse(mut socket: WebSocket, error: Error) {
     // Nobody is left to hear it, or it was heard.
     let _ = socket.send(text(&json!({ "type": "error", "problem": Problem::from(error) }))).await;
     let _ = socket.send(Message::Close(None)).await;
+    until_closed(&mut socket).await;
 }
 
 /// Passes everything on until the command has ended or the client is gone.
@@ -122,28 +122,33 @@ async fn drive(socket: WebSocket, stream: ExecStream, attended: Attended) {
     let ExecStream { pid, mut input, mut output } = stream;
     let heard = AtomicBool::new(true);
     let (tell, told) = tokio::sync::mpsc::channel::<Value>(16);
-    let listen = async {
-        while let Some(Ok(message)) = source.next().await {
-            heard.store(true, Ordering::Relaxed);
-            if let Err(error) = follow(message, input.as_mut(), &heard).await
-                && tell.send(json!({ "type": "error", "problem": Problem::from(error) })).await.is_err()
-            {
-                return;
+    let said = {
+        let listen = async {
+            while let Some(Ok(message)) = source.next().await {
+                heard.store(true, Ordering::Relaxed);
+                if let Err(error) = follow(message, input.as_mut(), &heard).await
+                    && tell.send(json!({ "type": "error", "problem": Problem::from(error) })).await.is_err()
+                {
+                    return;
+                }
             }
+        };
+        tokio::pin!(listen);
+        let said = tokio::select! {
+            () = &mut listen => return,
+            said = say(&mut sink, pid, output.as_mut(), told, &heard) => said,
+        };
+        if said.is_err() {
+            // Nobody hears any more; what was said before that is still done.
+            let _ = timeout(LAST_WORDS, listen).await;
         }
-    };
-    tokio::pin!(listen);
-    let said = tokio::select! {
-        () = &mut listen => return,
-        said = say(&mut sink, pid, output.as_mut(), told, &heard) => said,
+        said
     };
     if said.is_ok() {
         // Who has heard the end finds it counted.
         drop(attended);
         drop(sink.send(Message::Close(None)).await);
-    } else {
-        // Nobody hears any more; what was said before that is still done.
-        let _ = timeout(LAST_WORDS, listen).await;
+        until_closed(&mut source).await;
     }
 }
 
@@ -159,8 +164,10 @@ async fn say(
     let mut pulse = interval_at(Instant::now() + PULSE, PULSE);
     // However long output has kept it from being looked at, an answer has as long as ever.
     pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ended = false;
     loop {
-        while let Ok(words) = told.try_recv() {
+        // Nothing comes after the end.
+        while !ended && let Ok(words) = told.try_recv() {
             sink.feed(text(&words)).await?;
         }
         // What is there already goes out together.
@@ -171,7 +178,7 @@ async fn say(
                 sink.flush().await?;
                 tokio::select! {
                     event = &mut next => event,
-                    Some(words) = told.recv() => {
+                    Some(words) = told.recv(), if !ended => {
                         sink.feed(text(&words)).await?;
                         continue;
                     }
@@ -188,7 +195,10 @@ async fn say(
         let message = match event {
             Ok(Some(ExecEvent::Output { kind, offset, data })) => piece(kind, offset, &data),
             Ok(Some(ExecEvent::Lost { bytes })) => text(&json!({ "type": "lost", "bytes": bytes })),
-            Ok(Some(ExecEvent::Exited(status))) => text(&json!({ "type": "exited", "exit_code": status.shell_code(), "status": status })),
+            Ok(Some(ExecEvent::Exited(status))) => {
+                ended = true;
+                text(&json!({ "type": "exited", "exit_code": status.shell_code(), "status": status }))
+            }
             Ok(None) => return sink.flush().await,
             Err(error) => return sink.send(text(&json!({ "type": "error", "problem": Problem::from(error) }))).await,
         };

@@ -35,6 +35,12 @@ impl OwnSocket {
         use std::os::unix::fs::PermissionsExt;
         let new = path.with_extension(std::process::id().to_string());
         let bound = || {
+            // Of one that was killed here, and had the same process id.
+            if let Err(error) = std::fs::remove_file(&new)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(error);
+            }
             let listener = UnixListener::bind(&new)?;
             std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
             let file = identity(&new)?;

@@ -19,7 +19,7 @@ pub(crate) async fn list(app: May<Read>) -> Answer<Json<Vec<TemplateSummary>>> {
 #[utoipa::path(post, path = "/v1/templates", tag = "templates", operation_id = "build_template", request_body = Creation,
     responses((status = 204, description = "It is there"), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn build(app: May<Admin>, Body(creation): Body<Creation>) -> Answer<StatusCode> {
-    app.runtime.build_template(creation.request()?).await?;
+    app.runtime.build_template(creation.request(&app.runtime)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

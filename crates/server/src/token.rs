@@ -60,8 +60,10 @@ impl Token {
         getrandom::fill(&mut random).map_err(std::io::Error::from).context(OPERATION, || "no random numbers".to_owned())?;
         let token = Self(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(random)));
         let cannot = || format!("cannot make {}", path.display());
-        // Complete before it has its name: another server may look for it now.
-        let begun = path.with_extension(format!("{}", std::process::id()));
+        // Complete before it has its name: another server may look for it now. One that was killed here has left a file of another name.
+        let mut unlike = [0; 6];
+        getrandom::fill(&mut unlike).map_err(std::io::Error::from).context(OPERATION, || "no random numbers".to_owned())?;
+        let begun = path.with_extension(URL_SAFE_NO_PAD.encode(unlike));
         let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&begun);
         let written = file.and_then(|mut file| file.write_all(format!("{}\n", token.0).as_bytes()).and_then(|()| file.sync_all()));
         let linked = written.and_then(|()| fs::hard_link(&begun, path));
@@ -104,6 +106,14 @@ mod tests {
         assert!(token.is(token.secret()) && !token.is("") && !token.is(&token.secret()[1..]));
         assert!(!format!("{token:?}").contains(token.secret()));
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_start_that_was_killed_has_left_stops_no_other() {
+        let home = tempfile::tempdir().unwrap();
+        // By the process id that this one has, too.
+        fs::write(Token::path(home.path()).with_extension(std::process::id().to_string()), "sandbar_half").unwrap();
+        assert!(Token::of(home.path()).is_ok());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tokio::{
 use crate::{
     caller::{May, Use},
     extract::{Path, Upgrade},
+    farewell::until_closed,
     problem::{Answer, Problem},
 };
 
@@ -67,4 +68,5 @@ async fn pass(socket: WebSocket, connection: Connection) {
         // An error is a client that is gone.
         _ = outward => {}
     }
+    until_closed(&mut source).await;
 }

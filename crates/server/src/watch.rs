@@ -11,6 +11,7 @@ use utoipa::IntoParams;
 use crate::{
     caller::{May, Use},
     extract::{Path, Query, Upgrade},
+    farewell::until_closed,
     problem::{Answer, Problem},
 };
 
@@ -65,4 +66,5 @@ async fn tell(socket: WebSocket, mut events: Box<dyn WatchStream>) {
         // Whatever a client says is not listened to, but that it goes.
         () = async { while let Some(Ok(_)) = source.next().await {} } => {}
     }
+    until_closed(&mut source).await;
 }

@@ -2,7 +2,10 @@ use std::sync::Arc;
 
 use sandbar_core::{Journal, Limits, NoJournal, Result};
 
-use super::check::{Check, Health};
+use super::{
+    check::{Check, Health},
+    unique_name,
+};
 use crate::host::{
     cgroup::{Controller, Groups, Hierarchies},
     ids::is_root,
@@ -43,6 +46,5 @@ fn attempt(held: &[(Controller, &str)]) -> Result<()> {
         ..Limits::default()
     };
     let journal: Arc<dyn Journal> = Arc::new(NoJournal);
-    let name = format!("sandbar-doctor-{}", std::process::id());
-    Groups::make(&name, &limits, None, &journal)?.groups.release(&journal)
+    Groups::make(&unique_name(), &limits, None, &journal)?.groups.release(&journal)
 }

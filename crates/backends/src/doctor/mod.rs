@@ -67,9 +67,35 @@ fn begin(name: &'static str, look: impl FnOnce() -> Check + Send + 'static) -> (
     (name, answer)
 }
 
+/// For what is made to see that it can be made: several may look at the same time, in one process too, and one that was killed may have left something.
+fn unique_name() -> String {
+    let mut random = [0; 8];
+    // Without random numbers nothing else works either, and those who look at the same time may find one another's.
+    let _ = getrandom::fill(&mut random);
+    format!("sandbar-doctor-{:016x}", u64::from_ne_bytes(random))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn several_look_at_once_and_find_the_same() {
+        let home = tempfile::tempdir().unwrap();
+        let first = examine(home.path()).await;
+        let finding = |checks: &[Check], name: &str| checks.iter().find(|check| check.name == name).unwrap().health;
+        let mut looks = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let home = home.path().to_owned();
+            looks.spawn(async move { examine(&home).await });
+        }
+        for checks in looks.join_all().await {
+            for name in ["cgroups", "disk"] {
+                assert_eq!(finding(&checks, name), finding(&first, name), "{checks:?}");
+            }
+        }
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+    }
 
     #[tokio::test]
     async fn everything_is_looked_at_and_leaves_nothing() {

@@ -4,7 +4,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::check::{Check, Health};
+use super::{
+    check::{Check, Health},
+    unique_name,
+};
 
 const NAME: &str = "disk";
 /// Less than this is used up by the first image.
@@ -43,7 +46,7 @@ fn existing(home: &Path) -> PathBuf {
 }
 
 fn write(folder: &Path) -> std::io::Result<()> {
-    let path = folder.join(format!(".sandbar-doctor-{}", std::process::id()));
+    let path = folder.join(format!(".{}", unique_name()));
     let written = fs::File::create_new(&path).and_then(|mut file| file.write_all(&vec![0; SAMPLE]).and_then(|()| file.sync_data()));
     let removed = fs::remove_file(&path);
     written.and(removed)

@@ -11,6 +11,10 @@ use sandbar_core::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::{
+    runtime::{Handle as Threads, RuntimeFlavor},
+    task::block_in_place,
+};
 
 use super::{
     address::Address,
@@ -80,13 +84,20 @@ impl Remote {
             return Ok(offer);
         }
         let failed = || Error::new(ErrorKind::Internal, OPERATION, "no thread can be had to ask");
-        thread::scope(|scope| {
-            let asking = thread::Builder::new().spawn_scoped(scope, || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                runtime.map_err(|error| failed().with_source(error))?.block_on(self.offer())
-            });
-            asking.map_err(|error| failed().with_source(error))?.join().unwrap_or_else(|_| Err(failed()))
-        })
+        let ask = || {
+            thread::scope(|scope| {
+                let asking = thread::Builder::new().spawn_scoped(scope, || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                    runtime.map_err(|error| failed().with_source(error))?.block_on(self.offer())
+                });
+                asking.map_err(|error| failed().with_source(error))?.join().unwrap_or_else(|_| Err(failed()))
+            })
+        };
+        // The other host may take its time. Where others have the same thread, they get another one.
+        match Threads::try_current().map(|threads| threads.runtime_flavor()) {
+            Ok(RuntimeFlavor::MultiThread) => block_in_place(ask),
+            _ => ask(),
+        }
     }
 
     /// Has it made there, and tells the ledger. What was made is removed again if something fails.

@@ -16,7 +16,7 @@ const IDLE: Duration = Duration::from_secs(90);
 
 /// Serve this state folder over HTTP
 ///
-/// Prints its address when it listens; reads its certificate again at HUP. Everything under /v1 needs the token in the file `server-token` of the state folder; /openapi.json describes it. Ctrl-C or TERM
+/// Prints its address when it listens; reads its certificate again at HUP. Everything under /v1 needs the token in the file `server-token` of the state folder; /docs describes it, and /openapi.json does so for programs. Ctrl-C or TERM
 /// stops the server, and no sandbox.
 #[derive(Debug, Args)]
 #[command(
@@ -116,5 +116,26 @@ async fn renew(renewal: &mut Option<(Signal, Certificate)>) {
     }
     if let Err(error) = certificate.read_again() {
         output::warning(&format!("the certificate is still the one that it was: {}", error.chain()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: Serve,
+    }
+
+    #[test]
+    fn nobody_but_this_machine_reaches_it_unless_that_was_asked_for() {
+        let listen = |words: &[&str]| Line::parse_from([&["serve"], words].concat()).serve.listen;
+        assert_eq!(listen(&[]), SocketAddr::from(([127, 0, 0, 1], 7700)));
+        assert!(listen(&["--listen", "8080"]).ip().is_loopback());
+        assert!(!listen(&["--listen", "0.0.0.0:8080"]).ip().is_loopback());
     }
 }

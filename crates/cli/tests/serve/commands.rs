@@ -40,6 +40,23 @@ async fn a_command_is_streamed_both_ways() {
 }
 
 #[tokio::test]
+async fn the_end_reaches_a_client_that_is_still_speaking() {
+    let server = Server::new();
+    let id = server.create_unwalled().await;
+    for _ in 0..10 {
+        let mut socket = server.socket(&format!("/v1/sandboxes/{id}/exec")).await;
+        socket.say(&json!({ "shell": "echo last words; exit 3", "stdin": true })).await;
+        // Most of it nobody takes any more. A connection that ends with something unread is reset.
+        for _ in 0..40 {
+            socket.write(&[b'x'; 64 << 10]).await;
+        }
+        socket.started().await;
+        let said = socket.listen().await;
+        assert_eq!((said.stdout.as_slice(), &said.end["exit_code"]), (&b"last words\n"[..], &3.into()));
+    }
+}
+
+#[tokio::test]
 async fn a_terminal_has_a_size_and_signals() {
     let server = Server::new();
     let id = server.create(json!({})).await;

@@ -30,8 +30,28 @@ impl Listener {
         (listener, first.id.unwrap())
     }
 
-    /// The next message; `None` at the end.
+    /// The next message that is no comment; `None` at the end.
     async fn next(&mut self) -> Option<Told> {
+        loop {
+            let told = self.next_of_all().await?;
+            if !told.kind.is_empty() {
+                return Some(told);
+            }
+        }
+    }
+
+    /// Waits until it is said, which is after a silence, that everything up to this number was looked at.
+    async fn reaches(&mut self, number: u64) {
+        loop {
+            let told = self.next_of_all().await.unwrap();
+            assert!(told.kind.is_empty(), "{told:?}");
+            if told.id >= Some(number) {
+                return;
+            }
+        }
+    }
+
+    async fn next_of_all(&mut self) -> Option<Told> {
         loop {
             if let Some(end) = self.read.windows(2).position(|pair| pair == b"\n\n") {
                 let message: Vec<u8> = self.read.drain(..end + 2).collect();
@@ -45,10 +65,7 @@ impl Listener {
                         _ => {}
                     }
                 }
-                if !told.kind.is_empty() {
-                    return Some(told);
-                }
-                continue;
+                return Some(told);
             }
             let piece = tokio::time::timeout(PATIENCE, self.response.chunk()).await.expect("nothing is told");
             self.read.extend_from_slice(&piece.unwrap()?);
@@ -118,6 +135,19 @@ async fn what_happens_is_told_in_order_whoever_makes_it_happen() {
         );
         last = told.id.unwrap();
     }
+}
+
+#[tokio::test]
+async fn who_has_few_events_misses_none_among_many_of_others() {
+    let server = Server::new();
+    let key = server.key(&["ann"]);
+    let mut listener = Listener::new(server.by(&key, Method::GET, "/v1/events")).await.0;
+    server.happen(6_000);
+    listener.reaches(6_000).await;
+    // What was looked at is not missed when it is not kept any more.
+    server.happen(6_000);
+    server.create_by(&key, json!({})).await;
+    assert_eq!(listener.kinds(1).await, ["created"]);
 }
 
 #[tokio::test]

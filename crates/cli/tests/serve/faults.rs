@@ -1,5 +1,8 @@
+use std::{path::PathBuf, process::Command};
+
+use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::server::{Server, expect};
 
@@ -81,4 +84,106 @@ async fn a_creation_in_whose_middle_the_server_was_killed_is_done_once() {
         assert_eq!(listed["items"].as_array().unwrap().len(), 1, "{step}: {listed}");
         assert_eq!((&listed["items"][0]["id"], &listed["items"][0]["state"]), (&made["id"], &json!("running")), "{step}: {listed}");
     }
+}
+
+/// One of several that work on the same state folder: makes three sandboxes, uses them, and leaves one of them.
+fn work(home: PathBuf, number: usize) -> String {
+    let sandbar = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_sandbar")).env("SANDBAR_HOME", &home).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let mut kept = String::new();
+    for turn in 0..3 {
+        let id = sandbar(&["create", "--on", "dangerous-host", "--name", &format!("by-command-{number}-{turn}")]);
+        assert_eq!(sandbar(&["exec", &id, "--", "echo", "here"]), "here");
+        if turn == 1 {
+            kept = id;
+        } else {
+            sandbar(&["rm", "-f", &id]);
+        }
+    }
+    kept
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_servers_and_eight_commands_at_once_agree_at_the_end() {
+    let server = Server::new();
+    let other = server.beside();
+    let commands: Vec<_> = (0..8)
+        .map(|number| {
+            let home = server.home.path().to_owned();
+            tokio::task::spawn_blocking(move || work(home, number))
+        })
+        .collect();
+    let mut left = Vec::new();
+    for turn in 0..6 {
+        // What one has made, the other uses and removes.
+        let address = [&server.address, &other.address][turn % 2].clone();
+        let create = |number: usize| {
+            let request = server.request_at(&address, Method::POST, "/v1/sandboxes");
+            expect(
+                request.json(&json!({ "provider": "dangerous-host", "name": format!("by-server-{turn}-{number}") })),
+                StatusCode::CREATED,
+            )
+        };
+        let made = join_all([create(0), create(1)]).await;
+        let [kept, removed] = [0, 1].map(|index: usize| made[index]["id"].as_str().unwrap().to_owned());
+        let elsewhere = [&other.address, &server.address][turn % 2];
+        let said =
+            server.request_at(elsewhere, Method::POST, &format!("/v1/sandboxes/{removed}/exec")).json(&json!({ "shell": "echo here" }));
+        assert_eq!(expect(said, StatusCode::OK).await["stdout"], "here\n");
+        let gone = server.request_at(elsewhere, Method::DELETE, &format!("/v1/sandboxes/{removed}?force=true"));
+        expect(gone, StatusCode::NO_CONTENT).await;
+        left.push(kept);
+    }
+    for command in commands {
+        left.push(command.await.unwrap());
+    }
+    left.sort();
+    let of = |listed: &Value| {
+        let items = listed["items"].as_array().unwrap();
+        let mut ids: Vec<String> = items.iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect();
+        assert!(items.iter().all(|item| item["state"] == "running"), "{listed}");
+        ids.sort();
+        ids
+    };
+    for address in [&server.address, &other.address] {
+        assert_eq!(of(&expect(server.request_at(address, Method::GET, "/v1/sandboxes"), StatusCode::OK).await), left);
+    }
+    let listed = server.sandbar(&["ls", "-q"]).stdout;
+    let mut listed: Vec<&str> = std::str::from_utf8(&listed).unwrap().lines().collect();
+    listed.sort_unstable();
+    assert_eq!(listed, left);
+}
+
+#[tokio::test]
+async fn the_same_key_at_two_servers_at_once_is_one_sandbox() {
+    let server = Server::new();
+    let other = server.beside();
+    for key in ["a", "b", "c", "d"] {
+        let ask = |address: &str| {
+            let request = server.request_at(address, Method::POST, "/v1/sandboxes").header("idempotency-key", key);
+            request.json(&json!({ "provider": "container" })).send()
+        };
+        let answers = join_all((0..8).map(|turn| ask([&server.address, &other.address][turn % 2]))).await;
+        let mut ids = Vec::new();
+        for answer in answers {
+            let answer = answer.unwrap();
+            let status = answer.status();
+            let body: Value = answer.json().await.unwrap();
+            match status {
+                StatusCode::CREATED => ids.push(body["id"].clone()),
+                // Another process is about it; who asks again is told.
+                _ => assert_eq!((status, &body["kind"]), (StatusCode::CONFLICT, &json!("conflict")), "{body}"),
+            }
+        }
+        for address in [&server.address, &other.address] {
+            let again: Value = ask(address).await.unwrap().json().await.unwrap();
+            assert!(!ids.is_empty() && ids.iter().all(|id| *id == again["id"]), "{ids:?} {again}");
+        }
+        expect(server.request(Method::DELETE, &format!("/v1/sandboxes/{}?force=true", ids[0].as_str().unwrap())), StatusCode::NO_CONTENT)
+            .await;
+    }
+    assert!(server.get("/v1/sandboxes").await["items"].as_array().unwrap().is_empty());
 }

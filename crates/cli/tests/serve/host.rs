@@ -51,6 +51,39 @@ async fn an_image_comes_in_as_it_is_sent_is_listed_and_removed() {
 }
 
 #[tokio::test]
+async fn a_server_answers_for_its_own_host_alone() {
+    let server = Server::new();
+    // Nobody listens there: whoever asks it fails otherwise.
+    let added = server.sandbar(&["context", "add", "afar", "http://127.0.0.1:9/container"]);
+    let added = if added.status.success() { added } else { server.sandbar(&["context", "add", "afar", "https://127.0.0.1:9/container"]) };
+    assert!(added.status.success(), "{added:?}");
+    for provider in ["afar", "afar/docker", "https://127.0.0.1:9", "ssh://127.0.0.1:9/container"] {
+        let escaped = provider.replace('/', "%2F");
+        let told = problem(server.request(Method::GET, &format!("/v1/providers/{escaped}?probe=true")), 400).await;
+        assert!(told["detail"].as_str().unwrap().contains("its own host"), "{told}");
+        for path in ["/v1/sandboxes", "/v1/templates"] {
+            problem(server.request(Method::POST, path).json(&json!({ "provider": provider })), 400).await;
+        }
+        problem(server.request(Method::POST, "/v1/forks").json(&json!({ "from": "x", "provider": provider })), 400).await;
+    }
+    problem(server.request(Method::GET, "/v1/providers/nowhere"), 404).await;
+}
+
+#[tokio::test]
+async fn everybody_who_asks_at_once_has_the_same_diagnosis() {
+    let server = Server::new();
+    let first = server.get("/v1/doctor").await;
+    for name in ["disk", "cgroups"] {
+        let check = first["host"].as_array().unwrap().iter().find(|check| check["name"] == name).unwrap();
+        assert!(!check["finding"].as_str().unwrap().contains("File exists"), "{check}");
+    }
+    let asked = (0..20).map(|_| server.get("/v1/doctor"));
+    for diagnosis in futures_util::future::join_all(asked).await {
+        assert_eq!(diagnosis, first);
+    }
+}
+
+#[tokio::test]
 async fn an_upload_that_breaks_off_leaves_nothing() {
     let server = Server::new();
     let half = archive()[..50].to_vec();

@@ -82,6 +82,32 @@ async fn a_scope_ends_where_it_says() {
 }
 
 #[tokio::test]
+async fn a_holder_listens_on_loopback_and_has_nothing_fetched() {
+    let server = Server::new();
+    let (manage, admin) = (server.key(&["m"]), server.key(&["a", "--scope", "admin"]));
+    let id = server.create_by(&manage, json!({})).await;
+    let expose = |key: &str, port: u16, listen: &str| {
+        let body = json!({ "port": port, "listen": listen });
+        server.by(key, Method::POST, &format!("/v1/sandboxes/{id}/ports")).json(&body)
+    };
+    for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:8080", "127.0.0.1:1023", "127.0.0.1:80", "[::1]:22"] {
+        assert_eq!(problem(expose(&manage, 80, listen), 403).await["kind"], "permission_denied", "{listen}");
+    }
+    let given = expect(expose(&manage, 80, "127.0.0.1:0"), StatusCode::CREATED).await;
+    assert!(given["listen"].as_str().unwrap().starts_with("127.0.0.1:"), "{given}");
+    expect(expose(&admin, 81, "0.0.0.0:0"), StatusCode::CREATED).await;
+
+    // An engine would fetch it from where its name says. Nobody answers there.
+    let image = json!({ "provider": "docker", "image": "127.0.0.1:9/not-here" });
+    let create = |key: &str| server.by(key, Method::POST, "/v1/sandboxes").json(&image);
+    let told = problem(create(&manage), 404).await;
+    assert!(told["hint"].as_str().unwrap().contains("admin"), "{told}");
+    // With or without an engine, it is asked for.
+    let asked = create(&admin).send().await.unwrap().text().await.unwrap();
+    assert!(!asked.contains("the scope admin"), "{asked}");
+}
+
+#[tokio::test]
 async fn a_key_opens_until_it_is_removed_or_has_expired_and_its_secret_is_kept_nowhere() {
     let server = Server::new();
     let key = server.key(&["ci", "--max-sandboxes", "1"]);

@@ -31,6 +31,19 @@ pub struct Server {
     process: Child,
 }
 
+/// Another server beside one, on its state folder.
+pub struct Beside {
+    pub address: String,
+    process: Child,
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 /// A WebSocket's two ends.
 pub struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
@@ -126,6 +139,17 @@ impl Server {
     /// Another one, in the place of one that has ended.
     pub fn again(&mut self) {
         (self.process, self.address) = start(self.home.path(), LOOPBACK, &[], Stdio::inherit(), &[]);
+    }
+
+    /// Another one, beside this.
+    pub fn beside(&self) -> Beside {
+        let (process, address) = start(self.home.path(), LOOPBACK, &[], Stdio::inherit(), &[]);
+        Beside { address, process }
+    }
+
+    /// A request to the server at this address.
+    pub fn request_at(&self, address: &str, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("http://{address}{path}")).bearer_auth(&self.token)
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -272,6 +296,15 @@ pub async fn expect(request: RequestBuilder, status: StatusCode) -> Value {
     serde_json::from_str(&text).unwrap_or(Value::String(text))
 }
 
+/// The kinds and statuses of the tables of errors in the documentation.
+fn documented() -> impl Iterator<Item = (&'static str, u16)> {
+    let rows = include_str!("../../../../docs/architecture.md").lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.filter_map(|row| {
+        let (kind, rest) = row.split_once("` | ")?;
+        Some((kind, rest.split(' ').next()?.parse().ok()?))
+    })
+}
+
 /// The problem that an answer tells.
 pub async fn problem(request: RequestBuilder, status: u16) -> Value {
     let response = request.send().await.unwrap();
@@ -281,5 +314,7 @@ pub async fn problem(request: RequestBuilder, status: u16) -> Value {
     assert_eq!((found, kind.as_deref()), (status, Some("application/problem+json")), "{text}");
     let problem: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(problem["status"], status, "{problem}");
+    let row = (problem["kind"].as_str().unwrap(), status);
+    assert!(documented().any(|documented| documented == row), "docs/architecture.md has no row for {row:?}");
     problem
 }

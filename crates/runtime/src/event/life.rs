@@ -93,11 +93,12 @@ pub struct Event {
 }
 
 impl Runtime {
-    /// At most `limit` events after the one of this number, the oldest first, whichever process made them happen. The newest ten thousand are kept.
+    /// At most `limit` events after the one of this number, the oldest first, whichever process made them happen. The newest ten thousand are kept. With them comes the
+    /// number after which to ask the next time: that of the last event that was looked at, which may be of somebody else.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub fn events_after(&self, after: u64, limit: usize) -> Result<Vec<Event>> {
+    pub fn events_after(&self, after: u64, limit: usize) -> Result<(Vec<Event>, u64)> {
         self.ledger().events_after(after, limit, self.own())
     }
 

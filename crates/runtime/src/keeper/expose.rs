@@ -10,7 +10,7 @@ impl Sandbox {
     /// the keeper, if the configuration names its program, else by this process as long as the runtime lives. A port 0 in `listen` takes a free one.
     ///
     /// # Errors
-    /// `AlreadyExists` when the port is exposed already or the address is taken.
+    /// `AlreadyExists` when the port is exposed already or the address is taken; `PermissionDenied` to a key's holder who may not listen there.
     pub async fn expose_port(&self, port: u16, listen: SocketAddr) -> Result<ExposedPort> {
         self.deed("expose").at(format!("{port} at {listen}")).done(self.expose_port_now(port, listen)).await
     }
@@ -19,6 +19,7 @@ impl Sandbox {
         if port == 0 {
             return Err(Error::new(ErrorKind::InvalidInput, "expose", "a port is 1 to 65535"));
         }
+        self.runtime().holder().map_or(Ok(()), |holder| holder.allow_listening(listen))?;
         self.usable(&[State::Running]).await?;
         let row = self.runtime().row(self.id())?;
         self.runtime().require(&row.provider, Feature::ExposePort)?;

@@ -5,7 +5,7 @@ use super::{Ledger, sandbox_row::text};
 
 /// How long a creation is remembered.
 const MEMORY_MS: u64 = 24 * 60 * 60 * 1000;
-/// How many are remembered; the oldest go first.
+/// How many of each key are remembered; the oldest go first, so that nobody makes another's be forgotten.
 const MOST: u64 = 10_000;
 
 /// A creation that is to be done once.
@@ -31,8 +31,9 @@ impl Ledger {
             }
             let sql = "
                 DELETE FROM creations
-                    WHERE time_ms < ?1 OR time_ms <= (SELECT time_ms FROM creations ORDER BY time_ms DESC LIMIT 1 OFFSET ?2)";
-            transaction.prepare_cached(sql)?.execute(params![oldest, MOST - 1])?;
+                    WHERE time_ms < ?1
+                        OR key = ?3 AND time_ms <= (SELECT time_ms FROM creations WHERE key = ?3 ORDER BY time_ms DESC LIMIT 1 OFFSET ?2)";
+            transaction.prepare_cached(sql)?.execute(params![oldest, MOST - 1, key])?;
             let sql = "INSERT INTO creations (key, word, request, sandbox, made, time_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
             let row = params![key, word, wanted.request, wanted.sandbox.as_str(), wanted.made, now_ms];
             transaction.prepare_cached(sql)?.execute(row)?;
@@ -40,15 +41,22 @@ impl Ledger {
         })
     }
 
-    /// Writes how a creation has ended: it is remembered if it was made, and otherwise forgotten, so that it may be tried again.
-    pub(crate) fn end_creation(&self, key: i64, word: &str, made: bool) -> Result<()> {
+    /// Writes that a sandbox was made: that is remembered.
+    pub(crate) fn finish_creation(&self, key: i64, word: &str) -> Result<()> {
         self.write(|transaction| {
-            let sql = if made {
-                "UPDATE creations SET made = 1 WHERE key = ?1 AND word = ?2"
-            } else {
-                "DELETE FROM creations WHERE key = ?1 AND word = ?2 AND made = 0"
-            };
+            let sql = "UPDATE creations SET made = 1 WHERE key = ?1 AND word = ?2";
             transaction.prepare_cached(sql)?.execute(params![key, word])?;
+            Ok(())
+        })
+    }
+
+    /// Forgets a creation that has failed, so that it may be tried again; where there is a sandbox of its id, or one is being made, only if `whatever_is_there`.
+    pub(crate) fn forget_creation(&self, key: i64, word: &str, whatever_is_there: bool) -> Result<()> {
+        self.write(|transaction| {
+            let sql = "
+                DELETE FROM creations
+                    WHERE key = ?1 AND word = ?2 AND made = 0 AND (?3 OR sandbox NOT IN (SELECT id FROM sandboxes))";
+            transaction.prepare_cached(sql)?.execute(params![key, word, whatever_is_there])?;
             Ok(())
         })
     }
@@ -70,9 +78,9 @@ mod tests {
         assert_eq!(ledger.claim_creation(0, "w", &wanted(1), now).unwrap().0, wanted(1));
         assert_eq!(ledger.claim_creation(0, "w", &wanted(2), now + 1).unwrap().0, wanted(1));
         assert_eq!(ledger.claim_creation(7, "w", &wanted(2), now + 1).unwrap().0, wanted(2));
-        ledger.end_creation(0, "w", true).unwrap();
-        ledger.end_creation(7, "w", false).unwrap();
-        ledger.end_creation(0, "w", false).unwrap();
+        ledger.finish_creation(0, "w").unwrap();
+        ledger.forget_creation(7, "w", false).unwrap();
+        ledger.forget_creation(0, "w", true).unwrap();
         let made = CreationRow { made: true, ..wanted(1) };
         assert_eq!(ledger.claim_creation(0, "w", &wanted(3), now + MEMORY_MS).unwrap().0, made);
         assert_eq!(ledger.claim_creation(7, "w", &wanted(3), now + 2).unwrap().0, wanted(3));
@@ -91,6 +99,11 @@ mod tests {
         ledger.claim_creation(0, "new", &wanted(1), MOST + 1).unwrap();
         let count: u64 = ledger.read(|connection| connection.query_row("SELECT count(*) FROM creations", [], |row| row.get(0))).unwrap();
         assert_eq!(count, MOST);
+        // Another key's are its own.
+        ledger.claim_creation(7, "new", &wanted(1), MOST + 1).unwrap();
+        ledger.claim_creation(7, "newer", &wanted(1), MOST + 1).unwrap();
+        let count: u64 = ledger.read(|connection| connection.query_row("SELECT count(*) FROM creations", [], |row| row.get(0))).unwrap();
+        assert_eq!(count, MOST + 2);
         assert_eq!(ledger.claim_creation(0, "word-2", &wanted(2), MOST + 1).unwrap().0.request, [0; 32]);
         assert_eq!(ledger.claim_creation(0, "word-1", &wanted(2), MOST + 1).unwrap().0, wanted(2));
     }

@@ -14,9 +14,11 @@ pub(crate) struct Known {
 }
 
 impl Ledger {
-    /// At most `limit` events after the one of this number, of the sandboxes of a key or of all, the oldest first.
-    pub(crate) fn events_after(&self, after: u64, limit: usize, key: Option<i64>) -> Result<Vec<Event>> {
+    /// At most `limit` events after the one of this number, of the sandboxes of a key or of all, the oldest first; and the number up to which there is no other.
+    pub(crate) fn events_after(&self, after: u64, limit: usize, key: Option<i64>) -> Result<(Vec<Event>, u64)> {
         self.read(|connection| {
+            // Before the events: what is added meanwhile may be among them, or is looked for the next time.
+            let newest: Option<u64> = connection.prepare_cached("SELECT max(id) FROM events")?.query_row([], |row| row.get(0))?;
             let sql = "
                 SELECT id, time_ms, kind, sandbox, name, detail FROM events
                     WHERE id > ?1 AND (?3 IS NULL OR key = ?3) ORDER BY id LIMIT ?2";
@@ -30,7 +32,11 @@ impl Ledger {
                     detail: row.get(5)?,
                 })
             };
-            connection.prepare_cached(sql)?.query_map(params![after, limit, key], read)?.collect()
+            let events =
+                connection.prepare_cached(sql)?.query_map(params![after, limit, key], read)?.collect::<rusqlite::Result<Vec<_>>>()?;
+            let last = events.last().map_or(after, |event| event.id);
+            let seen = if events.len() < limit { last.max(newest.unwrap_or(0)) } else { last };
+            Ok((events, seen))
         })
     }
 
@@ -74,7 +80,7 @@ mod tests {
     use crate::process_identity::ProcessIdentity;
 
     fn kinds(ledger: &Ledger, after: u64) -> Vec<String> {
-        let told = ledger.events_after(after, 1000, None).unwrap().into_iter();
+        let told = ledger.events_after(after, 1000, None).unwrap().0.into_iter();
         told.map(|event| event.detail.map_or(event.kind.to_string(), |detail| format!("{} {detail}", event.kind))).collect()
     }
 
@@ -159,10 +165,12 @@ mod tests {
         let expected =
             ["created fake", "paused", "resumed", "stopped", "started", &checkpointed, &restored, "crashed its agent is gone", "destroyed"];
         assert_eq!(kinds(&other, 0), expected);
-        let events = other.events_after(0, 2, None).unwrap();
+        let (events, seen) = other.events_after(0, 2, None).unwrap();
+        assert_eq!(seen, events[1].id);
         assert_eq!(kinds(&other, events[1].id), expected[2..]);
         assert!(events[0].time_ms > 1_700_000_000_000 && events[0].sandbox == id);
-        assert_eq!(other.events_after(0, 1000, Some(1)).unwrap(), []);
+        // Whose sandboxes nothing happens to has seen all the same.
+        assert_eq!(other.events_after(0, 1000, Some(1)).unwrap(), (vec![], other.kept_events().unwrap().unwrap().1));
         // One that never was is not told as gone.
         let begun = insert(&ledger, 2);
         ledger.delete_sandbox(&begun).unwrap();
@@ -192,6 +200,6 @@ mod tests {
         assert_eq!(ledger.kept_events().unwrap(), Some((11, 10_010)));
         turn(1);
         assert_eq!(ledger.kept_events().unwrap(), Some((12, 10_011)));
-        assert_eq!(ledger.events_after(0, 1, None).unwrap()[0].id, 12);
+        assert_eq!(ledger.events_after(0, 1, None).unwrap().0[0].id, 12);
     }
 }
