@@ -10,6 +10,7 @@ mod lab;
 mod licences;
 mod macos;
 mod outcome;
+mod schemathesis;
 mod setup;
 mod test;
 mod tidy;
@@ -67,6 +68,8 @@ enum Chore {
     },
     /// Check that the client of other hosts compiles for macOS.
     Macos,
+    /// Have schemathesis ask a server for everything that docs/openapi.json has, sensible and not.
+    Schemathesis,
     /// Exactly what continuous integration runs: check, test, and a short fuzz.
     Ci,
 }
@@ -98,6 +101,7 @@ fn run(chore: &Chore) -> Result<ExitCode, Failure> {
         Chore::Bench { arguments } => bench::run(&shell, arguments),
         Chore::Fuzz { target, seconds } => fuzz::run(&shell, target.as_deref(), *seconds),
         Chore::Macos => macos::run(&shell),
+        Chore::Schemathesis => schemathesis::run(&shell),
         Chore::Ci => ci::run(&shell),
     }?;
     Ok(ExitCode::SUCCESS)

@@ -3,10 +3,11 @@ use xshell::{Shell, cmd};
 use crate::{
     backports, lab, macos,
     outcome::{Failure, say},
+    schemathesis,
 };
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 24] = [
+const PACKAGES: [(&str, &str); 25] = [
     ("curl", "the client inside, in tests of what leaves a sandbox"),
     ("openssl", "the TLS server of those tests"),
     ("iproute2", "the network namespaces of those tests"),
@@ -31,6 +32,7 @@ const PACKAGES: [(&str, &str); 24] = [
     ("kmod", "the order of the lab's modules"),
     ("lz4", "unpacks the lab's kernel"),
     ("python3-pip", "fetches Firecracker for the lab"),
+    ("python3-venv", "schemathesis, which asks the server"),
 ];
 
 /// The field of the package database that says whether a package is there.
@@ -80,6 +82,10 @@ pub fn run(shell: &Shell) -> Result<(), Failure> {
     // Other distributions have no such compiler; what needs it says so.
     if let Err(failure) = macos::fetch(shell) {
         say(&format!("the client is not checked for macOS: {failure}"));
+    }
+    // It comes from a registry that not every machine reaches; what needs it says so.
+    if let Err(failure) = schemathesis::fetch(shell) {
+        say(&format!("the server is not asked by schemathesis: {failure}"));
     }
     if cfg!(target_arch = "x86_64") {
         lab::materials::fetch(shell)?;

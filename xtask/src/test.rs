@@ -7,10 +7,11 @@ use crate::{
     in_lab::{self, WALLS},
     lab, macos,
     outcome::{Failure, Step, all, say},
+    schemathesis,
 };
 
 /// What this machine must be able to run when continuous integration says so.
-const REQUIRED_IN_CI: &str = "fake,dangerous-host,container-root,container-rootless,container-rootless-ranges,gvisor-root,gvisor-rootless,docker-runc,docker-runsc,qemu-tcg,qemu-plain-user,remote-http,remote-ssh,registry,lab,macos";
+const REQUIRED_IN_CI: &str = "fake,dangerous-host,container-root,container-rootless,container-rootless-ranges,gvisor-root,gvisor-rootless,docker-runc,docker-runsc,qemu-tcg,qemu-plain-user,remote-http,remote-ssh,registry,lab,macos,schemathesis";
 
 /// Builds and runs every test of the workspace, and those that need a working `/dev/kvm` once more in the lab.
 ///
@@ -33,11 +34,12 @@ pub fn run(shell: &Shell, filter: Option<&str>, in_ci: bool) -> Result<(), Failu
         let tests = cmd!(shell, "cargo test --workspace --no-fail-fast -- {filter...}").env("SANDBAR_REQUIRE", &required);
         told_again(&mut tests.into())
     };
-    let (lab, macos) = (is_required("lab"), is_required("macos"));
+    let (lab, macos, asked) = (is_required("lab"), is_required("macos"), is_required("schemathesis"));
     // Beside the tests, which wait as often as they compute.
     let client = filter.is_none().then(|| thread::spawn(move || for_macos(macos)));
     let mut steps: Vec<Step<'_>> = vec![("workspace", Box::new(workspace))];
     if let Some(client) = client {
+        steps.push(("schemathesis", Box::new(move || asked_or_told(shell, asked))));
         steps.push(("lab", Box::new(move || in_lab_or_told(shell, lab))));
         let told = || client.join().unwrap_or_else(|_| Err(Failure::new("its thread panicked")));
         steps.push(("the client for macOS", Box::new(told)));
@@ -53,6 +55,15 @@ fn for_macos(required: bool) -> Result<(), Failure> {
         return Ok(());
     }
     macos::run(&shell)
+}
+
+/// The server, asked for everything that its document has.
+fn asked_or_told(shell: &Shell, required: bool) -> Result<(), Failure> {
+    if !required && let Err(failure) = schemathesis::fetch(shell) {
+        say(&format!("the server is not asked by schemathesis: {failure}"));
+        return Ok(());
+    }
+    schemathesis::run(shell)
 }
 
 /// What needs KVM, where it works.
