@@ -188,6 +188,20 @@ impl Runtime {
     /// # Errors
     /// `NotFound` for a reference that is neither a sandbox nor an id.
     pub async fn checkpoints(&self, of: Option<&str>) -> Result<Vec<CheckpointSummary>> {
+        Ok(self.checkpoints_after(of, None, usize::MAX).await?.0)
+    }
+
+    /// A page of that list: at most `limit` after the one that was made at this moment (Unix milliseconds) and has this id. With it comes the place where the
+    /// next page begins, if there is one.
+    ///
+    /// # Errors
+    /// As [`checkpoints`](Self::checkpoints).
+    pub async fn checkpoints_after(
+        &self,
+        of: Option<&str>,
+        after: Option<(u64, &str)>,
+        limit: usize,
+    ) -> Result<(Vec<CheckpointSummary>, Option<(u64, CheckpointId)>)> {
         let of = match of {
             None => None,
             Some(reference) => match self.ledger().find_sandbox(reference, self.own()) {
@@ -195,7 +209,11 @@ impl Runtime {
                 Err(error) => Some(reference.parse().map_err(|_| error)?),
             },
         };
-        Ok(self.ledger().checkpoints(of.as_ref(), self.own())?.into_iter().map(CheckpointSummary::from).collect())
+        let mut rows = self.ledger().checkpoints_after(of.as_ref(), after, limit.saturating_add(1), self.own())?;
+        let is_last = rows.len() <= limit;
+        rows.truncate(limit);
+        let next = rows.last().filter(|_| !is_last).map(|row| (row.created_ms, row.id.clone()));
+        Ok((rows.into_iter().map(CheckpointSummary::from).collect(), next))
     }
 
     /// The checkpoint that is meant: an id, a name, or a prefix of an id (with or without `cp-`) that no other id has.

@@ -9,6 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::{
     caller::{Manage, May, Read},
     extract::{Body, Path, Query},
+    page::{Listing, Page, Wanted},
     problem::{Answer, Problem},
 };
 
@@ -45,13 +46,23 @@ pub(crate) async fn create(app: May<Manage>, Path(id): Path<String>, Body(saving
 pub(crate) struct Filter {
     /// Those of this sandbox alone.
     sandbox: Option<String>,
+    /// A page of at most this many entries: 1 to 1000, 100 if there is only a cursor. All of them are told, as a list, if both are left out.
+    limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
 }
 
-/// List the checkpoints
+/// List the checkpoints, the oldest first
 #[utoipa::path(get, path = "/v1/checkpoints", tag = "checkpoints", operation_id = "list_checkpoints", params(Filter),
-    responses((status = 200, body = [CheckpointSummary]), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn list(app: May<Read>, Query(filter): Query<Filter>) -> Answer<Json<Vec<CheckpointSummary>>> {
-    Ok(Json(app.runtime.checkpoints(filter.sandbox.as_deref()).await?))
+    responses((status = 200, body = Listing<CheckpointSummary>), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn list(app: May<Read>, Query(filter): Query<Filter>) -> Answer<Json<Listing<CheckpointSummary>>> {
+    let Filter { sandbox, limit, cursor } = filter;
+    let wanted = Wanted { limit, cursor };
+    if !wanted.is_part() {
+        return Ok(Json(Listing::All(app.runtime.checkpoints(sandbox.as_deref()).await?)));
+    }
+    let (items, next) = app.runtime.checkpoints_after(sandbox.as_deref(), wanted.after()?, wanted.limit()?).await?;
+    Ok(Json(Listing::Part(Page::new(items, next))))
 }
 
 /// Tell about a checkpoint

@@ -15,9 +15,19 @@ const MOST: u32 = 1000;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Wanted {
     /// At most this many entries: 1 to 1000, 100 if it is left out.
-    limit: Option<u32>,
+    pub(crate) limit: Option<u32>,
     /// `next_cursor` of the page before.
-    cursor: Option<String>,
+    pub(crate) cursor: Option<String>,
+}
+
+/// A list, or a page of it where one was asked for.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum Listing<T: ToSchema> {
+    /// All of it, where neither `limit` nor `cursor` was given.
+    All(Vec<T>),
+    /// A page.
+    Part(Page<T>),
 }
 
 /// A part of a list, the oldest entries first.
@@ -30,6 +40,11 @@ pub(crate) struct Page<T: ToSchema> {
 }
 
 impl Wanted {
+    /// Whether a part was asked for at all.
+    pub(crate) fn is_part(&self) -> bool {
+        self.limit.is_some() || self.cursor.is_some()
+    }
+
     /// # Errors
     /// `InvalidInput` for a number out of bounds.
     pub(crate) fn limit(&self) -> Result<usize> {

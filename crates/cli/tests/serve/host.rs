@@ -122,6 +122,20 @@ async fn what_a_sandbox_may_reach_is_changed_and_every_decision_told() {
     let told = log().await;
     let last = told.as_array().unwrap().last().unwrap();
     assert_eq!((&last["event"], &last["name"]), (&json!("allowed"), &json!("two.test")), "{told}");
+    // In pages of one the same, in the same order.
+    let (mut cursor, mut paged) = (String::new(), Vec::new());
+    loop {
+        let page = server.get(&format!("/v1/sandboxes/{id}/network/log?limit=1{cursor}")).await;
+        let items = page["items"].as_array().unwrap();
+        assert!(items.len() == 1, "{page}");
+        paged.extend_from_slice(items);
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(json!(paged), told);
+    for query in ["?limit=0", "?limit=1001", "?cursor=x", "?cursor=1.x"] {
+        problem(server.request(Method::GET, &format!("/v1/sandboxes/{id}/network/log{query}")), 400).await;
+    }
     let later = last["time_ms"].as_u64().unwrap() + 1;
     assert_eq!(server.get(&format!("/v1/sandboxes/{id}/network/log?since_ms={later}")).await, json!([]));
     let without = server.create(json!({ "provider": "container" })).await;

@@ -182,3 +182,27 @@ async fn a_checkpoint_goes_to_another_server_as_one_file() {
     here.post(&format!("/v1/sandboxes/{id}/checkpoints"), json!({ "name": "bound" }), StatusCode::CREATED).await;
     assert_eq!(problem(here.request(Method::GET, "/v1/checkpoints/bound/export"), 422).await["kind"], "unsupported");
 }
+
+#[tokio::test]
+async fn checkpoints_are_listed_in_pages_where_that_is_asked_for() {
+    let server = Server::new();
+    let id = server.create(json!({ "provider": "container" })).await;
+    let mut saved = Vec::new();
+    for _ in 0..5 {
+        saved.push(server.post(&format!("/v1/sandboxes/{id}/checkpoints"), json!({}), StatusCode::CREATED).await["id"].clone());
+    }
+    let ids = |list: &Value| list.as_array().unwrap().iter().map(|one| one["id"].clone()).collect::<Vec<_>>();
+    assert_eq!(ids(&server.get("/v1/checkpoints").await), saved, "a list, where nothing is asked for");
+    let (mut cursor, mut paged, mut pages) = (String::new(), Vec::new(), 0);
+    loop {
+        let page = server.get(&format!("/v1/checkpoints?limit=2&sandbox={id}{cursor}")).await;
+        paged.extend(ids(&page["items"]));
+        pages += 1;
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!((paged, pages), (saved, 3));
+    for query in ["?limit=0", "?limit=1001", "?cursor=x"] {
+        problem(server.request(Method::GET, &format!("/v1/checkpoints{query}")), 400).await;
+    }
+}

@@ -184,14 +184,24 @@ impl Ledger {
         })
     }
 
-    /// The checkpoints that are there, the oldest first; those of a sandbox, and of a key, or all.
-    pub(crate) fn checkpoints(&self, of: Option<&SandboxId>, key: Option<i64>) -> Result<Vec<CheckpointRow>> {
+    /// At most `limit` of the checkpoints that are there, the oldest first, after the one of this moment and id; those of a sandbox, and of a key, or all.
+    pub(crate) fn checkpoints_after(
+        &self,
+        of: Option<&SandboxId>,
+        after: Option<(u64, &str)>,
+        limit: usize,
+        key: Option<i64>,
+    ) -> Result<Vec<CheckpointRow>> {
+        let (moment, id) = after.unwrap_or((0, ""));
+        // Nothing is later, and nothing more, than what a column holds.
+        let [moment, limit] = [moment, limit as u64].map(|number| i64::try_from(number).unwrap_or(i64::MAX));
         self.read(|connection| {
             let sql = format!(
                 "SELECT {COLUMNS} FROM checkpoints WHERE state = 'ready' AND (?1 IS NULL OR sandbox = ?1) AND (?2 IS NULL OR key = ?2)
-                 ORDER BY created_ms, id"
+                 AND (created_ms, id) > (?3, ?4) ORDER BY created_ms, id LIMIT ?5"
             );
-            connection.prepare_cached(&sql)?.query_map(params![of.map(SandboxId::as_str), key], CheckpointRow::read)?.collect()
+            let wanted = params![of.map(SandboxId::as_str), key, moment, id, limit];
+            connection.prepare_cached(&sql)?.query_map(wanted, CheckpointRow::read)?.collect()
         })
     }
 
