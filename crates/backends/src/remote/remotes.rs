@@ -72,3 +72,26 @@ impl Remotes {
         Ok(Arc::clone(provider))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, time::Duration};
+
+    use super::*;
+
+    /// Without that, one address of a host that says nothing would hold up all clients of a server.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_host_that_says_nothing_holds_up_nobody_else() {
+        let home = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let provider = Remotes::of(home.path(), SshOptions::default()).get(&address, &Arc::default()).unwrap();
+        let asked = tokio::spawn(async move { provider.info() });
+        let silent = tokio::task::spawn_blocking(move || listener.accept().unwrap().0).await.unwrap();
+        let others = tokio::spawn(async {});
+        tokio::time::timeout(Duration::from_secs(30), others).await.expect("nobody else has a turn").unwrap();
+        assert!(!asked.is_finished());
+        drop(silent);
+        assert_eq!(asked.await.unwrap().isolation, sandbar_core::Isolation::None);
+    }
+}
