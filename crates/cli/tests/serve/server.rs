@@ -225,6 +225,23 @@ impl Socket {
         self.0.get_mut()
     }
 
+    /// Waits until the server has closed, and reads nothing.
+    pub async fn closed_unread(&mut self) {
+        let MaybeTlsStream::Plain(stream) = self.0.get_mut() else { panic!("it speaks TLS") };
+        let mut waiting = [0; 4096];
+        let closed = async {
+            loop {
+                let length = stream.peek(&mut waiting).await.unwrap();
+                // A frame without a payload, RFC 6455, section 5.5.1.
+                if waiting[..length].ends_with(&[0x88, 0]) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, closed).await.expect("the server does not close");
+    }
+
     /// The next message, or what cut the connection.
     pub async fn try_next(&mut self) -> Option<Result<Message, tungstenite::Error>> {
         tokio::time::timeout(PATIENCE, self.0.next()).await.expect("the server says nothing")
