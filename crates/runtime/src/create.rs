@@ -84,7 +84,10 @@ impl Runtime {
     /// Carries out a plan. Undoes what it did when it fails.
     pub(crate) async fn bring_up(&self, mut plan: Plan) -> Result<Sandbox> {
         let provider = &plan.choice.provider;
-        self.holder().map_or(Ok(()), |holder| holder.allow(&plan.spec, provider.info().isolation, provider.is_elsewhere()))?;
+        if let Some(holder) = self.holder() {
+            holder.allow(&plan.spec, provider.info().isolation, provider.is_elsewhere())?;
+            holder.allow_network(&plan.spec.network, &self.config().network)?;
+        }
         if provider.is_elsewhere() && !plan.spec.secrets.is_empty() {
             let message = "secrets stay on this host, which does not decide about what leaves a sandbox on another one";
             return Err(Error::new(ErrorKind::Unsupported, "secret", message).with_hint("make it on that host, with secrets of that host"));

@@ -3,11 +3,11 @@
 use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use sandbar_core::{Error, ErrorKind, Isolation, Result, SandboxSpec, check_name};
+use sandbar_core::{Error, ErrorKind, Isolation, Network, Result, SandboxSpec, check_name};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{Runtime, clock, create::random};
+use crate::{Runtime, clock, create::random, egress::is_own};
 
 const OPERATION: &str = "key";
 /// What tells a key of sandbar from other secrets, for people and for scanners of leaked secrets.
@@ -133,6 +133,19 @@ impl Holder {
             _ if is_elsewhere => refused("sandboxes on other hosts"),
             _ if isolation == Isolation::None => refused("sandboxes without a wall"),
             _ => Ok(()),
+        }
+    }
+
+    /// Refuses a network that reaches the host itself, or what the host alone can reach, to who may not use the host. What its owner has as the default,
+    /// `usual`, everybody may have.
+    pub(crate) fn allow_network(&self, network: &Network, usual: &Network) -> Result<()> {
+        let Some(policy) = network.policy().filter(|_| self.scope < Scope::Admin && network != usual) else { return Ok(()) };
+        match policy.beyond_the_internet(is_own) {
+            None => Ok(()),
+            Some(rule) => {
+                let message = "rules about addresses that are not the internet's need a key with the scope admin";
+                Err(Error::new(ErrorKind::PermissionDenied, "network", message).with("key", &self.name).with("rule", rule))
+            }
         }
     }
 }

@@ -45,7 +45,17 @@ pub(super) async fn datagrams(host: Rc<Host>, socket: Watched) {
             tokio::time::sleep(REST).await;
             continue;
         };
-        let (Some(question), Ok(place)) = (Question::parse(&buffer[..length]), Arc::clone(&places).try_acquire_owned()) else { continue };
+        let message = &buffer[..length];
+        let question = match Question::parse(message) {
+            Ok(question) => question,
+            Err(why) => {
+                if let Some(answer) = why.answer(message) {
+                    reply(socket.get_ref(), &answer, &from);
+                }
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let (host, socket): (Rc<Host>, Rc<Watched>) = (Rc::clone(&host), Rc::clone(&socket));
         tokio::task::spawn_local(async move {
             reply(socket.get_ref(), &answer(&host, &question).await, &from);
@@ -86,8 +96,10 @@ async fn converse(host: &Host, mut stream: TcpStream) -> io::Result<()> {
         let length = tokio::time::timeout(IDLE, stream.read_u16()).await.map_err(io::Error::other)??;
         let message = buffer.get_mut(..usize::from(length)).ok_or(io::ErrorKind::InvalidData)?;
         tokio::time::timeout(IDLE, stream.read_exact(message)).await.map_err(io::Error::other)??;
-        let question = Question::parse(message).ok_or(io::ErrorKind::InvalidData)?;
-        let answer = answer(host, &question).await;
+        let answer = match Question::parse(message) {
+            Ok(question) => answer(host, &question).await,
+            Err(why) => why.answer(message).ok_or(io::ErrorKind::InvalidData)?,
+        };
         let mut framed = Vec::with_capacity(2 + answer.len());
         framed.extend_from_slice(&u16::try_from(answer.len()).unwrap_or(u16::MAX).to_be_bytes());
         framed.extend_from_slice(&answer);

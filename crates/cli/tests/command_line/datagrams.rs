@@ -7,13 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Case, Client, Finished, Home, Stage, eventually, processes_with};
+use crate::support::{Case, Client, Finished, Home, OWN, OWN_SECOND, OWN_V6, Stage, eventually, processes_with};
 
 const WALLS: &[&str] = &["container-root", "container-rootless"];
 
 pub const CASES: &[Case] = &[
     Case::new("datagrams::an_allowed_name_is_reached_and_nothing_else", allowed).on(WALLS).staged(),
     Case::new("datagrams::open_reaches_no_private_address_by_whatever_name", private).on(WALLS).staged(),
+    Case::new("datagrams::this_machine_is_not_reached_by_its_own_public_addresses", own).on(WALLS).staged(),
     Case::new("datagrams::a_change_of_the_rules_holds_at_once", changed).on(WALLS).staged(),
     Case::new("datagrams::limits_count_them", limited).on(WALLS).staged(),
     Case::new("datagrams::nobody_who_listens_outside_is_told_inside", closed).on(WALLS).staged(),
@@ -144,6 +145,22 @@ fn private(outer: &Home) {
     }
     home.ok(&["net", "set", &id, "allow=private.test,10.0.0.0/8"]);
     assert_sent(&home, &id, ["private.test", "7000"], "echoed");
+    home.close();
+}
+
+fn own(outer: &Home) {
+    let stage = Stage::new();
+    let _listener = stage.listen_on_host();
+    let home = stage.home(&outer.wall);
+    let id = home.create(&["--net", "open"]);
+    let (one, second, six) = (OWN.to_string(), OWN_SECOND.to_string(), OWN_V6.to_string());
+    for host in [&one, &second, &six, "own.test", "second.test"] {
+        assert_sent(&home, &id, [host, "7000"], "refused");
+    }
+    home.ok(&["net", "set", &id, &format!("allow={one},{second},[{six}]:7000,open")]);
+    for host in [&one, &second, &six, "own.test", "second.test"] {
+        assert_sent(&home, &id, [host, "7000"], "echoed");
+    }
     home.close();
 }
 

@@ -27,19 +27,19 @@ pub const CASES: &[Case] = &[
 ];
 
 /// What curl prints, and its status.
-fn curl(home: &Home, id: &str, words: &[&str]) -> (i32, String) {
+pub fn curl(home: &Home, id: &str, words: &[&str]) -> (i32, String) {
     let finished = home.sandbar(&[&["exec", id, "--", "curl", "-sS", "-m", "20"], words].concat());
     (finished.code, format!("{}{}", finished.text(), finished.stderr))
 }
 
 /// Fails unless the address is not reached, without waiting.
-fn assert_refused(home: &Home, id: &str, words: &[&str]) {
+pub fn assert_refused(home: &Home, id: &str, words: &[&str]) {
     let (code, said) = curl(home, id, words);
     // Not resolved, not connected, TLS not connected, an empty answer, reset before it was sent or after; 28 would be a timeout.
     assert!([6, 7, 35, 52, 55, 56].contains(&code), "{words:?}: {code}: {said}\n{}", home.ok(&["net", "log", id]));
 }
 
-fn assert_reached(home: &Home, id: &str, words: &[&str], text: &str) {
+pub fn assert_reached(home: &Home, id: &str, words: &[&str], text: &str) {
     let (code, said) = curl(home, id, words);
     assert!(code == 0 && said.contains(text), "{words:?}: {code}: {said}\n{}", home.ok(&["net", "log", id]));
 }
@@ -133,6 +133,9 @@ fn private(outer: &Home) {
     for address in ["tcp 10.0.0.5", "tcp 169.254", "tcp 192.168", "tcp 203", "tcp fd00", "tcp 127"] {
         stage.assert_not_seen(address);
     }
+    // Of several addresses only those of the internet are connected to; where none is, nothing is.
+    assert_reached(&home, &id, &["http://mixed.test/"], "you reached 93.184.215.14 as mixed.test");
+    stage.assert_not_seen("tcp 10.");
     // Where the rules list the network, its names and addresses are reached.
     home.ok(&["net", "set", &id, "allow=private.test,10.0.0.0/8"]);
     assert_reached(&home, &id, &["http://private.test/"], "you reached 10.0.0.5 as private.test");
@@ -307,6 +310,12 @@ fn spent(outer: &Home) {
     let say = |count: u32| home.sandbar(&["exec", &id, "--", "bash", "-c", &echo(count)]).text();
     assert_eq!(say(5000), "5000\n");
     assert_ne!(say(15000), "15000\n");
+    // What is cut off has its bytes beside the reason.
+    let log = home.ok(&["net", "log", "--json", &id]);
+    let records = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let mut cut = records.filter(|record| record["event"] == "refused" && record["port"] == 7000);
+    let cut = cut.next().unwrap();
+    assert!(cut["rule"] == "max-bytes=20000" && cut["sent"].as_u64().unwrap() + cut["received"].as_u64().unwrap() <= 10000, "{cut}");
     let refused = || {
         assert_refused(&home, &id, &["http://allowed.test/"]);
         let log = home.ok(&["net", "log", &id]);
@@ -382,7 +391,7 @@ sys.stdin.readline()
 ";
 
 /// Bytes of a process that are in memory and its own.
-fn own_memory(pid: u32) -> u64 {
+pub fn own_memory(pid: u32) -> u64 {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let kib = |field: &str| -> u64 {
         let line = rollup.lines().find(|line| line.starts_with(field)).unwrap();

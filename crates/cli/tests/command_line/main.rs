@@ -7,6 +7,8 @@ mod copies;
 mod crowd;
 mod datagrams;
 mod egress;
+mod egress_attacked;
+mod egress_everywhere;
 mod exits;
 mod faults;
 mod file_of_checkpoint;
@@ -46,6 +48,8 @@ fn main() -> ExitCode {
         limits::CASES,
         ports::CASES,
         egress::CASES,
+        egress_attacked::CASES,
+        egress_everywhere::CASES,
         datagrams::CASES,
         secrets::CASES,
         packages::CASES,

@@ -108,6 +108,37 @@ async fn a_holder_listens_on_loopback_and_has_nothing_fetched() {
 }
 
 #[tokio::test]
+async fn a_holder_reaches_the_internet_and_nothing_of_the_host() {
+    let server = Server::new();
+    let (manage, admin) = (server.key(&["m"]), server.key(&["a", "--scope", "admin"]));
+    let id = server.create_by(&manage, json!({ "network": "allow=example.com,8.8.8.8:53" })).await;
+    let set =
+        |key: &str, rules: &str| server.by(key, Method::PUT, &format!("/v1/sandboxes/{id}/network")).json(&json!({ "network": rules }));
+    let beyond = [
+        "allow=127.0.0.0/8,169.254.169.254",
+        "allow=10.0.0.0/8",
+        "allow=[::1]:80",
+        "deny=10.0.0.1,allow=192.168.0.0/15",
+        "allow=0.0.0.0/0",
+    ];
+    for rules in beyond {
+        let create = server.by(&manage, Method::POST, "/v1/sandboxes").json(&json!({ "network": rules }));
+        assert_eq!(problem(create, 403).await["kind"], "permission_denied", "{rules}");
+        assert_eq!(problem(set(&manage, rules), 403).await["kind"], "permission_denied", "{rules}");
+    }
+    let now = expect(server.by(&manage, Method::GET, &format!("/v1/sandboxes/{id}")), StatusCode::OK).await;
+    assert_eq!(now["spec"]["network"], "allow=example.com,allow=8.8.8.8:53");
+    for (key, rules) in [(&manage, "deny=10.0.0.0/8,open"), (&manage, "none"), (&manage, "open"), (&admin, "allow=127.0.0.0/8")] {
+        let done = set(key, rules).send().await.unwrap();
+        assert_eq!(done.status(), StatusCode::NO_CONTENT, "{rules}");
+    }
+    // What is his now reaches further than he may have it himself.
+    let saved = expect(server.by(&manage, Method::POST, &format!("/v1/sandboxes/{id}/checkpoints")).json(&json!({})), StatusCode::CREATED);
+    let saved = saved.await["id"].as_str().unwrap().to_owned();
+    problem(server.by(&manage, Method::POST, "/v1/forks").json(&json!({ "from": saved })), 403).await;
+}
+
+#[tokio::test]
 async fn a_key_opens_until_it_is_removed_or_has_expired_and_its_secret_is_kept_nowhere() {
     let server = Server::new();
     let key = server.key(&["ci", "--max-sandboxes", "1"]);

@@ -1,5 +1,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::{IpNet, Ipv6Net};
+
 /// IPv4 ranges that are not the internet: IANA's special-purpose registry (RFC 6890 and its updates), multicast, and the reserved last sixteenth.
 const IPV4: [(Ipv4Addr, u32, &str); 17] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8, "this network"),
@@ -47,9 +49,66 @@ pub fn special_purpose(address: IpAddr) -> Option<&'static str> {
     }
 }
 
+/// IPv6's global unicast range, 2000::/3.
+const GLOBAL_UNICAST: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
+
+/// The special ranges of a network's own version, within the global unicast range where it is IPv6.
+fn ranges_like(network: &IpNet) -> impl Iterator<Item = IpNet> {
+    let four = IPV4.iter().map(|(first, length, _)| (IpAddr::V4(*first), *length));
+    let six = IPV6.iter().map(|(first, length, _)| (IpAddr::V6(*first), *length));
+    let is_four = matches!(network, IpNet::V4(_));
+    four.chain(six)
+        .filter(move |(first, _)| first.is_ipv4() == is_four)
+        .filter_map(|(first, length)| IpNet::new(first, u8::try_from(length).ok()?).ok())
+}
+
+/// Whether every address of a network is special, and all of one kind: only such a network lists what is not the internet's. `0.0.0.0/0` does not.
+pub(super) fn is_special_network(network: &IpNet) -> bool {
+    match network {
+        IpNet::V6(six) if !GLOBAL_UNICAST.contains(six) => !six.contains(&GLOBAL_UNICAST),
+        _ => ranges_like(network).any(|range| range.contains(network)),
+    }
+}
+
+/// Whether some address of a network is special.
+pub(super) fn has_special(network: &IpNet) -> bool {
+    match network {
+        IpNet::V6(six) if !GLOBAL_UNICAST.contains(six) => true,
+        _ => ranges_like(network).any(|range| range.contains(network) || network.contains(&range)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_is_special_as_a_whole_in_part_or_not_at_all() {
+        for (network, whole, part) in [
+            ("10.0.0.0/8", true, true),
+            ("10.1.0.0/16", true, true),
+            ("127.0.0.1/32", true, true),
+            ("169.254.169.254/32", true, true),
+            ("10.0.0.0/7", false, true),
+            ("0.0.0.0/0", false, true),
+            ("0.0.0.0/1", false, true),
+            ("128.0.0.0/1", false, true),
+            ("8.8.8.0/24", false, false),
+            ("93.184.215.14/32", false, false),
+            ("::/0", false, true),
+            ("::/1", false, true),
+            ("fd00::/8", true, true),
+            ("fe80::/10", true, true),
+            ("::1/128", true, true),
+            ("2000::/3", false, true),
+            ("2001:db8:1::/48", true, true),
+            ("2001:d00::/24", false, true),
+            ("2606:4700::/32", false, false),
+        ] {
+            let network = network.parse().unwrap();
+            assert_eq!((is_special_network(&network), has_special(&network)), (whole, part), "{network}");
+        }
+    }
 
     #[test]
     fn the_internet_is_told_from_what_is_not() {

@@ -37,7 +37,7 @@ pub enum Network {
     Default,
     /// Loopback only.
     None,
-    /// The internet: everything but the host itself, link-local and private ranges. On a provider without a wall for the network, the host's
+    /// The internet: everything but the host itself, by its public addresses too, link-local and private ranges. On a provider without a wall for the network, the host's
     /// network as it is.
     Open,
     /// What the rules allow.

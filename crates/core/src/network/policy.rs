@@ -1,6 +1,6 @@
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use super::{Action, DomainName, NetworkLimits, Protocol, Rule, Target, special_purpose};
+use super::{Action, DomainName, NetworkLimits, Protocol, Rule, Target, address::has_special, special_purpose};
 use crate::{Error, ErrorKind};
 
 /// Rules in order: the first that matches decides, and what none matches is refused, or with `open` at the end allowed.
@@ -9,8 +9,8 @@ use crate::{Error, ErrorKind};
 ///
 /// [`NetworkLimits`] may stand among them, once each: `open,max-bytes=10G,max-connections=100`.
 ///
-/// A rule about names or about everything never reaches an address that is not the internet's ([`special_purpose`]), whatever a name resolves to: that takes a
-/// rule with the address or its network.
+/// A rule about names or about everything never reaches an address that is not the internet's ([`special_purpose`]) or that is this machine's own, whatever a
+/// name resolves to: that takes a rule that lists it ([`Rule::lists`]).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
     rules: Vec<Rule>,
@@ -25,6 +25,8 @@ pub struct Destination<'a> {
     pub name: Option<&'a DomainName>,
     /// The address that would be connected to.
     pub address: IpAddr,
+    /// Whether that is an address of the machine that would connect.
+    pub is_own: bool,
     /// The port.
     pub port: u16,
     /// TCP or UDP.
@@ -72,17 +74,16 @@ impl Policy {
 
     /// Whether something may be reached.
     pub fn decide(&self, destination: &Destination<'_>) -> Decision {
-        let Destination { name, address, port, protocol } = *destination;
+        let Destination { name, address, is_own, port, protocol } = *destination;
         let matching = self.rules.iter().find(|rule| rule.covers(protocol, port) && rule.target.matches(name, Some(address)));
         let deny = |rule: Option<String>, reason: String| Decision { allowed: false, rule, reason };
-        let (rule, by_address) = match matching {
+        let rule = match matching {
             Some(rule) if rule.action == Action::Deny => return deny(Some(rule.to_string()), "a rule refuses it".to_owned()),
-            Some(rule) => (rule.to_string(), matches!(rule.target, Target::Addresses(_))),
-            None if self.open => ("open".to_owned(), false),
+            Some(rule) => rule.to_string(),
+            None if self.open => "open".to_owned(),
             None => return deny(None, "no rule allows it".to_owned()),
         };
-        if !by_address
-            && let Some(what) = special_purpose(address)
+        if let Some(what) = special_purpose(address).or(is_own.then_some("this machine's own"))
             && !self.lists(destination)
         {
             return deny(Some(rule), format!("{address} is {what}, which only a rule with the address allows"));
@@ -90,13 +91,21 @@ impl Policy {
         Decision { allowed: true, rule: Some(rule), reason: "allowed".to_owned() }
     }
 
-    /// Whether a rule with addresses allows it, and none before refuses it.
+    /// Whether a rule lists the address, and none about addresses refuses it before.
     fn lists(&self, destination: &Destination<'_>) -> bool {
         let Destination { address, port, protocol, .. } = *destination;
-        let mut by_address = self.rules.iter().filter(|rule| matches!(rule.target, Target::Addresses(_)));
-        by_address
-            .find(|rule| rule.covers(protocol, port) && rule.target.matches(None, Some(address)))
-            .is_some_and(|rule| rule.action == Action::Allow)
+        let mut about = self.rules.iter().filter(|rule| {
+            matches!(rule.target, Target::Addresses(_)) && rule.covers(protocol, port) && rule.target.matches(None, Some(address))
+        });
+        about.find(|rule| rule.action == Action::Deny || rule.lists()).is_some_and(|rule| rule.action == Action::Allow)
+    }
+
+    /// The first rule that allows addresses which are not the internet's, or `is_own` of a single one that it allows.
+    pub fn beyond_the_internet(&self, is_own: impl Fn(IpAddr) -> bool) -> Option<&Rule> {
+        self.rules.iter().filter(|rule| rule.action == Action::Allow).find(|rule| match rule.target {
+            Target::Addresses(network) => has_special(&network) || (rule.lists() && is_own(network.addr())),
+            Target::Any | Target::Name(_) => false,
+        })
     }
 
     /// Whether a name may be looked up at all: whether anything could be allowed that is asked for by it. A name that may not is never asked of anybody, so it
@@ -177,11 +186,15 @@ mod tests {
         text.parse().unwrap()
     }
 
+    /// What the machine of these tests has.
+    const OWN: [&str; 3] = ["93.184.217.1", "2606:4700::9", "10.1.0.1"];
+
     /// `NAME@ADDRESS:PORT`, or without the name.
     fn decide(policy: &Policy, text: &str) -> Decision {
         let (name, address) = text.split_once('@').map_or((None, text), |(name, address)| (Some(name.parse().unwrap()), address));
         let address: std::net::SocketAddr = address.parse().unwrap();
-        policy.decide(&Destination { name: name.as_ref(), address: address.ip(), port: address.port(), protocol: Protocol::Tcp })
+        let is_own = OWN.contains(&address.ip().to_canonical().to_string().as_str());
+        policy.decide(&Destination { name: name.as_ref(), address: address.ip(), is_own, port: address.port(), protocol: Protocol::Tcp })
     }
 
     fn allows(rules: &str, text: &str) -> bool {
@@ -262,6 +275,54 @@ mod tests {
     }
 
     #[test]
+    fn a_network_that_has_the_internet_in_it_lists_nothing_else() {
+        for rules in ["allow=0.0.0.0/0,::/0", "allow=0.0.0.0/1,128.0.0.0/1,::/1", "allow=::ffff:0:0/96,open", "allow=*"] {
+            for address in ["127.0.0.1:80", "169.254.169.254:80", "10.0.0.1:22", "[::1]:80", "[fe80::1]:80", "[fd00:ec2::254]:80"] {
+                assert!(!allows(rules, address), "{rules}: {address}");
+            }
+            assert!(!allows(rules, "93.184.217.1:80"), "{rules}");
+        }
+        assert!(allows("allow=0.0.0.0/0", "8.8.8.8:53") && allows("allow=::/0", "[2606:4700::1111]:53"));
+        // What lists it may come after, and what refuses it in between.
+        assert!(allows("allow=0.0.0.0/0,allow=10.0.0.0/8", "10.1.2.3:80"));
+        assert!(!allows("allow=0.0.0.0/0,deny=10.1.0.0/16,allow=10.0.0.0/8", "10.1.2.3:80"));
+    }
+
+    #[test]
+    fn an_address_of_the_machine_is_reached_only_where_it_is_listed() {
+        for rules in ["open", "allow=*", "allow=a.com", "allow=93.184.217.0/24,2606:4700::/32,open"] {
+            for address in ["a.com@93.184.217.1:80", "a.com@[2606:4700::9]:80", "a.com@[::ffff:93.184.217.1]:80"] {
+                assert!(!allows(rules, address), "{rules}: {address}");
+            }
+            assert!(allows(rules, "a.com@93.184.217.2:80"), "{rules}");
+        }
+        let decision = decide(&policy("open"), "93.184.217.1:80");
+        assert_eq!(decision.reason, "93.184.217.1 is this machine's own, which only a rule with the address allows");
+        assert!(allows("allow=93.184.217.1", "93.184.217.1:80") && allows("allow=93.184.217.1,open", "a.com@93.184.217.1:80"));
+        assert!(!allows("allow=93.184.217.1:443,open", "93.184.217.1:80"));
+        // Private ranges are listed with whatever has an address there.
+        assert!(allows("allow=10.1.0.0/16", "10.1.0.1:80"));
+    }
+
+    #[test]
+    fn what_reaches_beyond_the_internet_is_found() {
+        let beyond =
+            |rules: &str| policy(rules).beyond_the_internet(|address| OWN.contains(&address.to_string().as_str())).map(ToString::to_string);
+        for (rules, rule) in [
+            ("open", None),
+            ("allow=*,a.com,8.8.8.8,2606:4700::/32", None),
+            ("deny=10.0.0.0/8,open", None),
+            ("allow=a.com,127.0.0.0/8", Some("allow=127.0.0.0/8")),
+            ("allow=169.254.169.254:80", Some("allow=169.254.169.254:80")),
+            ("allow=0.0.0.0/0", Some("allow=0.0.0.0/0")),
+            ("allow=8.8.8.8,93.184.217.1", Some("allow=93.184.217.1")),
+            ("allow=::1", Some("allow=::1")),
+        ] {
+            assert_eq!(beyond(rules).as_deref(), rule, "{rules}");
+        }
+    }
+
+    #[test]
     fn a_name_is_asked_only_where_something_could_be_allowed() {
         let asks = |rules: &str, name: &str| policy(rules).decide_name(&name.parse().unwrap()).allowed;
         assert!(
@@ -278,7 +339,8 @@ mod tests {
     fn udp_is_allowed_apart_from_tcp() {
         let name = "a.com".parse().unwrap();
         let over = |rules: &str, protocol| {
-            policy(rules).decide(&Destination { name: Some(&name), address: "8.8.8.8".parse().unwrap(), port: 443, protocol }).allowed
+            let address = "8.8.8.8".parse().unwrap();
+            policy(rules).decide(&Destination { name: Some(&name), address, is_own: false, port: 443, protocol }).allowed
         };
         assert!(over("allow=a.com/udp", Protocol::Udp) && !over("allow=a.com/udp", Protocol::Tcp));
         assert!(over("allow=a.com", Protocol::Udp) && over("allow=a.com", Protocol::Tcp));

@@ -2,7 +2,7 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 
-use super::{DomainName, NamePattern};
+use super::{DomainName, NamePattern, address::is_special_network};
 use crate::{Error, ErrorKind};
 
 /// What a rule does with what it matches.
@@ -86,6 +86,15 @@ impl Rule {
     /// Whether it speaks of this port by this protocol.
     pub fn covers(&self, protocol: Protocol, port: u16) -> bool {
         self.ports.contains(port) && self.protocol.is_none_or(|own| own == protocol)
+    }
+
+    /// Whether the addresses that it speaks of are listed by it where they are not the internet's: it is about a single address, or about a network that is
+    /// special as a whole. One that has the internet in it speaks of the internet.
+    pub fn lists(&self) -> bool {
+        match &self.target {
+            Target::Addresses(network) => network.prefix_len() == network.max_prefix_len() || is_special_network(network),
+            Target::Any | Target::Name(_) => false,
+        }
     }
 
     /// Reads what follows the action.

@@ -120,7 +120,7 @@ impl Flow {
         let Admitted { gate, wish, decision, .. } = &admitted;
         let (sent, received) = (counted.sent.load(Ordering::Relaxed), counted.received.load(Ordering::Relaxed));
         match verdict.get() {
-            Some((event, decision)) => gate.tell(wish, *event, decision),
+            Some((event, decision)) => gate.tell_cut(wish, *event, decision, sent, received),
             None => gate.tell_end(wish, decision, reason, sent, received),
         }
     }

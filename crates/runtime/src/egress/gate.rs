@@ -11,6 +11,7 @@ use super::{
     counts::Counter,
     log::{NetworkEvent, NetworkRecord, Writer},
     meter::{Meter, Reached},
+    resolver::Resolver,
     secret::Keyring,
 };
 use crate::{clock, runtime::WeakRuntime};
@@ -24,6 +25,7 @@ pub(super) struct Gate {
     pub(super) woken: Notify,
     pub(super) meter: Meter,
     pub(super) counter: Counter,
+    pub(super) resolver: Resolver,
     log: Writer,
     /// Its secrets, when they were looked for; they do not change.
     keyring: OnceLock<Option<Arc<Keyring>>>,
@@ -51,6 +53,7 @@ impl Gate {
             woken,
             meter: Meter::new(folder),
             counter: Counter::new(folder),
+            resolver: Resolver::default(),
             log: Writer::new(folder.to_owned()),
             keyring: OnceLock::new(),
         }
@@ -105,6 +108,13 @@ impl Gate {
     pub(super) fn tell(&self, wish: &Wish, event: NetworkEvent, decision: &Decision) {
         self.counter.decided(event);
         self.log.add(&record(wish, event, decision.rule.clone(), decision.reason.clone()));
+    }
+
+    /// Tells why one is cut off that has passed something.
+    pub(super) fn tell_cut(&self, wish: &Wish, event: NetworkEvent, decision: &Decision, sent: u64, received: u64) {
+        self.counter.decided(event);
+        let record = record(wish, event, decision.rule.clone(), decision.reason.clone());
+        self.log.add(&NetworkRecord { sent: Some(sent), received: Some(received), ..record });
     }
 
     /// Tells of a placeholder in a name that is asked for.

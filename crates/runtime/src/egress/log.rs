@@ -61,7 +61,7 @@ pub struct NetworkRecord {
     pub claimed_pid: Option<u32>,
     /// See [`claimed_pid`](Self::claimed_pid).
     pub claimed_process: Option<String>,
-    /// Bytes that went out, of a connection that has ended.
+    /// Bytes that went out, of a connection that has ended or was cut off.
     pub sent: Option<u64>,
     /// Bytes that came in.
     pub received: Option<u64>,

@@ -9,6 +9,8 @@
 //! | `gate` | the policy now, and the log: what all its connections share |
 //! | `passage` | one connection, from the question to its end |
 //! | `flow` | datagrams between two ends, the same way |
+//! | `own` | which addresses are this machine's own |
+//! | `resolver` | [`Resolver`](resolver::Resolver): names' addresses, so many at a time |
 //! | `carrier` | a connection's bytes, which the kernel passes on by page where nobody must look at them |
 //! | `meter` | how much passes, and whether more may |
 //! | `counts` | [`NetworkCounts`]: what was decided and what has passed, for whoever watches |
@@ -23,7 +25,9 @@ mod flow;
 mod gate;
 mod log;
 mod meter;
+mod own;
 mod passage;
+mod resolver;
 mod secret;
 mod service;
 mod shown;
@@ -31,5 +35,6 @@ mod verbs;
 
 pub(crate) use counts::NetworkCounts;
 pub use log::{NetworkEvent, NetworkLog, NetworkRecord};
+pub(crate) use own::is_own;
 pub(crate) use secret::{Vault, variables};
 pub(crate) use service::{EgressService, LocalEgress, raise_open_files};

@@ -14,13 +14,12 @@ use super::{
     gate::{Gate, Wish},
     log::NetworkEvent,
     meter::Place,
+    own::is_own,
     secret::{Failure, Held, Interception, Watch},
     service::Answer,
     shown::Shown,
 };
 
-/// How long a name may take to be resolved. Resolvers give up after some five seconds a server.
-const RESOLVING: Duration = Duration::from_secs(15);
 /// How long one address may take to be connected to.
 const CONNECTING: Duration = Duration::from_secs(10);
 /// Most addresses of one name that are tried.
@@ -111,7 +110,7 @@ impl Passage {
     }
 
     fn destination<'a>(&self, name: Option<&'a DomainName>, address: IpAddr) -> Destination<'a> {
-        Destination { name, address, port: self.port, protocol: self.protocol }
+        Destination { name, address, is_own: is_own(address), port: self.port, protocol: self.protocol }
     }
 
     /// What is missing of the secrets for the host.
@@ -148,13 +147,10 @@ impl Passage {
             return Err((NetworkEvent::Refused, asked));
         }
         let failed = |reason: String| (NetworkEvent::Failed, Decision { reason, ..asked.clone() });
-        // The dot at the end keeps the host's search domains out of it.
-        let found = timeout(RESOLVING, tokio::net::lookup_host((format!("{name}."), self.port))).await;
-        let found = found.map_err(|_| failed(format!("the name was not resolved within {} s", RESOLVING.as_secs())))?;
-        let found = found.map_err(|error| failed(format!("the name cannot be resolved: {error}")))?;
+        let found = self.gate.resolver.resolve(name).await.map_err(failed)?;
         let mut refused = None;
         let mut allowed = Vec::new();
-        for address in found.map(|address| address.ip().to_canonical()).take(MOST_ADDRESSES) {
+        for address in found.into_iter().map(|address| address.to_canonical()).take(MOST_ADDRESSES) {
             let decision = policy.decide(&self.destination(Some(name), address));
             if decision.allowed {
                 allowed.push((address, decision));
@@ -220,7 +216,7 @@ impl Open {
         let Admitted { gate, wish, decision, .. } = &admitted;
         let (sent, received) = (counted.sent.load(Ordering::Relaxed), counted.received.load(Ordering::Relaxed));
         match verdict.get() {
-            Some((event, decision)) => gate.tell(wish, *event, decision),
+            Some((event, decision)) => gate.tell_cut(wish, *event, decision, sent, received),
             None => gate.tell_end(wish, decision, broken.map_or_else(|| "ended".to_owned(), |(_, reason)| reason), sent, received),
         }
     }
@@ -320,6 +316,6 @@ impl Admitted {
     }
 
     fn destination<'a>(&self, name: Option<&'a DomainName>) -> Destination<'a> {
-        Destination { name, address: self.address, port: self.port, protocol: self.protocol }
+        Destination { name, address: self.address, is_own: is_own(self.address), port: self.port, protocol: self.protocol }
     }
 }

@@ -10,8 +10,6 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 /// Most bytes of a beginning that are looked at: browsers' TLS greetings have 2 KiB, HTTP servers take heads of 8 to 32 KiB.
 const MOST: usize = 32 << 10;
-/// Longer than any method of HTTP.
-const METHOD: usize = 64;
 /// Most lines of an HTTP head.
 const LINES: usize = 100;
 
@@ -67,8 +65,9 @@ fn head(bytes: &[u8]) -> Option<Shown> {
     let mut request = httparse::Request::new(&mut lines);
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(_)) => Some(host_of(&request)),
-        Ok(httparse::Status::Partial) if bytes.len() > METHOD && bytes[..METHOD].iter().all(u8::is_ascii_graphic) => Some(Shown::Nothing),
+        // Of a method nobody says how long it is at most.
         Ok(httparse::Status::Partial) => None,
+        Err(_) if is_line_of_text(bytes) => None,
         Err(_) if looks_like_http(bytes) => Some(Shown::Unclear("an HTTP request that is not well-formed")),
         Err(_) => Some(Shown::Nothing),
     }
@@ -102,6 +101,14 @@ fn host_of(request: &httparse::Request<'_, '_>) -> Shown {
         (Some(target), Shown::Host(..) | Shown::Nothing) => target,
         (Some(_), unclear) => unclear,
     }
+}
+
+/// Whether it is the beginning of a line that a lenient server could take for a request when it has come to its end: a word, a space, and text.
+fn is_line_of_text(bytes: &[u8]) -> bool {
+    let line = bytes.trim_ascii_start();
+    let is_text =
+        |byte: &u8| byte.is_ascii_graphic() || (*byte != b'\n' && byte.is_ascii_whitespace()) || *byte == 0x0b || !byte.is_ascii();
+    line.iter().position(u8::is_ascii_whitespace).is_some_and(|end| end > 0) && line.iter().all(is_text)
 }
 
 /// Whether a lenient server could take it for HTTP.
@@ -240,7 +247,13 @@ mod tests {
         assert_eq!(passed(&[good, b"what follows"]).await, ([&good[..], b"what follows"].concat(), false));
         // A protocol in which one letter is a message.
         assert_eq!(passed(&[b"a", b"b"]).await, (b"ab".to_vec(), false));
-        assert_eq!(shows(&"x".repeat(METHOD + 1)), Some(Shown::Nothing));
+        // Until something comes that cannot be of a method it may be one.
+        assert_eq!((shows(&"x".repeat(MOST)), shows(&format!("{}/", "x".repeat(80)))), (None, Some(Shown::Nothing)));
+        let long = "A".repeat(80);
+        assert!(passed(&[long.as_bytes(), b" / HTTP/1.1\r\nHost: bad.com\r\n\r\n"]).await.1);
+        assert!(passed(&[b"GET  ", b"/ HTTP/1.1\r\nHost: bad.com\r\n\r\n"]).await.1);
+        assert!(passed(&[b"GET\t/", b" HTTP/1.1\r\nHost: bad.com\r\n\r\n"]).await.1);
+        assert_eq!(passed(&[b"EHLO  a", b".com\r\n"]).await, (b"EHLO  a.com\r\n".to_vec(), false));
         let endless = format!("GET /{}", "x".repeat(MOST));
         assert!(passed(&[endless.as_bytes()]).await.1);
     }

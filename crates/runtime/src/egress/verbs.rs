@@ -9,7 +9,7 @@ impl Sandbox {
     /// Changes what it may reach, from now on; connections that are not allowed any more are cut. With [`Network::None`] nothing is allowed until the next change.
     ///
     /// # Errors
-    /// `Conflict` when it was made without a network: nothing in it asks; `Unsupported` when it is on another host, or a rule names UDP, which its provider or its kernel does not have.
+    /// `PermissionDenied` when it reaches beyond the internet, for a key's holder below `admin`; `Conflict` when it was made without a network: nothing in it asks; `Unsupported` when it is on another host, or a rule names UDP, which its provider or its kernel does not have.
     pub async fn set_network(&self, network: Network) -> Result<()> {
         self.deed("network").at(&network).done(self.set_network_now(network.clone())).await
     }
@@ -17,6 +17,7 @@ impl Sandbox {
     async fn set_network_now(&self, network: Network) -> Result<()> {
         let runtime = self.runtime();
         let row = runtime.row(self.id())?;
+        runtime.holder().map_or(Ok(()), |holder| holder.allow_network(&network, &runtime.config().network))?;
         self.require_here(&row)?;
         if !row.gated {
             let error = Error::new(ErrorKind::Conflict, "network", "the sandbox was made without a network that rules could change");

@@ -22,6 +22,11 @@ const ELSEWHERE: [IpAddr; 2] =
 /// What `v6.test` means.
 pub const PUBLIC_V6: Ipv6Addr = Ipv6Addr::new(0x2606, 0x4700, 0, 0, 0, 0, 0, 0x1111);
 
+/// Addresses of the host that look like the internet's: one, the second one of a network, for which a socket has the first one as its own, and one of IPv6.
+pub const OWN: Ipv4Addr = Ipv4Addr::new(93, 184, 217, 1);
+pub const OWN_SECOND: Ipv4Addr = Ipv4Addr::new(93, 184, 217, 5);
+pub const OWN_V6: Ipv6Addr = Ipv6Addr::new(0x2606, 0x4700, 0, 0, 0, 0, 0, 0x9999);
+
 /// Is the internet, if this process was started as such: with a folder that has `key.pem` and `cert.pem`. Ends with its standard input.
 pub fn serve_if_asked() -> bool {
     let Some(folder) = std::env::var_os(ROLE) else { return false };
@@ -42,6 +47,11 @@ pub fn serve_if_asked() -> bool {
         }
     });
     on(7001, broken);
+    on(7004, zeros);
+    on(7005, |stream, address| match echo(stream) {
+        Ok(()) => say(&format!("end {address} 7005")),
+        Err(_) => say(&format!("reset {address} 7005")),
+    });
     welcome::begin(std::path::Path::new(&folder), say);
     let mut tls = Command::new("setpriv");
     tls.args(["--pdeathsig", "KILL", "openssl", "s_server", "-quiet", "-www", "-accept", "443", "-key", "key.pem", "-cert", "cert.pem"]);
@@ -94,6 +104,12 @@ fn http(mut stream: TcpStream, address: IpAddr) {
 fn broken(mut stream: TcpStream, _: IpAddr) {
     let _ = stream.write_all(b"half\n").and_then(|()| stream.read_exact(&mut [0; 5]));
     let _ = rustix::net::sockopt::set_socket_linger(&stream, Some(std::time::Duration::ZERO));
+}
+
+/// Says nothing, without an end.
+fn zeros(mut stream: TcpStream, _: IpAddr) {
+    let zeros = vec![0; 1 << 20];
+    while stream.write_all(&zeros).is_ok() {}
 }
 
 /// Says everything again. Fails when the connection breaks off.
@@ -192,6 +208,10 @@ fn answer(server: &UdpSocket, question: &[u8], from: SocketAddr) {
 fn means(name: &str, kind: u8) -> Option<Vec<IpAddr>> {
     static REBOUND: AtomicU32 = AtomicU32::new(0);
     Some(vec![match name {
+        "mixed.test" => return Some(vec![Ipv4Addr::new(10, 0, 0, 5).into(), PUBLIC.into()]),
+        "dns.google" => Ipv4Addr::new(8, 8, 8, 8).into(),
+        "own.test" => OWN.into(),
+        "second.test" => OWN_SECOND.into(),
         "allowed.test" => PUBLIC.into(),
         "other.test" => Ipv4Addr::new(93, 184, 215, 15).into(),
         "packages.test" => Ipv4Addr::new(93, 184, 215, 16).into(),

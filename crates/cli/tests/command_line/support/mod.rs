@@ -17,7 +17,7 @@ mod welcome;
 pub use case::{Case, main, open_to_all};
 pub use client::{Client, Finished, feed};
 pub use home::Home;
-pub use internet::serve_if_asked;
+pub use internet::{OWN, OWN_SECOND, OWN_V6, serve_if_asked};
 pub use leftovers::{assert_nothing_left, control_groups_with, ids_with_traces, leftovers, processes_of_sandbox, processes_with};
 pub use registry::Registry;
 pub use stage::Stage;

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Home, Wall,
-    internet::{NAME_SERVER, ROLE},
+    internet::{NAME_SERVER, OWN, OWN_SECOND, OWN_V6, ROLE},
 };
 
 /// What the internet's servers are certified for, by themselves.
@@ -22,10 +22,32 @@ basicConstraints = critical, CA:FALSE
 subjectAltName = DNS:allowed.test, DNS:other.test, DNS:v6.test, DNS:packages.test
 ";
 
+/// Listens at these addresses.
+const LISTENER: &str = "
+import socket, sys, threading
+def connections(listener):
+    while True:
+        stream, _ = listener.accept()
+        stream.recv(4096)
+        stream.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 9\\r\\nConnection: close\\r\\n\\r\\nthe host\\n')
+        stream.close()
+def datagrams(ends):
+    while True:
+        said, whom = ends.recvfrom(65536)
+        ends.sendto(said, whom)
+for address in sys.argv[1:]:
+    family = socket.AF_INET6 if ':' in address else socket.AF_INET
+    threading.Thread(target=connections, args=[socket.create_server((address, 80), family=family)]).start()
+    ends = socket.socket(family, socket.SOCK_DGRAM)
+    ends.bind((address, 7000))
+    threading.Thread(target=datagrams, args=[ends]).start()
+print('ready', flush=True)
+";
+
 /// Two network namespaces of the test's own: one is the host, the other the internet. No packet leaves the machine, whatever the defect.
 pub struct Stage {
     host: Namespace,
-    _internet: Namespace,
+    internet: Namespace,
     seen: Arc<Mutex<Vec<String>>>,
     /// What the internet's servers read.
     folder: tempfile::TempDir,
@@ -73,6 +95,18 @@ impl Drop for Namespace {
     }
 }
 
+/// Somebody who listens on the stage's host.
+pub struct HostListener {
+    child: Child,
+}
+
+impl Drop for HostListener {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl Stage {
     /// Programs that it takes, and that what is inside needs.
     pub const NEEDS: &[&str] = &["/usr/bin/curl", "/usr/bin/openssl", "/usr/bin/unshare", "/usr/bin/setpriv", "/sbin/ip", "/bin/bash"];
@@ -95,6 +129,10 @@ impl Stage {
             ip address add 203.0.113.1/30 dev host0
             ip address add 2001:db8::1/64 dev host0 nodad
             ip link set host0 up
+            ip address add {OWN}/32 dev lo
+            ip address add 93.184.217.4/30 dev lo
+            ip address add {OWN_SECOND}/30 dev lo
+            ip address add {OWN_V6}/128 dev lo nodad
             echo 'nameserver {NAME_SERVER}' > {folder}/resolv.conf
             chmod -R a+rX {folder}
             mount --bind {folder}/resolv.conf /etc/resolv.conf",
@@ -121,7 +159,32 @@ impl Stage {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&seen);
         thread::spawn(move || said.lines().map_while(Result::ok).for_each(|line| told.lock().unwrap().push(line)));
-        Self { host, _internet: internet, seen, folder }
+        Self { host, internet, seen, folder }
+    }
+
+    /// Has somebody listen on its host at the addresses that look like the internet's: `the host` is what port 80 says, and UDP's port 7000 says everything again.
+    pub fn listen_on_host(&self) -> HostListener {
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--mount", "--target", &self.host.child.id().to_string(), "--", "/usr/bin/python3", "-c", LISTENER]);
+        command.args([OWN.to_string(), OWN_SECOND.to_string(), OWN_V6.to_string()]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        HostListener { child }
+    }
+
+    /// Questions of `ping` that have reached the internet, of both versions.
+    pub fn pings(&self) -> u64 {
+        let target = self.internet.child.id().to_string();
+        let mut command = Command::new("nsenter");
+        let told = command.args(["--net", "--target", &target, "--", "cat", "/proc/net/snmp", "/proc/net/snmp6"]).output().unwrap();
+        let told = String::from_utf8(told.stdout).unwrap();
+        let mut icmp = told.lines().filter_map(|line| line.strip_prefix("Icmp: "));
+        let (names, counts) = (icmp.next().unwrap(), icmp.next().unwrap());
+        let four = names.split_whitespace().zip(counts.split_whitespace()).find(|(name, _)| *name == "InEchos").unwrap().1;
+        let six = told.lines().find_map(|line| line.strip_prefix("Icmp6InEchos")).unwrap().trim();
+        four.parse::<u64>().unwrap() + six.parse::<u64>().unwrap()
     }
 
     /// A state folder for sandboxes of its host.

@@ -15,6 +15,7 @@ use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::{
     body::Incoming,
     client::conn as client,
+    ext::ReasonPhrase,
     server::conn as server,
     service::service_fn,
     upgrade::{self, OnUpgrade},
@@ -27,7 +28,7 @@ use super::{
     super::log::NetworkEvent,
     interception::Tell,
     keyring::Keyring,
-    substitution::substitute,
+    substitution::{restore, restored, substitute},
     tasks::{Beside, Tasks},
 };
 
@@ -152,6 +153,7 @@ impl Exchange {
                 sender.send_request(request).await.map_err(io::Error::other)?
             }
         };
+        self.conceal(&mut response);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let inside = wanted.ok_or_else(|| io::Error::other("the server goes over to another protocol, which nobody asked for"))?;
             let outside = upgrade::on(&mut response);
@@ -164,6 +166,13 @@ impl Exchange {
     fn prepare(&self, request: &mut Request<Incoming>, is_h1: bool) -> Result<(), Objection> {
         if request.method() == Method::CONNECT {
             return Err(Objection::refused(StatusCode::METHOD_NOT_ALLOWED, "a request to be connected through a secret's host".to_owned()));
+        }
+        // It asks for what was sent, secrets and all.
+        if request.method() == Method::TRACE {
+            return Err(Objection::refused(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "a request to be told what was sent to a secret's host".to_owned(),
+            ));
         }
         self.require_host(request.uri(), request.headers())?;
         let text = request.uri().to_string();
@@ -191,6 +200,20 @@ impl Exchange {
             self.tell_once(NetworkEvent::Leak, format!("the placeholder of {name} goes out as it is: it is not for this host"));
         }
         Ok(())
+    }
+
+    /// Takes secrets out of what stands before an answer.
+    fn conceal(&self, response: &mut Response<Incoming>) {
+        let mut found = restore(response.headers_mut(), &self.keyring, &self.host);
+        if let Some(reason) = response.extensions().get::<ReasonPhrase>() {
+            let said = restored(reason.as_bytes(), &self.keyring, &self.host, &mut found).is_some();
+            if said {
+                response.extensions_mut().remove::<ReasonPhrase>();
+            }
+        }
+        for name in found {
+            self.tell_once(NetworkEvent::Leak, format!("the secret {name} is in the head of an answer, where its placeholder is put back"));
+        }
     }
 
     /// Refuses a request that is for another host by any of the places where one can be named, or that names none.

@@ -49,7 +49,12 @@ impl Keyring {
 
     /// Whether a secret is for this host.
     pub(crate) fn has(&self, host: &DomainName) -> bool {
-        self.secrets.list.iter().any(|secret| secret.hosts.contains(host))
+        self.of(host).next().is_some()
+    }
+
+    /// The secrets that are for this host.
+    pub(super) fn of<'a>(&'a self, host: &'a DomainName) -> impl Iterator<Item = &'a Secret> {
+        self.secrets.list.iter().filter(|secret| secret.hosts.contains(host))
     }
 
     /// Whether everything is there that connections to this host need.
@@ -57,9 +62,8 @@ impl Keyring {
     /// # Errors
     /// What is gone.
     pub(crate) fn check(&self, host: &DomainName) -> Result<()> {
-        let mut own = self.secrets.list.iter().filter(|secret| secret.hosts.contains(host));
         self.vault()?;
-        own.try_for_each(|secret| self.value(secret).map(drop))
+        self.of(host).try_for_each(|secret| self.value(secret).map(drop))
     }
 
     /// A place for one connection more.

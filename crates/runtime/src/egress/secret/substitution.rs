@@ -5,9 +5,13 @@ use http::{
     HeaderMap, HeaderValue,
     header::{AUTHORIZATION, HeaderName},
 };
+use memchr::memmem;
 use sandbar_core::{DomainName, Error, ErrorKind, Result};
 
 use super::keyring::Keyring;
+
+/// Bytes of a secret that is looked for in answers: passwords and tokens have them, and numbers and dates are shorter.
+const SHORTEST: usize = 8;
 
 /// What was found in the head of a request, by the names of the secrets.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -41,6 +45,42 @@ pub(super) fn substitute(headers: &mut HeaderMap, keyring: &Keyring, host: &Doma
         }
     }
     Ok(found)
+}
+
+/// Puts placeholders in the place of a host's secrets in the headers of its answer; the names of those that were there. Nobody who gave a server a secret
+/// wants it back from there.
+pub(super) fn restore(headers: &mut HeaderMap, keyring: &Keyring, host: &DomainName) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for header in headers.values_mut() {
+        if let Some(new) = restored(header.as_bytes(), keyring, host, &mut found) {
+            // Of characters that may stand in a header, and those of a header, it is one.
+            *header = HeaderValue::from_bytes(&new).unwrap_or_else(|_| HeaderValue::from_static(""));
+        }
+    }
+    found
+}
+
+/// The same with placeholders in the place of a host's secrets, where there are some. What is shorter than [`SHORTEST`] would be found where it is not meant.
+pub(super) fn restored(bytes: &[u8], keyring: &Keyring, host: &DomainName, found: &mut BTreeSet<String>) -> Option<Vec<u8>> {
+    let mut new: Option<Vec<u8>> = None;
+    for secret in keyring.of(host) {
+        // One that is gone was put into nothing since.
+        let Ok(value) = keyring.value(secret) else { continue };
+        let now = new.as_deref().unwrap_or(bytes);
+        if value.len() < SHORTEST || memmem::find(now, value.as_bytes()).is_none() {
+            continue;
+        }
+        let (mut replaced, mut from) = (Vec::new(), 0);
+        for at in memmem::find_iter(now, value.as_bytes()) {
+            replaced.extend_from_slice(&now[from..at]);
+            replaced.extend_from_slice(secret.placeholder.as_bytes());
+            from = at + value.len();
+        }
+        replaced.extend_from_slice(&now[from..]);
+        new = Some(replaced);
+        found.insert(secret.name.clone());
+    }
+    new
 }
 
 /// What HTTP's basic authentication has encoded, with what stands before it.

@@ -40,7 +40,12 @@ struct Middle {
 
 /// Somebody between `client` and `server`, who has a secret A for a.test, and B for b.test.
 fn middle(folder: &Path) -> Middle {
-    let keyring = Arc::new(keyring::example(folder, &[("A", "a.test", "one"), ("B", "b.test", "two")]));
+    middle_with(folder, &[("A", "a.test", "one"), ("B", "b.test", "two")])
+}
+
+/// As [`middle`], with these secrets.
+fn middle_with(folder: &Path, secrets: &[(&str, &str, &str)]) -> Middle {
+    let keyring = Arc::new(keyring::example(folder, secrets));
     let ((client, inside), (outside, server)) = (duplex(16 << 10), duplex(16 << 10));
     let told = Arc::new(Mutex::new(Vec::new()));
     let list = Arc::clone(&told);
@@ -209,6 +214,7 @@ async fn plain_requests_are_taken_apart_as_well() {
         ("GET http://b.test/ HTTP/1.1\r\nHost: b.test", 421),
         ("GET / HTTP/1.1\r\nHost: me@a.test", 400),
         ("CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443", 405),
+        ("TRACE / HTTP/1.1\r\nHost: a.test", 405),
     ] {
         let (seen, answer, told) = plainly(&format!("{head}\r\n{close}\r\n")).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{head}: {answer}");
@@ -218,6 +224,31 @@ async fn plain_requests_are_taken_apart_as_well() {
     let two = "POST /a HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\nGET /b HTTP/1.1\r\nHost: b.test\r\n";
     let (seen, answer, _) = plainly(&format!("{two}{close}\r\n")).await;
     assert!(seen.lock().unwrap().iter().all(|(_, path, _)| path == "/a"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_secret_that_a_server_says_again_does_not_come_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let secrets = [("A", "a.test", "hunter2-hunter2"), ("B", "b.test", "other-secret"), ("S", "a.test", "200")];
+    let Middle { mut client, mut server, told, task, .. } = middle_with(folder.path(), &secrets);
+    let request = "GET / HTTP/1.1\r\nHost: a.test\r\nX-Token: sandbar-secret-A\r\n\r\n";
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"\r\n\r\n") {
+        server.read_buf(&mut heard).await.unwrap();
+    }
+    assert!(String::from_utf8(heard).unwrap().contains("hunter2-hunter2"));
+    let answer = "HTTP/1.1 200 not hunter2-hunter2\r\nX-Echo: <hunter2-hunter2> hunter2-hunter2\r\nX-Other: other-secret 200\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    server.write_all(answer.as_bytes()).await.unwrap();
+    let mut said = String::new();
+    client.read_to_string(&mut said).await.unwrap();
+    drop((client, server));
+    task.await.unwrap().unwrap();
+    assert!(said.starts_with("HTTP/1.1 200 ") && !said.contains("hunter2"), "{said}");
+    assert!(said.contains("X-Echo: <sandbar-secret-A> sandbar-secret-A\r\n") && said.contains("X-Other: other-secret 200\r\n"), "{said}");
+    let told = told.lock().unwrap();
+    assert_eq!(told[1], (NetworkEvent::Leak, "the secret A is in the head of an answer, where its placeholder is put back".to_owned()));
+    assert_eq!(told.len(), 2, "{told:?}");
 }
 
 #[tokio::test]

@@ -1,0 +1,313 @@
+//! What somebody inside tries to get out by, or to wear out whoever decides, on the stage of what leaves.
+
+use std::{
+    fs,
+    io::Write,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use rustix::process::{Signal, kill_process};
+
+use crate::{
+    egress::{assert_reached, assert_refused, own_memory},
+    support::{Case, Client, Home, OWN, OWN_SECOND, OWN_V6, Stage, eventually, processes_of_sandbox, processes_with},
+};
+
+const WALLS: &[&str] = &["container-root", "container-rootless", "gvisor-root", "gvisor-rootless"];
+const CONTAINERS: &[&str] = &["container-root", "container-rootless"];
+
+pub const CASES: &[Case] = &[
+    Case::new("egress::this_machine_is_not_reached_by_its_own_public_addresses", own).on(WALLS).staged(),
+    Case::new("egress::names_are_not_asked_for_over_https_or_tls", hidden_names).on(WALLS).staged(),
+    Case::new("egress::every_question_is_answered_and_most_are_refused", questions).on(WALLS).staged(),
+    Case::new("egress::there_is_no_ping", ping).on(WALLS).staged(),
+    Case::new("egress::root_inside_removes_no_rule_of_the_packet_filter", filter).on(WALLS).staged(),
+    Case::new("egress::an_agent_that_is_killed_ends_its_connections_and_nothing_new_leaves", killed_agent).on(CONTAINERS).staged(),
+    Case::new("egress::connections_that_are_reset_or_half_closed_leave_nothing", storms).on(CONTAINERS).staged(),
+    Case::new("egress::those_who_speak_slowly_hold_nobody_up", slow).on(CONTAINERS).staged(),
+    Case::new("egress::ten_gibibytes_pass_and_take_no_memory", large).on(&["container-root"]).staged(),
+];
+
+/// Whoever decides about a sandbox.
+fn keeper(home: &Home, id: &str) -> u32 {
+    processes_with(&format!("keeper\0--home\0{}\0{id}", home.state().display()))[0]
+}
+
+fn python(home: &Home, id: &str, words: &[&str]) -> String {
+    home.ok(&[&["exec", "-u", "0", id, "--", "/usr/bin/python3", "-c"], words].concat())
+}
+
+fn own(outer: &Home) {
+    let stage = Stage::new();
+    let _listener = stage.listen_on_host();
+    let home = stage.home(&outer.wall);
+    let id = home.create(&["--net", "open"]);
+    let addresses =
+        [format!("http://{OWN}/"), format!("http://{OWN_SECOND}/"), format!("http://[{OWN_V6}]/"), format!("http://[::ffff:{OWN}]/")];
+    let names = ["http://own.test/", "http://second.test/"];
+    let all = || addresses.iter().map(String::as_str).chain(names);
+    // A network in which they are does not list them.
+    for rules in ["open", "allow=93.184.217.0/24,2606:4700::/32,open", "allow=*"] {
+        home.ok(&["net", "set", &id, rules]);
+        for address in all() {
+            assert_refused(&home, &id, &["-g", address]);
+        }
+        assert_reached(&home, &id, &["http://93.184.217.9/"], "you reached 93.184.217.9");
+    }
+    assert!(home.ok(&["net", "log", &id]).contains("93.184.217.1 is this machine's own, which only a rule with the address allows"));
+    home.ok(&["net", "set", &id, &format!("allow={OWN}:80,{OWN_SECOND}:80,[{OWN_V6}]:80,open")]);
+    for address in all() {
+        assert_reached(&home, &id, &["-g", address], "the host");
+    }
+    home.close();
+}
+
+fn hidden_names(outer: &Home) {
+    let stage = Stage::new();
+    let home = stage.home(&outer.wall);
+    let id = home.create(&["--net", "allow=allowed.test"]);
+    for words in [
+        &["-k", "https://8.8.8.8/dns-query"][..],
+        &["-k", "https://dns.google/dns-query"],
+        &["-k", "https://dns.google:853/"],
+        &["-k", "https://8.8.8.8:853/"],
+        &["-k", "-g", "https://[2001:4860:4860::8888]/dns-query"],
+        &["-k", "--doh-insecure", "--doh-url", "https://8.8.8.8/dns-query", "http://allowed.test/"],
+    ] {
+        assert_refused(&home, &id, words);
+    }
+    // Nothing was looked up, nor connected to.
+    assert_eq!(stage.seen(), Vec::<String>::new());
+    home.close();
+}
+
+/// Asks by a datagram and by a connection: of the class CH, two questions, an update, and the root; the codes.
+const QUESTIONS: &str = "
+import socket, struct
+header = lambda flags, count: struct.pack('>HHHHHH', 0x1234, flags, count, 0, 0, 0)
+name = b'\\x07version\\x04bind\\x00'
+texts = name + struct.pack('>HH', 16, 3)
+address = name + struct.pack('>HH', 1, 1)
+for question in [header(0x100, 1) + texts, header(0x100, 2) + address + address, header(0x2800, 1) + address, header(0x100, 1) + b'\\0\\0\\2\\0\\1']:
+    ends = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    ends.settimeout(20)
+    ends.connect(('8.8.8.8', 53))
+    ends.send(question)
+    answer = ends.recv(1024)
+    assert answer[:2] == question[:2] and answer[2] & 0x80, answer
+    stream = socket.create_connection(('8.8.8.8', 53), 20)
+    stream.sendall(struct.pack('>H', len(question)) + question)
+    assert stream.recv(1024)[2:] == answer
+    print(answer[3] & 15, end=' ')
+";
+
+fn questions(outer: &Home) {
+    let stage = Stage::new();
+    let home = stage.home(&outer.wall);
+    let id = home.create(&["--net", "open"]);
+    assert_eq!(python(&home, &id, &[QUESTIONS]), "5 1 4 5");
+    assert_eq!(stage.seen(), Vec::<String>::new());
+    home.close();
+}
+
+/// Pings with a socket for which one need not be root.
+const PING: &str = "
+import socket
+for family, protocol, kind, address in [(socket.AF_INET, socket.IPPROTO_ICMP, 8, '93.184.215.14'), (socket.AF_INET6, socket.IPPROTO_ICMPV6, 128, '2606:4700::1111')]:
+    try:
+        ends = socket.socket(family, socket.SOCK_DGRAM, protocol)
+        ends.settimeout(5)
+        ends.connect((address, 0))
+        ends.send(bytes([kind, 0, 0, 0, 0, 0, 0, 1]) + b'ping')
+        ends.recv(1024)
+        print('answered', end=' ')
+    except TimeoutError:
+        print('lost', end=' ')
+    except OSError:
+        print('refused', end=' ')
+";
+
+fn ping(outer: &Home) {
+    let stage = Stage::new();
+    let home = stage.home(&outer.wall);
+    let id = home.create(&["--net", "open"]);
+    let said = python(&home, &id, &[PING]);
+    match home.wall.provider {
+        // Its own kernel answers to every IPv4 address, all of which are its loopback's. To an IPv6 address it takes the question, and nobody answers.
+        "gvisor" => assert_eq!(said, "answered lost"),
+        _ => assert_eq!(said, "refused refused"),
+    }
+    assert_eq!(stage.pings(), 0);
+    // A server that is there is one to be reached.
+    assert_reached(&home, &id, &["http://93.184.215.14/"], "you reached");
+    home.close();
+}
+
+/// Has the kernel remove every table of nf_tables, and says what it says.
+const FLUSH: &str = "
+import socket, struct
+def message(kind, flags, family, resource):
+    return struct.pack('=IHHII', 20, kind, flags, 1, 0) + bytes([family, 0]) + struct.pack('>H', resource)
+try:
+    kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+    kernel.settimeout(5)
+    # NFNL_MSG_BATCH_BEGIN, NFT_MSG_DELTABLE of all families, NFNL_MSG_BATCH_END.
+    kernel.send(message(0x10, 1, 0, 10) + message(10 << 8 | 2, 5, 0, 0) + message(0x11, 1, 0, 10))
+    said = kernel.recv(4096)
+    code = struct.unpack('=i', said[16:20])[0]
+    print('removed' if code == 0 else 'refused')
+except OSError:
+    print('refused')
+";
+
+fn filter(outer: &Home) {
+    let stage = Stage::new();
+    let home = stage.home(&outer.wall);
+    let id = home.create(&["--net", "allow=allowed.test"]);
+    assert_eq!(python(&home, &id, &[FLUSH]), "refused");
+    for line in ["iptables -F", "iptables -t nat -F", "iptables-legacy -t nat -F", "ip6tables -t nat -F", "nft flush ruleset"] {
+        let tried = home.sandbar(&["exec", "-u", "0", &id, "--", "sh", "-c", line]);
+        assert_ne!(tried.code, 0, "{tried}");
+    }
+    assert_reached(&home, &id, &["http://allowed.test/"], "you reached");
+    assert_refused(&home, &id, &["http://other.test/"]);
+    assert_refused(&home, &id, &["http://93.184.215.14/"]);
+    home.close();
+}
+
+fn killed_agent(outer: &Home) {
+    let stage = Stage::new();
+    let home = stage.home(&outer.wall);
+    let id = home.create(&["--net", "allow=allowed.test"]);
+    let script = format!(
+        "exec 3<>/dev/tcp/allowed.test/7005; echo hello >&3; read -r line <&3; echo $line; while :; do curl -s -m 5 http://allowed.test/ >&2; done; # {id}"
+    );
+    let mut open = home.start(&["exec", &id, "--", "bash", "-c", &script]);
+    open.wait_for_line("hello");
+    let is_first =
+        |status: String| status.lines().any(|line| line.starts_with("NSpid:") && line.split_whitespace().skip(2).last() == Some("1"));
+    let first = |pid: &rustix::process::Pid| fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).is_ok_and(is_first);
+    let inside = processes_with(&format!("done; # {id}"));
+    let agent = processes_of_sandbox(&home, &id, &inside).into_iter().find(first).unwrap();
+    kill_process(agent, Signal::KILL).unwrap();
+    let ends = ["reset 93.184.215.14 7005", "end 93.184.215.14 7005"];
+    eventually("it ends outside", || stage.seen().iter().any(|line| ends.contains(&line.as_str())));
+    open.finish();
+    // Whoever asks is gone; what was decided before has been seen by now.
+    let try_again = || home.sandbar(&["exec", &id, "--", "curl", "-sS", "-m", "5", "http://allowed.test/"]);
+    assert_ne!(try_again().code, 0);
+    let seen = stage.seen().len();
+    assert_ne!(try_again().code, 0);
+    assert_eq!(stage.seen().len(), seen, "{:?}", stage.seen());
+    home.close();
+}
+
+/// Makes so many connections: one is reset, the next says its end first and hears the other's, the third is reset after it has said its end.
+const STORM: &str = "
+import socket, struct, sys
+for number in range(int(sys.argv[1])):
+    stream = socket.create_connection(('allowed.test', 7000), 60)
+    if number % 3:
+        stream.sendall(b'word')
+        stream.shutdown(socket.SHUT_WR)
+    if number % 3 == 1:
+        said = b''
+        while more := stream.recv(100):
+            said += more
+        assert said == b'word', said
+    else:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    stream.close()
+print('over')
+";
+
+fn storms(outer: &Home) {
+    let stage = Stage::new();
+    let home = stage.home(&outer.wall);
+    let id = home.create(&["--net", "allow=allowed.test"]);
+    assert_eq!(python(&home, &id, &[STORM, "10"]), "over");
+    let open = || fs::read_dir(format!("/proc/{}/fd", keeper(&home, &id))).unwrap().count();
+    let told = |word: &str| home.ok(&["net", "log", &id]).lines().filter(|line| line.contains(word) && line.contains("  tcp  ")).count();
+    eventually("the first have ended", || told("  ended  ") == told("  allowed  "));
+    let before = open();
+    let mut client = home.start(&["exec", &id, "--", "/usr/bin/python3", "-c", STORM, "2000"]);
+    client.wait_for_line("over");
+    assert_eq!(client.finish().code, 0);
+    assert_reached(&home, &id, &["http://allowed.test/"], "you reached");
+    eventually("all descriptors are closed", || open() <= before);
+    home.close();
+}
+
+/// Says the head of a request on so many connections, one byte of each a second, until a line comes; then the rest of it.
+const SLOW: &str = "
+import select, socket, sys
+streams = [socket.create_connection(('allowed.test', 80), 60) for _ in range(int(sys.argv[1]))]
+head = b'GET / HTTP/1.1\\r\\nX-Slow: ' + b'x' * 4000
+for at in range(len(head)):
+    for stream in streams:
+        stream.sendall(head[at:at + 1])
+    if at == 2:
+        print('slow', flush=True)
+    if select.select([sys.stdin], [], [], 1)[0]:
+        break
+rest = head[at + 1:at + 30] + b'\\r\\nHost: other.test\\r\\n\\r\\n'
+for stream in streams:
+    stream.sendall(rest)
+    try:
+        assert stream.recv(100) == b'', 'it was answered'
+    except ConnectionResetError:
+        pass
+print('refused', flush=True)
+";
+
+fn slow(outer: &Home) {
+    let stage = Stage::new();
+    let home = stage.home(&outer.wall);
+    let id = home.create(&["--net", "allow=allowed.test"]);
+    let words = ["exec", "-i", &id, "--", "/usr/bin/python3", "-c", SLOW, "200"];
+    let (mut client, mut input) = Client::start_with_input(home.command(&words), &["exec"]);
+    client.wait_for_line("slow");
+    for _ in 0..3 {
+        assert_reached(&home, &id, &["http://allowed.test/"], "you reached");
+    }
+    // What they show in the end is judged all the same.
+    input.write_all(b"go\n").unwrap();
+    client.wait_for_line("refused");
+    assert_eq!(client.finish().code, 0);
+    let refused = home.ok(&["net", "log", &id]).lines().filter(|line| line.contains("the host of HTTP is other.test")).count();
+    assert_eq!(refused, 200);
+    home.close();
+}
+
+fn large(outer: &Home) {
+    const SIZE: u64 = 10 << 30;
+    const MOST: u64 = 16 << 20;
+    let stage = Stage::new();
+    let home = stage.home(&outer.wall);
+    let id = home.create(&["--net", "allow=allowed.test"]);
+    assert_reached(&home, &id, &["http://allowed.test/"], "you reached");
+    let keeper = keeper(&home, &id);
+    let before = own_memory(keeper);
+    let (is_over, mut peak) = (AtomicBool::new(false), 0);
+    thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut peak = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                peak = own_memory(keeper).max(peak);
+                thread::sleep(Duration::from_millis(50));
+            }
+            peak
+        });
+        let script = format!("exec 3<>/dev/tcp/allowed.test/7004; head -c {SIZE} <&3 | tail -c 1 | wc -c");
+        let got = home.start(&["exec", &id, "--", "bash", "-c", &script]).finish_within(Duration::from_secs(300));
+        is_over.store(true, Ordering::Relaxed);
+        assert_eq!((got.code, got.text().as_str()), (0, "1\n"), "{got}");
+        peak = watch.join().unwrap();
+    });
+    assert!(peak < before + MOST, "it took {} KiB, and {} KiB before", peak >> 10, before >> 10);
+    let received = || -> u64 { home.json(&["stats", "--json", &id])["network_received_bytes"].as_u64().unwrap() };
+    eventually("it is counted", || received() >= SIZE);
+    home.close();
+}
