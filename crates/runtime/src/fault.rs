@@ -1,7 +1,8 @@
 //! A hook for crash tests, and for nothing else.
 //!
 //! When the environment variable `SANDBAR_FAULT` is the name of a step, the process kills itself with `SIGKILL` as soon as it gets there: no
-//! destructor runs and nothing is flushed, which is what a crash is. `NAME:3` is the third time. `SANDBAR_KEEPER_FAULT` does the same to the
+//! destructor runs and nothing is flushed, which is what a crash is. `NAME:3` is the third time. With `SANDBAR_FAULT_STOPS` it stops itself (`SIGSTOP`)
+//! instead, and goes on when it is told to: so a test can kill what it works with. `SANDBAR_KEEPER_FAULT` does the same to the
 //! keepers that a command starts. The names are those that providers give to [`Journal::step`](sandbar_core::Journal::step)
 //! (`sandbar_backends::machine::STEPS`), and [`STEPS`], the runtime's own.
 
@@ -73,12 +74,13 @@ fn armed() -> Option<&'static Armed> {
     ARMED.get_or_init(read).as_ref()
 }
 
-/// Ends this process here if the test asked for it.
+/// Ends this process here if the test asked for it, or stops it.
 pub(crate) fn point(name: &str) {
     if let Some(fault) = armed()
         && fault.name == name
         && fault.left.fetch_sub(1, Ordering::Relaxed) == 1
     {
-        let _ = kill_process(getpid(), Signal::KILL);
+        let signal = if env::var_os("SANDBAR_FAULT_STOPS").is_some() { Signal::STOP } else { Signal::KILL };
+        let _ = kill_process(getpid(), signal);
     }
 }

@@ -57,7 +57,7 @@ impl Api<'_> {
     /// Asks for a change. Blocks.
     ///
     /// # Errors
-    /// `Unavailable`, with what Firecracker says, or when it does not answer within `patience`.
+    /// `Unavailable`, with what Firecracker says, `ResourceExhausted` when it says that a disk is full, or when it does not answer within `patience`.
     pub(super) fn put(&self, path: &str, body: &Value, patience: Duration) -> Result<()> {
         self.ask("PUT", path, Some(body), patience).map(drop)
     }
@@ -79,7 +79,10 @@ impl Api<'_> {
             return Ok(said);
         }
         let fault = said.get("fault_message").and_then(Value::as_str).unwrap_or("it says no more");
-        Err(Error::new(ErrorKind::Unavailable, OPERATION, format!("Firecracker refuses: {fault}"))
+        // It has only words for why it could not write.
+        let is_full = ["No space left on device", "Disk quota exceeded", "File too large"].iter().any(|why| fault.contains(why));
+        let kind = if is_full { ErrorKind::ResourceExhausted } else { ErrorKind::Unavailable };
+        Err(Error::new(kind, OPERATION, format!("Firecracker refuses: {fault}"))
             .with("request", path)
             .with("status", status))
     }

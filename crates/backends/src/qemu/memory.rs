@@ -82,7 +82,7 @@ pub(super) fn save(place: &Place, folder: &Path, into: &Path, agent: &AgentFile)
     // A template's is empty.
     let fetched = if is_template { None } else { Some(disk::of_awake(place, into)?) };
     place.freeze()?;
-    let written = write(&machine, folder, into);
+    let written = write(place, &machine, folder, into);
     // A template's memory is the image's from now on: it must not go on.
     let thawed = if is_template { Ok(()) } else { place.thaw() };
     let bound = written?;
@@ -99,8 +99,8 @@ pub(super) fn save(place: &Place, folder: &Path, into: &Path, agent: &AgentFile)
 }
 
 /// Writes disks, memory and state of a machine that stands still.
-fn write(machine: &Machine, folder: &Path, into: &Path) -> Result<Bound> {
-    let mut qmp = Qmp::connect(folder, CONTROL)?;
+fn write(place: &Place, machine: &Machine, folder: &Path, into: &Path) -> Result<Bound> {
+    let mut qmp = Qmp::connect(folder, CONTROL, &place.machine)?;
     let shared = match &machine.memory {
         Memory::Shared(path) => Some(folder.join(path)),
         Memory::Anonymous | Memory::View(_) => None,
@@ -195,7 +195,7 @@ fn take_apart(machine: &Machine, into: &Path, agent: &AgentFile) -> Result<()> {
         .context(OPERATION, || "cannot make the file of the memory".to_owned())?;
     // It ends with this process at the latest.
     let process = confinement::launch(&machine, agent.path()?, into, Lifetime::Owned, true, &journal)?;
-    let done = Qmp::connect(into, CONTROL).and_then(|mut qmp| {
+    let done = Qmp::connect(into, CONTROL, &process).and_then(|mut qmp| {
         read(&mut qmp, &into.join(STREAM), false)?;
         migrate(&mut qmp, &into.join(STATE), true)
     });
@@ -238,7 +238,7 @@ pub(super) fn load(
     };
     vmm::write_record(&machine, folder)?;
     let (process, pipe) = super::boot::start(&machine, agent, folder, boot.lifetime, true, journal)?;
-    let loaded = Qmp::connect(folder, CONTROL).and_then(|mut qmp| {
+    let loaded = Qmp::connect(folder, CONTROL, &process).and_then(|mut qmp| {
         Bound::of(&machine, &qmp).check(record)?;
         read(&mut qmp, &saved.join(STATE), true)?;
         qmp.execute("cont", &Value::Null).map(drop)

@@ -18,6 +18,8 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use sandbar_core::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
+use crate::machine::process::HostProcess;
+
 const OPERATION: &str = "qemu";
 /// How long QEMU may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,11 +34,11 @@ pub(super) struct Qmp {
 }
 
 impl Qmp {
-    /// Connects to the socket, which may take a moment to be there. Blocks.
+    /// Connects to the socket, which may take a moment to be there as long as the machine is. Blocks.
     ///
     /// # Errors
     /// `Unavailable` when nobody answers.
-    pub(super) fn connect(folder: &Path, patience: Duration) -> Result<Self> {
+    pub(super) fn connect(folder: &Path, patience: Duration, machine: &HostProcess) -> Result<Self> {
         let unavailable = |error: io::Error| {
             Error::new(ErrorKind::Unavailable, OPERATION, "the machine's control socket does not answer").with_source(error)
         };
@@ -44,7 +46,7 @@ impl Qmp {
         let stream = loop {
             match crate::machine::socket::connect_blocking(folder, super::QMP_SOCKET) {
                 Ok(stream) => break stream,
-                Err(error) if Instant::now() >= end => return Err(unavailable(error)),
+                Err(error) if Instant::now() >= end || !machine.is_alive() => return Err(unavailable(error)),
                 Err(_) => std::thread::sleep(Duration::from_millis(2)),
             }
         };

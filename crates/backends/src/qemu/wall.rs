@@ -110,7 +110,7 @@ impl Place {
     pub(super) fn freeze(&self) -> Result<()> {
         let marker = self.folder.join(PAUSED);
         fs::write(&marker, "").context("freeze", || "cannot note that the machine is paused".to_owned())?;
-        let stopped = Qmp::connect(&self.folder, CONTROL).and_then(|mut qmp| qmp.execute("stop", &Value::Null));
+        let stopped = Qmp::connect(&self.folder, CONTROL, &self.machine).and_then(|mut qmp| qmp.execute("stop", &Value::Null));
         if stopped.is_err() {
             let _ = fs::remove_file(&marker);
         }
@@ -119,7 +119,7 @@ impl Place {
 
     /// Lets it go on. Blocks.
     pub(super) fn thaw(&self) -> Result<()> {
-        Qmp::connect(&self.folder, CONTROL)?.execute("cont", &Value::Null)?;
+        Qmp::connect(&self.folder, CONTROL, &self.machine)?.execute("cont", &Value::Null)?;
         match fs::remove_file(self.folder.join(PAUSED)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).context("thaw", || "cannot note that the machine goes on".to_owned())

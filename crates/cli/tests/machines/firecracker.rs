@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use sandbar_backends::firecracker::STEPS;
+
 use crate::world::{Monitor, World};
 
 /// A world of machines in jails.
@@ -9,6 +11,5 @@ pub fn world() -> Result<World, String> {
     }
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/lab/bin/firecracker");
     let config = format!("[firecracker]\nfirecracker = {program:?}\njail = true\n");
-    let steps = &["firecracker.prepared", "firecracker.told", "firecracker.launched"];
-    World::new(Monitor { name: "firecracker", config, steps, steps_from_template: steps })
+    World::new(Monitor { name: "firecracker", config, steps: &STEPS, steps_from_template: &STEPS })
 }

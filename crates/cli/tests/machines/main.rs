@@ -15,6 +15,7 @@ mod images;
 mod kills;
 mod owned;
 mod qemu;
+mod struck;
 #[path = "../../../conformance/tests/engines/trial.rs"]
 mod trial;
 mod volumes;
@@ -26,6 +27,7 @@ type Case = (&'static str, fn(&World));
 /// What is true of every monitor.
 const CASES: &[Case] = &[
     ("a_kill_at_any_step_leaks_nothing", kills::leak_nothing),
+    ("a_machine_killed_at_any_step_is_told", struck::are_told),
     ("a_machine_that_ends_or_hangs_is_told", ends::are_told),
     ("a_machine_ends_with_the_client_that_owns_it", owned::ends),
     ("many_lives_leave_nothing", cycles::leave_nothing),

@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use sandbar_backends::qemu::STEPS;
+
 use crate::world::{Monitor, World};
 
 /// A world of emulated machines.
@@ -8,6 +10,5 @@ pub fn world() -> Result<World, String> {
         return Err("QEMU is missing: run `cargo xtask setup`".to_owned());
     }
     let config = "[qemu]\naccelerator = \"tcg\"\n".to_owned();
-    let steps = &["qemu.prepared", "qemu.launched", "qemu.piped"];
-    World::new(Monitor { name: "qemu", config, steps, steps_from_template: &steps[1..] })
+    World::new(Monitor { name: "qemu", config, steps: &STEPS, steps_from_template: &STEPS[1..] })
 }

@@ -1,6 +1,8 @@
 //! A state folder for one monitor.
 
 use std::{
+    cell::RefCell,
+    collections::BTreeSet,
     fs,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
@@ -9,10 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
+use sandbar_backends::machine;
 
 /// How long something may take that another process does.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a command may take that finds its machine gone.
+const SECONDS: Duration = Duration::from_secs(30);
 
 /// What is tested.
 pub struct Monitor {
@@ -30,6 +36,16 @@ pub struct Monitor {
 pub struct World {
     home: tempfile::TempDir,
     pub monitor: Monitor,
+    /// The steps at which something was killed.
+    pub killed: RefCell<BTreeSet<String>>,
+}
+
+/// What is killed while sandbar stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Victim {
+    Machine,
+    /// The process beside it, which has what the machine prints or its wire.
+    Beside,
 }
 
 impl World {
@@ -40,7 +56,11 @@ impl World {
         let (Some(kernel), Some(program)) = (kernel(), program) else {
             return Err("a kernel or busybox is missing: run `cargo xtask setup`".to_owned());
         };
-        let world = Self { home: tempfile::Builder::new().prefix("sandbar-test-").tempdir_in("/tmp").unwrap(), monitor };
+        let world = Self {
+            home: tempfile::Builder::new().prefix("sandbar-test-").tempdir_in("/tmp").unwrap(),
+            monitor,
+            killed: RefCell::default(),
+        };
         fs::create_dir(world.state()).unwrap();
         fs::write(world.state().join("sandbar.toml"), &world.monitor.config).unwrap();
         let tree = world.home.path().join("tree");
@@ -82,6 +102,52 @@ impl World {
     pub fn killed_at(&self, step: &str, arguments: &[&str]) {
         let output = self.command(arguments).env("SANDBAR_FAULT", step).output().unwrap();
         assert_eq!(output.status.signal(), Some(9), "{step} was not reached: {}", String::from_utf8_lossy(&output.stderr));
+        self.killed.borrow_mut().insert(step.to_owned());
+    }
+
+    /// Runs a command that stands still at a step, kills one of its machine's two processes meanwhile, and lets it go on: the newest machine's, where it
+    /// has made one.
+    pub fn struck_at(&self, step: &str, arguments: &[&str], victim: Victim) -> Output {
+        let before: Vec<u32> = self.processes().into_iter().map(|(pid, _)| pid).collect();
+        let mut command = self.command(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).env("SANDBAR_FAULT", step).env("SANDBAR_FAULT_STOPS", "1");
+        let mut child = command.spawn().unwrap();
+        let begun = Instant::now();
+        while state(child.id()) != Some('T') {
+            if child.try_wait().unwrap().is_some() {
+                panic!("{step} was not reached: {:?}", child.wait_with_output().unwrap());
+            }
+            assert!(begun.elapsed() < PATIENCE, "{step} was not reached");
+            sleep(Duration::from_millis(5));
+        }
+        let is_one = |name: &str| name.starts_with(self.monitor.name) == (victim == Victim::Machine);
+        // A machine has the name of its monitor from when what confines it has become that.
+        let struck = loop {
+            let all: Vec<u32> = self.processes().into_iter().filter(|(_, name)| is_one(name)).map(|(pid, _)| pid).collect();
+            let new: Vec<u32> = all.iter().copied().filter(|pid| !before.contains(pid)).collect();
+            if let [one] = *if new.is_empty() { all } else { new } {
+                break one;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{step}: which of these is to be killed? {:?}", self.processes());
+            sleep(Duration::from_millis(5));
+        };
+        kill_process(Pid::from_raw(i32::try_from(struck).unwrap()).unwrap(), Signal::KILL).unwrap();
+        while !matches!(state(struck), None | Some('Z' | 'X')) {
+            assert!(begun.elapsed() < PATIENCE, "{step}: it does not end");
+            sleep(Duration::from_millis(1));
+        }
+        let begun = Instant::now();
+        kill_process(Pid::from_child(&child), Signal::CONT).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(begun.elapsed() < SECONDS, "{step} without its {victim:?} takes {:?}: {output:?}", begun.elapsed());
+        self.killed.borrow_mut().insert(step.to_owned());
+        output
+    }
+
+    /// Every step at which a machine's life calls the journal.
+    pub fn steps(&self) -> BTreeSet<String> {
+        let general = machine::STEPS.iter().chain(&machine::MEMORY_STEPS).chain(&machine::TEMPLATE_STEPS);
+        general.chain(self.monitor.steps).map(|step| (*step).to_owned()).collect()
     }
 
     pub fn inspect(&self, id: &str) -> serde_json::Value {
@@ -140,6 +206,12 @@ impl World {
         assert_eq!(folders, ids.len(), "folders after {step}");
         ids
     }
+}
+
+/// The state of a process, as `proc(5)` has it.
+fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
 }
 
 /// What `cargo xtask setup` has got from the distribution: the package, and what is in it.

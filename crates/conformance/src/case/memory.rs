@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::{
     Context, Failure,
-    Reach::Shell,
+    Reach::{OwnMachine, Shell},
     Sandbox,
     failure::{ensure, ensure_eq, refused},
     sandbox::SOON,
@@ -30,11 +30,13 @@ cases! { "memory";
     several_begin_from_one_at_the_same_time [.needs(&[MemoryCheckpoint, Fork]).reach(&[Shell])],
     the_clock_is_right_in_a_fork [.needs(&[MemoryCheckpoint, Fork]).reach(&[Shell])],
     a_restore_in_place_brings_processes_back [.needs(&[MemoryCheckpoint, Restore]).reach(&[Shell])],
+    a_client_goes_on_over_a_restore_in_place [.needs(&[MemoryCheckpoint, Restore]).reach(&[Shell])],
     commands_and_files_work_in_a_fork [.needs(&[MemoryCheckpoint, Fork]).reach(&[Shell])],
     a_fork_can_be_saved_with_memory_again [.needs(&[MemoryCheckpoint, Fork]).reach(&[Shell])],
     sockets_between_processes_inside_go_on [.needs(&[MemoryCheckpoint, Fork]).reach(&[Shell])],
     its_disk_part_begins_without_processes [.needs(&[MemoryCheckpoint, Fork]).reach(&[Shell])],
     a_record_that_is_none_is_refused_and_leaves_nothing [.needs(&[MemoryCheckpoint, Fork]).reach(&[Shell])],
+    memory_that_another_engine_or_processor_saved_is_refused [.needs(&[MemoryCheckpoint, Fork])],
     a_paused_sandbox_is_refused [.needs(&[MemoryCheckpoint, Pause])],
     a_stopped_sandbox_is_refused [.needs(&[MemoryCheckpoint, StopStart])],
     a_failure_leaves_the_sandbox_running [.needs(&[MemoryCheckpoint])],
@@ -161,8 +163,7 @@ async fn forks_have_identities_of_their_own(context: &Context) -> Result<(), Fai
     let mut told = vec![sandbox.text(look).await?];
     for _ in 0..2 {
         let fork = forked(context, &sandbox, &saved).await?;
-        let renewal = fork.renewal().ok_or_else(|| Failure::new("nothing is said of what was renewed"))?;
-        ensure!(!renewal.done.is_empty(), "nothing was renewed: {renewal:?}");
+        is_renewed(context, &fork)?;
         told.push(fork.text(look).await?);
     }
     for (index, what) in ["host name", "machine-id", "random bytes"].iter().enumerate() {
@@ -170,6 +171,19 @@ async fn forks_have_identities_of_their_own(context: &Context) -> Result<(), Fai
         lines.sort_unstable();
         lines.dedup();
         ensure_eq!(lines.len(), 3, "different {what}s in {told:?}");
+    }
+    Ok(())
+}
+
+/// What a kernel has for itself alone is renewed with the rest.
+fn is_renewed(context: &Context, sandbox: &Sandbox) -> Result<(), Failure> {
+    let renewal = sandbox.renewal().ok_or_else(|| Failure::new("nothing is said of what was renewed"))?;
+    ensure!(!renewal.done.is_empty(), "nothing was renewed: {renewal:?}");
+    if context.subject().reach.contains(&OwnMachine) {
+        for what in ["entropy: ", "clock: ", "host name: ", "machine-id: "] {
+            ensure!(renewal.done.iter().any(|line| line.starts_with(what)), "no {what}in {renewal:?}");
+        }
+        ensure!(renewal.failed.is_empty(), "{renewal:?}");
     }
     Ok(())
 }
@@ -192,6 +206,10 @@ async fn several_begin_from_one_at_the_same_time(context: &Context) -> Result<()
 
 async fn the_clock_is_right_in_a_fork(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
+    // A kernel of its own would go on from there.
+    if context.subject().reach.contains(&OwnMachine) {
+        ensure_eq!(sandbox.text("date -s @1000000000 > /dev/null; date +%Y").await?, "2001", "the year in the source");
+    }
     let saved = save(context, &sandbox).await?;
     let fork = forked(context, &sandbox, &saved).await?;
     let outside = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -204,6 +222,7 @@ async fn the_clock_is_right_in_a_fork(context: &Context) -> Result<(), Failure> 
 
 async fn a_restore_in_place_brings_processes_back(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
+    sandbox.shell("echo 0123456789abcdef0123456789abcdef > /etc/machine-id").await?;
     sandbox.put("file", "old").await?;
     let pid = counting(&sandbox).await?.pid;
     let saved = save(context, &sandbox).await?;
@@ -212,7 +231,51 @@ async fn a_restore_in_place_brings_processes_back(context: &Context) -> Result<(
     sandbox.restore(with_memory(&sandbox, &saved)).await?;
     ensure_eq!(sandbox.process(pid).await?.status, None, "the process that had been ended");
     ensure_eq!(sandbox.get("file").await?, b"old", "a file");
+    is_renewed(context, &sandbox)?;
     counts(&sandbox, pid, 30).await
+}
+
+async fn a_client_goes_on_over_a_restore_in_place(context: &Context) -> Result<(), Failure> {
+    let sandbox = context.sandbox().await?;
+    let mut stream = sandbox.start_shell(COUNT).await?;
+    let mut text = Vec::new();
+    read_beyond(&mut stream, &mut text, 10, usize::MAX).await?;
+    let saved = save(context, &sandbox).await?;
+    // Further than the process will be that comes back.
+    let read = usize::try_from(sandbox.process(stream.pid).await?.output_end).unwrap_or_default() + 20;
+    read_beyond(&mut stream, &mut text, read, usize::MAX).await?;
+    sandbox.restore(with_memory(&sandbox, &saved)).await?;
+    let begin = read_beyond(&mut stream, &mut text, read + 100, read).await?;
+    ensure!(begin >= 10, "it goes on at {begin}, which it had read before the save");
+    let seen: Vec<u64> = String::from_utf8_lossy(&text).lines().filter_map(|line| line.parse().ok()).collect();
+    // The last may be cut.
+    let seen = &seen[..seen.len() - 1];
+    ensure!(seen.iter().copied().eq(1..=seen.len() as u64), "the counter says {seen:?}");
+    Ok(())
+}
+
+/// Reads until the output has `length` bytes, each at its offset, and has gone back to below `seam`: what the process before it had said may come first. Gives
+/// the lowest offset of what was read.
+async fn read_beyond(stream: &mut ExecStream, text: &mut Vec<u8>, length: usize, seam: usize) -> Result<usize, Failure> {
+    let mut lowest = usize::MAX;
+    let reading = async {
+        loop {
+            match stream.output.next().await? {
+                Some(ExecEvent::Output { offset, data, .. }) => {
+                    let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+                    ensure!(offset <= text.len(), "bytes are missing before {offset}: it had read {}", text.len());
+                    lowest = lowest.min(offset);
+                    text.truncate(offset);
+                    text.extend_from_slice(&data);
+                    if text.len() >= length && lowest < seam {
+                        return Ok(lowest);
+                    }
+                }
+                other => return Err(Failure::new(format!("its output ends with {other:?}"))),
+            }
+        }
+    };
+    timeout(SOON, reading).await.map_err(|_| Failure::new("its client reads no further"))?
 }
 
 async fn commands_and_files_work_in_a_fork(context: &Context) -> Result<(), Failure> {
@@ -271,15 +334,47 @@ async fn a_record_that_is_none_is_refused_and_leaves_nothing(context: &Context) 
     let (into, saved) = save(context, &sandbox).await?;
     for record in [json!({ "of": "another provider" }), Value::Null] {
         let bad = (into.clone(), SavedCheckpoint { record, ..saved.clone() });
-        let from = with_memory(&sandbox, &bad);
-        let (mut request, journal) = context.request(SandboxSpec::default())?;
-        let folder = request.folder.clone();
-        request.root = from.root.clone();
-        let outcome = context.subject().provider.restore(request, from).await.map(|_| "a sandbox");
-        refused("its restore", outcome, &[ErrorKind::Corrupt, ErrorKind::Conflict, ErrorKind::Unsupported])?;
-        let left: Vec<String> = journal.complaints().into_iter().chain(Context::left_in(&folder)).collect();
-        ensure!(left.is_empty(), "left: {}", left.join("; "));
+        is_refused(context, &sandbox, &bad, &[ErrorKind::Corrupt, ErrorKind::Conflict, ErrorKind::Unsupported]).await?;
     }
+    Ok(())
+}
+
+async fn memory_that_another_engine_or_processor_saved_is_refused(context: &Context) -> Result<(), Failure> {
+    let sandbox = context.sandbox().await?;
+    sandbox.put("file", "kept").await?;
+    let (into, saved) = save(context, &sandbox).await?;
+    let words = words(&saved.record);
+    ensure!(!words.is_empty(), "nothing is said of what the memory is bound to: {saved:?}");
+    for word in words {
+        let mut record = saved.record.clone();
+        let Some(Value::String(text)) = record.pointer_mut(&word) else { continue };
+        // Another word that could be: one of the few that there are, where it is of those.
+        *text = if text == "tcg" { "kvm".to_owned() } else { format!("{text}-other") };
+        let other = (into.clone(), SavedCheckpoint { record, ..saved.clone() });
+        is_refused(context, &sandbox, &other, &[ErrorKind::Conflict]).await.map_err(|failure| failure.during(word))?;
+    }
+    // Its disk is bound to nothing.
+    let fork = context.fork(&sandbox, &into, SandboxSpec::default()).await?;
+    ensure_eq!(fork.get("file").await?, b"kept", "a file");
+    Ok(())
+}
+
+/// Where a record has words.
+fn words(record: &Value) -> Vec<String> {
+    let fields = record.as_object().into_iter().flatten();
+    fields.filter(|(_, value)| value.is_string()).map(|(name, _)| format!("/{name}")).collect()
+}
+
+/// A fork from what was saved is refused, and nothing of it is left.
+async fn is_refused(context: &Context, of: &Sandbox, saved: &(PathBuf, SavedCheckpoint), kinds: &[ErrorKind]) -> Result<(), Failure> {
+    let from = with_memory(of, saved);
+    let (mut request, journal) = context.request(SandboxSpec::default())?;
+    let folder = request.folder.clone();
+    request.root = from.root.clone();
+    let outcome = context.subject().provider.restore(request, from).await.map(|_| "a sandbox");
+    refused("its restore", outcome, kinds)?;
+    let left: Vec<String> = journal.complaints().into_iter().chain(Context::left_in(&folder)).collect();
+    ensure!(left.is_empty(), "left: {}", left.join("; "));
     Ok(())
 }
 
