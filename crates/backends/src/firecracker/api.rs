@@ -82,9 +82,7 @@ impl Api<'_> {
         // It has only words for why it could not write.
         let is_full = ["No space left on device", "Disk quota exceeded", "File too large"].iter().any(|why| fault.contains(why));
         let kind = if is_full { ErrorKind::ResourceExhausted } else { ErrorKind::Unavailable };
-        Err(Error::new(kind, OPERATION, format!("Firecracker refuses: {fault}"))
-            .with("request", path)
-            .with("status", status))
+        Err(Error::new(kind, OPERATION, format!("Firecracker refuses: {fault}")).with("request", path).with("status", status))
     }
 
     fn exchange(&self, method: &str, path: &str, body: Option<&Value>, patience: Duration) -> io::Result<(u16, Vec<u8>)> {

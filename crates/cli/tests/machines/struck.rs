@@ -72,7 +72,11 @@ pub fn are_told(world: &World) {
     // Before the last step of a boot there is no monitor, or it has no guest.
     let before = &world.monitor.steps[..world.monitor.steps.len() - 1];
     let without: BTreeSet<String> = WITHOUT.iter().chain(before).map(|step| (*step).to_owned()).collect();
-    assert_eq!(world.steps().difference(&*world.killed.borrow()).cloned().collect::<BTreeSet<_>>(), without, "no machine was killed at these");
+    assert_eq!(
+        world.steps().difference(&*world.killed.borrow()).cloned().collect::<BTreeSet<_>>(),
+        without,
+        "no machine was killed at these"
+    );
 }
 
 fn is_told(world: &World, step: &str, arguments: &[&str], victim: Victim) {
