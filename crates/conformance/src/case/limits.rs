@@ -157,7 +157,8 @@ async fn cpu_time_stays_under_the_limit(context: &Context) -> Result<(), Failure
     let available = available.min(wall);
     // The kernel deals in periods of 100 ms and threads may overrun their last slice.
     ensure!(cpu * 1000 <= wall * 650, "{cpu} ms of CPU in {wall} ms under a limit of one half");
-    ensure!(cpu * 1000 >= available * 200, "{cpu} ms of CPU where {available} ms were to be had: far under the limit of one half");
+    // A period's time that is missed while others have the processors is not made up for in the next.
+    ensure!(cpu * 1000 >= available * 100, "{cpu} ms of CPU where {available} ms were to be had: far under the limit of one half");
     Ok(())
 }
 
