@@ -51,7 +51,7 @@ pub fn run(shell: &Shell) -> Result<(), Failure> {
             &["env", "SANDBAR_REQUIRE=container-root,gvisor-root", "sh", "-c", LIMITS, &providers],
         ),
         in_lab("attacks", minutes(15), 1, &["env", &walls, &escape, "firecracker-jailed::", "--test-threads=1"]),
-        // Whatever a machine is doing when it, or who made it, is killed.
+        // Sandbar is killed at each step of a machine's life; machines and what belongs to them end or hang.
         faults("faults", &["firecracker::a_"]),
         shard("1/2"),
     ];

@@ -370,6 +370,14 @@ impl ExecResult {
     /// # Errors
     /// Those of [`ExecOutput::next`].
     pub async fn collect(output: &mut dyn ExecOutput, limit: usize) -> Result<Self> {
+        Self::collect_within(output, limit, |_| true).await
+    }
+
+    /// The same, where each piece of so many bytes is kept only if `has_room` for it; what is not is counted too.
+    ///
+    /// # Errors
+    /// Those of [`ExecOutput::next`].
+    pub async fn collect_within(output: &mut dyn ExecOutput, limit: usize, mut has_room: impl FnMut(usize) -> bool) -> Result<Self> {
         let mut result = Self { status: ExitStatus::exited(0), stdout: Vec::new(), stderr: Vec::new(), dropped: 0 };
         while let Some(event) = output.next().await? {
             match event {
@@ -378,7 +386,8 @@ impl ExecResult {
                         OutputKind::Stdout => &mut result.stdout,
                         OutputKind::Stderr => &mut result.stderr,
                     };
-                    let kept = data.len().min(limit.saturating_sub(sink.len()));
+                    let wanted = data.len().min(limit.saturating_sub(sink.len()));
+                    let kept = if has_room(wanted) { wanted } else { 0 };
                     sink.extend_from_slice(&data[..kept]);
                     result.dropped += (data.len() - kept) as u64;
                 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
-use sandbar_core::{ExecEvent, ExecOutput, ExecResult, ExitStatus, OutputKind, Result};
+use sandbar_core::{ExecOutput, ExecResult, Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes of output that a server holds for all its clients together. In an answer each takes a few more, in JSON and in base64.
@@ -28,30 +28,14 @@ impl Default for Collected {
 }
 
 impl Collected {
-    /// Collects output until the end, as [`ExecResult::collect`] does. What there is no room for is counted as dropped too: nobody waits for room, since those who
+    /// Collects output until the end, as [`ExecResult::collect_within`] does. What there is no room for is counted as dropped too: nobody waits for room, since those who
     /// have some might wait for one another.
     ///
     /// # Errors
     /// Those of [`ExecOutput::next`].
     pub(crate) async fn collect(&self, output: &mut dyn ExecOutput, limit: usize) -> Result<(ExecResult, Taken)> {
-        let mut result = ExecResult { status: ExitStatus::exited(0), stdout: Vec::new(), stderr: Vec::new(), dropped: 0 };
         let mut taken = Taken::default();
-        while let Some(event) = output.next().await? {
-            match event {
-                ExecEvent::Output { kind, data, .. } => {
-                    let sink = match kind {
-                        OutputKind::Stdout => &mut result.stdout,
-                        OutputKind::Stderr => &mut result.stderr,
-                    };
-                    let wanted = data.len().min(limit.saturating_sub(sink.len()));
-                    let kept = if self.take(&mut taken, wanted) { wanted } else { 0 };
-                    sink.extend_from_slice(&data[..kept]);
-                    result.dropped += (data.len() - kept) as u64;
-                }
-                ExecEvent::Lost { bytes } => result.dropped += bytes,
-                ExecEvent::Exited(status) => result.status = status,
-            }
-        }
+        let result = ExecResult::collect_within(output, limit, |bytes| self.take(&mut taken, bytes)).await?;
         Ok((result, taken))
     }
 
@@ -85,6 +69,7 @@ impl Taken {
 mod tests {
     use async_trait::async_trait;
     use futures_util::StreamExt;
+    use sandbar_core::{ExecEvent, OutputKind};
 
     use super::*;
 
