@@ -17,6 +17,9 @@ const NONCE: usize = 16;
 /// Chosen anew for each meeting.
 pub(super) type Nonce = [u8; NONCE];
 
+/// The nonce of no meeting: the guest says that it is in none any more.
+pub(super) const LOST: Nonce = [0; NONCE];
+
 /// What goes through the pipe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Frame {
@@ -75,6 +78,15 @@ impl Frame {
             into.put_slice(bytes);
         }
     }
+}
+
+/// Frames that change nothing, longer than any other: whoever waits for the rest of one has it then, and more that is none.
+pub(super) fn padding() -> Bytes {
+    let mut bytes = BytesMut::with_capacity(HEADER + MOST + HEADER);
+    while bytes.len() < HEADER + MOST {
+        Frame::Credit(u32::MAX, 0).encode(&mut bytes);
+    }
+    bytes.freeze()
 }
 
 /// Takes what was read apart.

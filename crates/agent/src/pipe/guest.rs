@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 use tokio::{net::UnixStream, sync::mpsc, task::AbortHandle};
 
 use super::{
-    frame::{Frame, Heard, Nonce, Parser, Side},
+    frame::{Frame, Heard, LOST, Nonce, Parser, Side},
     session::Session,
 };
 
@@ -48,10 +48,14 @@ pub(crate) fn start(port: OwnedFd) -> io::Result<mpsc::UnboundedReceiver<OwnedFd
 ///
 /// Two threads read and write the port. The event loop cannot: it takes a port whose host was gone for a moment for one that is closed for good.
 pub(crate) async fn run(port: OwnedFd, welcome: impl Fn(OwnedFd)) -> io::Error {
-    let (mut read, write) = match ends(port) {
-        Ok(ends) => ends,
-        Err(error) => return error,
-    };
+    match ends(port) {
+        Ok((read, write)) => serve(read, &write, welcome).await,
+        Err(error) => error,
+    }
+}
+
+/// The same on what the two threads read and write.
+pub(super) async fn serve(mut read: mpsc::Receiver<Incoming>, write: &mpsc::Sender<Bytes>, welcome: impl Fn(OwnedFd)) -> io::Error {
     let mut parser = Parser::new(Side::Guest);
     let mut meeting: Option<(Nonce, Session)> = None;
     let mut writer: Option<AbortHandle> = None;
@@ -61,8 +65,8 @@ pub(crate) async fn run(port: OwnedFd, welcome: impl Fn(OwnedFd)) -> io::Error {
             // The host's end is gone, and with it the meeting.
             None => return io::Error::other("the thread that reads the port has ended"),
             Some(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                meeting = None;
                 parser.lose();
+                lose(&mut meeting, write).await;
             }
             Some(Err(error)) => return error,
         }
@@ -94,9 +98,17 @@ pub(crate) async fn run(port: OwnedFd, welcome: impl Fn(OwnedFd)) -> io::Error {
                     }
                 }
                 // Nobody knows any more what belongs to which stream.
-                Err(_) => meeting = None,
+                Err(_) => lose(&mut meeting, write).await,
             }
         }
+    }
+}
+
+/// Ends the meeting, if there is one, and says so. The port may have told of the end of an earlier host after the greeting of the next one, who takes itself
+/// for met.
+async fn lose(meeting: &mut Option<(Nonce, Session)>, port: &mpsc::Sender<Bytes>) {
+    if meeting.take().is_some() {
+        let _ = port.send(Side::Guest.greeting(LOST)).await;
     }
 }
 
@@ -126,7 +138,7 @@ async fn forward(nonce: Nonce, mut queue: mpsc::Receiver<Frame>, port: mpsc::Sen
 }
 
 /// What was read, or the end of what there was to be read for now.
-type Incoming = io::Result<Bytes>;
+pub(super) type Incoming = io::Result<Bytes>;
 
 /// Starts the threads.
 fn ends(port: OwnedFd) -> io::Result<(mpsc::Receiver<Incoming>, mpsc::Sender<Bytes>)> {

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use rustix::fs::FlockOperation;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    frame::{Frame, Heard, Nonce, Parser, Side},
+    frame::{Frame, Heard, Nonce, Parser, Side, padding},
     session::Session,
 };
 use crate::console::Log;
@@ -36,6 +36,8 @@ const LOCK: &str = "pipe.lock";
 const OPEN: Duration = Duration::from_secs(10);
 /// Between greetings until the guest answers: it may not have booted, or be busy with the rest of a frame.
 const AGAIN: Duration = Duration::from_millis(200);
+/// So many of them that are not answered: the guest may be in the middle of a frame of another host.
+const IN_VAIN: u32 = 10;
 /// Between attempts to connect.
 const RETRY: Duration = Duration::from_millis(5);
 /// Connections that wait while the guest boots.
@@ -138,39 +140,40 @@ async fn serve(wire: UnixStream, listener: &UnixListener) -> io::Result<()> {
         }
     });
     while !reading.is_finished() {
-        if !meet(&mut write, &mut heard).await? {
-            return Ok(());
-        }
-        if !talk(&mut write, &mut heard, listener).await? {
+        let Some(nonce) = meet(&mut write, &mut heard).await? else { return Ok(()) };
+        if !talk(nonce, &mut write, &mut heard, listener).await? {
             return Ok(());
         }
     }
     Ok(())
 }
 
-/// Greets until the guest answers; `false` when the machine is gone.
-async fn meet(write: &mut (impl AsyncWriteExt + Unpin), heard: &mut mpsc::Receiver<io::Result<Heard>>) -> io::Result<bool> {
+/// Greets until the guest answers, and gives the nonce; `None` when the machine is gone.
+async fn meet(write: &mut (impl AsyncWriteExt + Unpin), heard: &mut mpsc::Receiver<io::Result<Heard>>) -> io::Result<Option<Nonce>> {
     let mut nonce = Nonce::default();
     rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty())?;
-    loop {
-        if write.write_all(&Side::Host.greeting(nonce)).await.is_err() {
-            return Ok(false);
+    for greeting in 1_u32.. {
+        let ended = if greeting.is_multiple_of(IN_VAIN) { padding() } else { Bytes::new() };
+        if write.write_all(&[ended, Side::Host.greeting(nonce)].concat()).await.is_err() {
+            return Ok(None);
         }
         let again = Instant::now() + AGAIN;
         loop {
             match timeout_at(again, heard.recv()).await {
-                Ok(Some(Ok(Heard::Greeting(answered)))) if answered == nonce => return Ok(true),
+                Ok(Some(Ok(Heard::Greeting(answered)))) if answered == nonce => return Ok(Some(nonce)),
                 // Of an earlier meeting.
                 Ok(Some(_)) => {}
-                Ok(None) => return Ok(false),
+                Ok(None) => return Ok(None),
                 Err(_) => break,
             }
         }
     }
+    Ok(None)
 }
 
 /// Carries connections; `true` when the ends must meet anew, `false` when the machine is gone.
 async fn talk(
+    nonce: Nonce,
     write: &mut (impl AsyncWriteExt + Unpin),
     heard: &mut mpsc::Receiver<io::Result<Heard>>,
     listener: &UnixListener,
@@ -196,8 +199,9 @@ async fn talk(
             match heard.recv().await {
                 None => return false,
                 Some(Err(_)) => return true,
-                // The answer to a greeting that was repeated.
-                Some(Ok(Heard::Greeting(_))) => {}
+                // The answer to a greeting that was repeated, or the guest has lost the meeting.
+                Some(Ok(Heard::Greeting(heard))) if heard == nonce => {}
+                Some(Ok(Heard::Greeting(_))) => return true,
                 // A guest opens no streams.
                 Some(Ok(Heard::Frame(Frame::Open(_)))) => return true,
                 Some(Ok(Heard::Frame(frame))) => session.take(frame),

@@ -1,14 +1,15 @@
-use std::{os::fd::OwnedFd, path::Path, rc::Rc, time::Duration};
+use std::{io, os::fd::OwnedFd, path::Path, rc::Rc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
+    sync::mpsc,
     time::timeout,
 };
 
-use super::frame::{Frame, Heard, MOST, Parser, Side, WINDOW};
+use super::frame::{Frame, Heard, LOST, MOST, Parser, Side, WINDOW};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -136,5 +137,101 @@ async fn connections_are_carried_side_by_side_with_their_ends() {
             timeout(SOON, stuck.read_to_end(&mut rest)).await.unwrap().ok();
         })
         .await;
+    tokio::task::spawn_blocking(move || served.join().unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_guest_that_hears_of_an_earlier_hosts_end_after_the_next_ones_greeting_says_so() {
+    let (port, read) = mpsc::channel(8);
+    let (write, mut said) = mpsc::channel(8);
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async move {
+            let guest = tokio::task::spawn_local(async move { super::guest::serve(read, &write, echo).await });
+            for (heard, answer) in [
+                (Ok(Side::Host.greeting([1; 16])), [1; 16]),
+                (Err(io::ErrorKind::UnexpectedEof.into()), LOST),
+                (Ok(Side::Host.greeting([2; 16])), [2; 16]),
+                // What is no frame.
+                (Ok(Bytes::from_static(b"?????????")), LOST),
+                (Ok(Side::Host.greeting([3; 16])), [3; 16]),
+            ] {
+                port.send(heard).await.unwrap();
+                assert_eq!(timeout(SOON, said.recv()).await.unwrap().unwrap(), Side::Guest.greeting(answer));
+            }
+            // Nothing is lost twice.
+            port.send(Err(io::ErrorKind::UnexpectedEof.into())).await.unwrap();
+            port.send(Err(io::ErrorKind::UnexpectedEof.into())).await.unwrap();
+            drop(port);
+            assert!(timeout(SOON, guest).await.unwrap().is_ok());
+            assert_eq!(said.recv().await.unwrap(), Side::Guest.greeting(LOST));
+            assert_eq!(said.recv().await, None);
+        })
+        .await;
+}
+
+/// The next greeting of a host, among whatever else it says.
+async fn greeting(wire: &mut UnixStream, parser: &mut Parser) -> [u8; 16] {
+    let mut bytes = [0; 4096];
+    loop {
+        if let Ok(Some(Heard::Greeting(nonce))) = parser.next() {
+            return nonce;
+        }
+        let length = timeout(SOON, wire.read(&mut bytes)).await.unwrap().unwrap();
+        parser.push(&bytes[..length]);
+    }
+}
+
+#[tokio::test]
+async fn a_host_meets_a_guest_anew_that_has_lost_the_meeting() {
+    let home = tempfile::tempdir().unwrap();
+    let (wire, _console) = machine(home.path());
+    let served = host(home.path());
+    let (mut port, _) = wire.accept().await.unwrap();
+    let mut parser = Parser::new(Side::Guest);
+    let first = greeting(&mut port, &mut parser).await;
+    port.write_all(&[Side::Guest.greeting(first), Side::Guest.greeting(LOST)].concat()).await.unwrap();
+    let second = loop {
+        let nonce = greeting(&mut port, &mut parser).await;
+        if nonce != first {
+            break nonce;
+        }
+    };
+    port.write_all(&Side::Guest.greeting(second)).await.unwrap();
+    // A connection now comes through, and its end as well.
+    drop(UnixStream::connect(home.path().join("agent.sock")).await.unwrap());
+    let mut bytes = [0; 4096];
+    loop {
+        match parser.next().unwrap() {
+            Some(Heard::Frame(Frame::Open(0))) => break,
+            Some(_) => {}
+            None => {
+                let length = timeout(SOON, port.read(&mut bytes)).await.unwrap().unwrap();
+                parser.push(&bytes[..length]);
+            }
+        }
+    }
+    drop(port);
+    tokio::task::spawn_blocking(move || served.join().unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_guest_in_the_middle_of_a_frame_of_another_host_is_met_soon() {
+    let home = tempfile::tempdir().unwrap();
+    let (wire, _console) = machine(home.path());
+    let served = host(home.path());
+    let (mut port, _) = wire.accept().await.unwrap();
+    let mut parser = Parser::new(Side::Guest);
+    parser.push(&Side::Host.greeting([7; 16]));
+    let mut unfinished = BytesMut::new();
+    Frame::Data(1, Bytes::from(vec![1; MOST])).encode(&mut unfinished);
+    parser.push(&unfinished[..20]);
+    assert_eq!(parser.next().unwrap(), Some(Heard::Greeting([7; 16])));
+    // By greetings alone it would take a thousand of them.
+    let nonce = greeting(&mut port, &mut parser).await;
+    port.write_all(&Side::Guest.greeting(nonce)).await.unwrap();
+    let client = UnixStream::connect(home.path().join("agent.sock"));
+    timeout(SOON, client).await.unwrap().unwrap();
+    drop(port);
     tokio::task::spawn_blocking(move || served.join().unwrap()).await.unwrap();
 }

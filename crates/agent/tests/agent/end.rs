@@ -7,8 +7,8 @@ use std::{
 };
 
 use sandbar_protocol::{
-    AGENT_SOCKET, Attach, Chunk, Exec, FrameKind, Identity, Ping, Process, Quiesce, Resumed, Shutdown, Usage, WAKE_FILE, read_frame, reply,
-    request::Operation,
+    AGENT_SOCKET, Attach, Chunk, Exec, FrameError, FrameKind, Identity, Ping, Process, Quiesce, Resumed, Shutdown, Usage, WAKE_FILE,
+    read_frame, reply, request::Operation,
 };
 
 use crate::host::{Host, Output, eventually, exited, is_alive, shell, signaled};
@@ -185,10 +185,14 @@ fn clients_that_were_cut_off_to_be_saved_come_back_to_their_places() {
     let mut seen = session.wait_for("heard\n");
     let pid = session.started.pid;
     host.done(Operation::Quiesce(Quiesce { resume_after_ms: 200 }));
-    // What was on its way arrives before the end of the connection.
-    while let Some(frame) = read_frame(&mut session.stream).unwrap() {
-        seen.push_str(std::str::from_utf8(&frame.payload).unwrap());
-    }
+    // What was on its way arrives before the end of the connection, which may come in the middle of a frame.
+    let cut = loop {
+        match read_frame(&mut session.stream) {
+            Ok(Some(frame)) => seen.push_str(std::str::from_utf8(&frame.payload).unwrap()),
+            cut => break cut,
+        }
+    };
+    assert!(matches!(cut, Ok(None) | Err(FrameError::Cut)), "{cut:?}");
     host.ping();
     let request = |epoch| Attach { pid, from: Some(seen.len() as u64), epoch: Some(epoch), ..Attach::default() };
     // In another epoch the output since the save is what counts, whatever offset was seen before.
