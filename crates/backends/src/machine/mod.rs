@@ -48,6 +48,7 @@ mod quiet;
 mod record;
 mod rejoin;
 mod renewal;
+mod room;
 pub(crate) mod saving;
 pub mod socket;
 mod status;

@@ -11,6 +11,7 @@ use super::{
     client::{Call, Patience},
     live::{Running, Shared},
     provision::complain,
+    room,
 };
 
 /// How long the agent stays quiet if nobody wakes it. Only met when sandbar is killed in the middle of a save, and the wall notes no saves.
@@ -47,7 +48,7 @@ pub(super) async fn save<B: Backend>(
         complain("the note of a save", shared.backend.note_quiet(running.place(), false).await);
     }
     journal.step("checkpoint.awake");
-    let saved = saved?;
+    let saved = saved.map_err(|error| room::told(error, &options.into))?;
     awake.map(|()| saved)
 }
 

@@ -23,6 +23,7 @@ use super::{
     live::{COMING_UP, Current, Running, Shared},
     provision::{complain, greet},
     record::{Holdings, Record},
+    room,
 };
 
 const OPERATION: &str = "template";
@@ -98,7 +99,7 @@ pub(super) async fn ensure<B: Backend>(
     let journal: Arc<dyn Journal> = Arc::clone(holdings) as _;
     let resource = Resource::Folder { path: stage.clone() };
     journal.intend(&resource)?;
-    let built = build(backend, request, root, &key, &stage, holdings).await;
+    let built = build(backend, request, root, &key, &stage, holdings).await.map_err(|error| room::told(error, &stage));
     let removed = match fs::remove_dir_all(&stage) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).context(OPERATION, || format!("cannot remove {}", stage.display()))

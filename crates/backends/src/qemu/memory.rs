@@ -144,7 +144,7 @@ fn migrate(qmp: &mut Qmp, file: &Path, ignore_shared: bool) -> Result<()> {
         match told.get("status").and_then(Value::as_str) {
             Some("completed") => return Ok(()),
             Some("failed" | "cancelled") => {
-                return Err(Error::new(ErrorKind::ResourceExhausted, OPERATION, "the machine cannot write its state").with("said", said));
+                return Err(Error::new(ErrorKind::Unavailable, OPERATION, "the machine cannot write its state").with("said", said));
             }
             _ if Instant::now() > end => return Err(Error::new(ErrorKind::TimedOut, OPERATION, "the machine does not write its state")),
             _ => std::thread::sleep(LOOK),
@@ -202,10 +202,12 @@ fn take_apart(machine: &Machine, into: &Path, agent: &AgentFile) -> Result<()> {
     vmm::end(&process, boot::PATIENCE).context(OPERATION, || "cannot end the machine that took the memory apart".to_owned())?;
     confinement::take_back(&machine, &[into.join(RAM), into.join(SCRATCH)]).context(OPERATION, unkept)?;
     boot::clear(into);
+    // On a failure they are what has filled the disk, or why.
+    done?;
     for name in [STREAM, boot::LOG] {
         let _ = fs::remove_file(into.join(name));
     }
-    done
+    Ok(())
 }
 
 /// Brings up a machine from what [`save`] has left, in a new generation's folder. Blocks.

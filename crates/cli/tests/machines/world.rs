@@ -4,7 +4,7 @@ use std::{
     cell::RefCell,
     collections::BTreeSet,
     fs,
-    os::unix::process::ExitStatusExt,
+    os::unix::{fs::MetadataExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     thread::sleep,
@@ -46,14 +46,15 @@ pub enum Victim {
     Machine,
     /// The process beside it, which has what the machine prints or its wire.
     Beside,
+    /// The first process of its kernel, which panics then. The sandbox is the last that the command names.
+    Agent,
 }
 
 impl World {
     /// # Errors
     /// What is missing here.
     pub fn new(monitor: Monitor) -> Result<Self, String> {
-        let program = ["/bin/busybox", "/usr/bin/busybox"].iter().map(Path::new).find(|path| path.exists());
-        let (Some(kernel), Some(program)) = (kernel(), program) else {
+        let (Some(kernel), Some(_)) = (kernel(), busybox()) else {
             return Err("a kernel or busybox is missing: run `cargo xtask setup`".to_owned());
         };
         let world = Self {
@@ -63,13 +64,7 @@ impl World {
         };
         fs::create_dir(world.state()).unwrap();
         fs::write(world.state().join("sandbar.toml"), &world.monitor.config).unwrap();
-        let tree = world.home.path().join("tree");
-        fs::create_dir_all(tree.join("bin")).unwrap();
-        fs::copy(program, tree.join("bin/busybox")).unwrap();
-        for name in ["sh", "cat", "true", "sleep"] {
-            std::os::unix::fs::symlink("busybox", tree.join("bin").join(name)).unwrap();
-        }
-        world.ok(&["image", "import", &tree.display().to_string(), "busybox"]);
+        world.import("busybox", "/name");
         let [package, unpacked, modules] = ["package.deb", "vmlinux", "modules"].map(|name| kernel.join(name).display().to_string());
         // An emulated machine would take minutes to unpack it.
         match std::env::var_os("SANDBAR_LAB") {
@@ -77,6 +72,18 @@ impl World {
             None => world.ok(&["kernel", "import", &package]),
         };
         Ok(world)
+    }
+
+    /// Makes an image of little more than a shell. The file has the image's name in it.
+    pub fn import(&self, name: &str, file: &str) {
+        let tree = self.home.path().join(format!("tree-{name}"));
+        fs::create_dir_all(tree.join("bin")).unwrap();
+        fs::copy(busybox().unwrap(), tree.join("bin/busybox")).unwrap();
+        for program in ["sh", "cat", "true", "sleep", "echo"] {
+            std::os::unix::fs::symlink("busybox", tree.join("bin").join(program)).unwrap();
+        }
+        fs::write(tree.join(file.trim_start_matches('/')), name).unwrap();
+        self.ok(&["image", "import", &tree.display().to_string(), name]);
     }
 
     pub fn state(&self) -> PathBuf {
@@ -105,8 +112,8 @@ impl World {
         self.killed.borrow_mut().insert(step.to_owned());
     }
 
-    /// Runs a command that stands still at a step, kills one of its machine's two processes meanwhile, and lets it go on: the newest machine's, where it
-    /// has made one.
+    /// Runs a command that stands still at a step, kills one of its machine's processes meanwhile, and lets it go on: the newest machine's, where it has
+    /// made one.
     pub fn struck_at(&self, step: &str, arguments: &[&str], victim: Victim) -> Output {
         let before: Vec<u32> = self.processes().into_iter().map(|(pid, _)| pid).collect();
         let mut command = self.command(arguments);
@@ -120,7 +127,7 @@ impl World {
             assert!(begun.elapsed() < PATIENCE, "{step} was not reached");
             sleep(Duration::from_millis(5));
         }
-        let is_one = |name: &str| name.starts_with(self.monitor.name) == (victim == Victim::Machine);
+        let is_one = |name: &str| name.starts_with(self.monitor.name) == (victim != Victim::Beside);
         // A machine has the name of its monitor from when what confines it has become that.
         let struck = loop {
             let all: Vec<u32> = self.processes().into_iter().filter(|(_, name)| is_one(name)).map(|(pid, _)| pid).collect();
@@ -131,7 +138,12 @@ impl World {
             assert!(begun.elapsed() < PATIENCE, "{step}: which of these is to be killed? {:?}", self.processes());
             sleep(Duration::from_millis(5));
         };
-        kill_process(Pid::from_raw(i32::try_from(struck).unwrap()).unwrap(), Signal::KILL).unwrap();
+        if victim == Victim::Agent {
+            // Nobody may kill the first process of a kernel but the kernel itself.
+            self.run(&["exec", arguments[arguments.len() - 1], "--", "sh", "-c", "echo c > /proc/sysrq-trigger; sleep 60"]);
+        } else {
+            kill_process(Pid::from_raw(i32::try_from(struck).unwrap()).unwrap(), Signal::KILL).unwrap();
+        }
         while !matches!(state(struck), None | Some('Z' | 'X')) {
             assert!(begun.elapsed() < PATIENCE, "{step}: it does not end");
             sleep(Duration::from_millis(1));
@@ -176,6 +188,31 @@ impl World {
         pids.filter_map(here).collect()
     }
 
+    /// Files of the sandboxes that have such a name.
+    pub fn files(&self, is_one: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+        let mut folders = vec![self.state().join("sandboxes")];
+        let mut found = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    folders.push(entry.path());
+                } else if entry.file_name().to_str().is_some_and(&is_one) {
+                    found.push(entry.path());
+                }
+            }
+        }
+        found
+    }
+
+    /// Device and inode of the only root image.
+    pub fn image(&self) -> (u64, u64) {
+        let all = fs::read_dir(self.state().join("root-images")).unwrap().flatten();
+        let images: Vec<_> = all.filter(|entry| !entry.file_name().to_string_lossy().starts_with('.')).collect();
+        assert_eq!(images.len(), 1, "{images:?}");
+        let image = images[0].metadata().unwrap();
+        (image.dev(), image.ino())
+    }
+
     /// The machine of the only sandbox.
     pub fn machine(&self) -> Pid {
         let machines: Vec<u32> =
@@ -214,8 +251,12 @@ fn state(pid: u32) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
+fn busybox() -> Option<&'static Path> {
+    ["/bin/busybox", "/usr/bin/busybox"].into_iter().map(Path::new).find(|path| path.exists())
+}
+
 /// What `cargo xtask setup` has got from the distribution: the package, and what is in it.
-fn kernel() -> Option<PathBuf> {
+pub fn kernel() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/lab");
     let found = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
     found.filter(|path| path.join("modules").exists()).max()

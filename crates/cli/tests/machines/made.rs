@@ -1,0 +1,143 @@
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::world::{World, kernel};
+
+/// What one sandbox may take on the disk before it has written anything: an empty file system, in which it will write. Bytes.
+const LITTLE: u64 = 8 << 20;
+
+/// Sandboxes of one image have one root image, and those that were forked from one memory have one memory. Each has its own template when the kernel or the
+/// image is another, and goes on when that is removed.
+pub fn is_shared(world: &World) {
+    let first = world.create();
+    let second = world.create();
+    let base = [first.as_str(), &second].map(|id| files_of(machine(world, id)));
+    let image = world.image();
+    assert!(base.iter().all(|files| files.contains(&image)), "{image:?} of {base:?}");
+    for id in [&first, &second] {
+        let own = occupied(&world.state().join("sandboxes").join(id));
+        assert!(own < LITTLE, "a new sandbox has {own} bytes of its own");
+    }
+    let checkpoint = world.ok(&["checkpoint", "--with-memory", &first]);
+    let forks = [(); 2].map(|()| world.ok(&["fork", &checkpoint]));
+    let saved = memory_of(&world.state().join("checkpoints"));
+    for fork in &forks {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", machine(world, fork))).unwrap();
+        let ways: BTreeSet<&str> = maps
+            .lines()
+            .filter_map(|line| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                (words.get(4)?.parse() == Ok(saved)).then(|| words[1])
+            })
+            .collect();
+        assert!(!ways.is_empty() && ways.iter().all(|way| way.ends_with('p')), "the memory {saved} is mapped as {ways:?}: {maps}");
+    }
+    for id in forks.iter().chain([&second]) {
+        world.ok(&["rm", "-f", id]);
+    }
+
+    let templates = || {
+        let told: serde_json::Value = serde_json::from_str(&world.ok(&["template", "ls", "--json"])).unwrap();
+        told.as_array().unwrap().iter().map(|template| template["id"].as_str().unwrap().to_owned()).collect::<BTreeSet<_>>()
+    };
+    let of_first = templates();
+    assert_eq!(of_first.len(), 1);
+    world.import("other", "/other");
+    let another = |image: &str| world.ok(&["create", "--on", world.monitor.name, "--image", image, "--memory", "64M"]);
+    let other = another("other");
+    assert_eq!(world.ok(&["exec", &other, "--", "cat", "/other"]), "other");
+    assert_eq!(templates().len(), 2, "for another image");
+    world.ok(&["rm", "-f", &other]);
+    for template in &of_first {
+        world.ok(&["template", "rm", template]);
+    }
+    assert_eq!(world.ok(&["exec", &first, "--", "echo", "here"]), "here", "its template is removed");
+    world.ok(&["rm", "-f", &first]);
+
+    let (kernel, modules) = another_kernel(world);
+    world.ok(&["kernel", "import", &kernel, "--modules", &modules, "--name", "another"]);
+    let before = templates();
+    let id = another("other");
+    assert_eq!(world.ok(&["exec", &id, "--", "cat", "/other"]), "other", "on another kernel");
+    assert!(templates().is_superset(&before) && templates().len() == before.len() + 1, "for another kernel: {before:?}, {:?}", templates());
+    world.ok(&["rm", "-f", &id]);
+}
+
+/// The machine of one sandbox.
+fn machine(world: &World, id: &str) -> u32 {
+    let told = world.inspect(id).to_string();
+    let all: Vec<u32> =
+        world.processes().into_iter().filter(|(_, name)| name.starts_with(world.monitor.name)).map(|(pid, _)| pid).collect();
+    let of_it = |pid: &&u32| {
+        let says = |name: &str| fs::read(format!("/proc/{pid}/{name}")).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(id));
+        let place = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+        says("cmdline") || place.display().to_string().contains(id)
+    };
+    let found: Vec<u32> = all.iter().filter(of_it).copied().collect();
+    assert_eq!(found.len(), 1, "{all:?}: {told}");
+    found[0]
+}
+
+/// The regular files that a process has open.
+fn files_of(pid: u32) -> BTreeSet<(u64, u64)> {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    files.filter_map(|file| fs::metadata(file.path()).ok()).filter(fs::Metadata::is_file).map(|file| (file.dev(), file.ino())).collect()
+}
+
+fn occupied(folder: &Path) -> u64 {
+    fs::read_dir(folder)
+        .unwrap()
+        .flatten()
+        .map(|entry| match entry.file_type() {
+            Ok(kind) if kind.is_dir() => occupied(&entry.path()),
+            Ok(kind) if kind.is_file() => entry.metadata().unwrap().blocks() * 512,
+            _ => 0,
+        })
+        .sum()
+}
+
+/// The inode of the only memory that is saved here.
+fn memory_of(checkpoints: &Path) -> u64 {
+    let mut folders = vec![checkpoints.to_owned()];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(entry.path());
+            } else if entry.file_name() == "ram.img" || entry.file_name() == "memory" {
+                found.push(entry.metadata().unwrap().ino());
+            }
+        }
+    }
+    assert_eq!(found.len(), 1);
+    found[0]
+}
+
+/// A compressed kernel as distributions ship it, and modules that are not quite those of the first: one is missing that a guest can do without.
+fn another_kernel(world: &World) -> (String, String) {
+    let folder = world.state().join("another");
+    let known = kernel().unwrap();
+    let ok = |program: &str, arguments: &[&Path]| assert!(Command::new(program).args(arguments).status().unwrap().success());
+    let (kernel, modules) = if std::env::var_os("SANDBAR_LAB").is_some() {
+        // An emulated machine would take minutes to unpack it.
+        ok("cp", &[Path::new("-a"), &known.join("modules"), &folder]);
+        (known.join("vmlinux"), folder)
+    } else {
+        ok("dpkg-deb", &[Path::new("-x"), &known.join("package.deb"), &folder]);
+        (only(&folder.join("boot"), "vmlinuz"), only(&folder.join("lib/modules"), ""))
+    };
+    fs::remove_file(modules.join("kernel/drivers/net/tun.ko")).unwrap();
+    (kernel.display().to_string(), modules.display().to_string())
+}
+
+fn only(folder: &Path, prefix: &str) -> PathBuf {
+    let all: Vec<_> =
+        fs::read_dir(folder).unwrap().flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix)).collect();
+    assert_eq!(all.len(), 1, "{all:?}");
+    all[0].path()
+}
