@@ -46,19 +46,20 @@ pub fn are_told(world: &World) {
     assert!(told.contains("Kernel panic"), "{told}");
     again();
 
-    // Root inside puts its kernel to a sleep from which nothing wakes it.
-    world.ok(&["exec", &id, "--detach", "--", "sh", "-c", "echo freeze > /sys/power/state"]);
-    let told = is_told("a kernel that hangs");
-    assert!(told.contains("does not answer"), "{told}");
-    assert_eq!(world.is_settled("a kernel that hangs"), [id.as_str()]);
-    again();
+    if world.monitor.name == "qemu" {
+        // Root inside puts its kernel to a sleep from which nothing wakes it.
+        world.ok(&["exec", &id, "--detach", "--", "sh", "-c", "echo freeze > /sys/power/state"]);
+        let told = is_told("a kernel that hangs");
+        assert!(told.contains("does not answer"), "{told}");
+        again();
 
-    // Nobody reaches the agent, and the machine runs.
-    let sockets = world.files(|name| matches!(name, "vsock.sock" | "agent.sock"));
-    assert!(!sockets.is_empty());
-    sockets.iter().for_each(|socket| fs::remove_file(socket).unwrap());
-    is_told("a machine whose socket is gone");
-    again();
+        // Nobody reaches the agent, and the machine runs.
+        let sockets = world.files(|name| matches!(name, "vsock.sock" | "agent.sock"));
+        assert!(!sockets.is_empty());
+        sockets.iter().for_each(|socket| fs::remove_file(socket).unwrap());
+        is_told("a machine whose socket is gone");
+        again();
+    }
 
     let name = world.monitor.name;
     let beside: Vec<u32> = world.processes().into_iter().filter(|(_, other)| !other.starts_with(name)).map(|(pid, _)| pid).collect();
