@@ -17,7 +17,7 @@ use super::{
 /// Between attempts while a machine's listener is not there yet.
 const RETRY: Duration = Duration::from_millis(5);
 /// How long the first connection has to be answered; the next has twice as much. A kernel that goes on from memory may lose one that comes before it has
-/// dropped those it had: its driver for vsock forgets them without a word to the other end (a race in Firecracker before 1.16, its pull request 5882).
+/// dropped those it had: its driver for vsock forgets them without a word to the other end (a race that Firecracker mended in its pull request 5882).
 const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
 
 /// The names of the steps of one verb that brings up a generation.

@@ -54,7 +54,7 @@ pub fn are_told(world: &World) {
         again();
 
         // Nobody reaches the agent, and the machine runs.
-        let sockets = world.files(|name| matches!(name, "vsock.sock" | "agent.sock"));
+        let sockets = world.files("sandboxes", |name| matches!(name, "vsock.sock" | "agent.sock"));
         assert!(!sockets.is_empty());
         sockets.iter().for_each(|socket| fs::remove_file(socket).unwrap());
         is_told("a machine whose socket is gone");

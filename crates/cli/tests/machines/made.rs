@@ -25,7 +25,9 @@ pub fn is_shared(world: &World) {
     }
     let checkpoint = world.ok(&["checkpoint", "--with-memory", &first]);
     let forks = [(); 2].map(|()| world.ok(&["fork", &checkpoint]));
-    let saved = memory_of(&world.state().join("checkpoints"));
+    let memories = world.files("checkpoints", |name| matches!(name, "ram.img" | "memory"));
+    assert_eq!(memories.len(), 1, "{memories:?}");
+    let saved = fs::metadata(&memories[0]).unwrap().ino();
     for fork in &forks {
         let maps = fs::read_to_string(format!("/proc/{}/maps", machine(world, fork))).unwrap();
         let ways: BTreeSet<&str> = maps
@@ -99,23 +101,6 @@ fn occupied(folder: &Path) -> u64 {
             _ => 0,
         })
         .sum()
-}
-
-/// The inode of the only memory that is saved here.
-fn memory_of(checkpoints: &Path) -> u64 {
-    let mut folders = vec![checkpoints.to_owned()];
-    let mut found = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap().flatten() {
-            if entry.file_type().unwrap().is_dir() {
-                folders.push(entry.path());
-            } else if entry.file_name() == "ram.img" || entry.file_name() == "memory" {
-                found.push(entry.metadata().unwrap().ino());
-            }
-        }
-    }
-    assert_eq!(found.len(), 1);
-    found[0]
 }
 
 /// A compressed kernel as distributions ship it, and modules that are not quite those of the first: one is missing that a guest can do without.

@@ -35,7 +35,7 @@ pub fn are_told(world: &World) {
     let id = world.create();
     world.ok(&["exec", &id, "--", "sh", "-c", "echo kept > /file"]);
     let checkpoint = world.ok(&["checkpoint", "--with-memory", &id]);
-    // Firecracker's has what the machine prints, and the machine goes on without: that it does is told elsewhere.
+    // The process beside Firecracker has what the machine prints, and the machine goes on without it: `ends` shows that.
     let victims = if world.monitor.name == "qemu" { &[Machine, Beside][..] } else { &[Machine] };
     for &victim in victims {
         for step in ["provision.booted", "provision.answered", "provision.committed"] {

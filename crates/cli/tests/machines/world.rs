@@ -188,9 +188,9 @@ impl World {
         pids.filter_map(here).collect()
     }
 
-    /// Files of the sandboxes that have such a name.
-    pub fn files(&self, is_one: impl Fn(&str) -> bool) -> Vec<PathBuf> {
-        let mut folders = vec![self.state().join("sandboxes")];
+    /// Files below a folder of the state that have such a name.
+    pub fn files(&self, folder: &str, is_one: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+        let mut folders = vec![self.state().join(folder)];
         let mut found = Vec::new();
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
