@@ -47,8 +47,8 @@ pub(crate) struct Creation {
     /// What it may reach: `none`, `open`, or rules such as `allow=example.com:443`; the provider's default if it is left out.
     #[schema(value_type = Option<String>)]
     network: Option<Network>,
-    /// Secrets that it uses and never sees, for the token and keys with the scope `admin`. Whoever asks again with the same `Idempotency-Key` is not asked for
-    /// the same values: nothing is remembered of them there.
+    /// Secrets that it uses and never sees, for the token and keys with the scope `admin`. With an `Idempotency-Key` a request
+    /// with other values is the same request, and the first one's values stay: of values nothing is remembered there that could be compared.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     secrets: Vec<GivenSecret>,
     /// Folders of the server's host inside.
