@@ -20,7 +20,7 @@ pub fn run(shell: &Shell) -> Result<(), Failure> {
     fetch(shell, &target)?;
     let build = cmd!(shell, "cargo build --locked --package sandbar --bin sandbar --release --target {target} --target-dir {FOLDER}");
     build.run()?;
-    let program = shell.current_dir().join(FOLDER).join(target).join("release/sandbar");
+    let program = shell.current_dir().join(FOLDER).join(target).join("release/sandbar").canonicalize()?;
     let alone = shell.create_temp_dir()?;
     shell.copy_file(&program, alone.path())?;
     let root = alone.path();
