@@ -9,6 +9,7 @@ mod in_lab;
 mod lab;
 mod licences;
 mod macos;
+mod musl;
 mod outcome;
 mod schemathesis;
 mod setup;
@@ -68,6 +69,8 @@ enum Chore {
     },
     /// Check that the client of other hosts compiles for macOS.
     Macos,
+    /// Build the command as a static program that runs on any Linux of this architecture, for `ssh://` to put onto other hosts.
+    Static,
     /// Have schemathesis ask a server for everything that docs/openapi.json has, sensible and not.
     Schemathesis,
     /// Exactly what continuous integration runs: check, test, and a short fuzz.
@@ -101,6 +104,7 @@ fn run(chore: &Chore) -> Result<ExitCode, Failure> {
         Chore::Bench { arguments } => bench::run(&shell, arguments),
         Chore::Fuzz { target, seconds } => fuzz::run(&shell, target.as_deref(), *seconds),
         Chore::Macos => macos::run(&shell),
+        Chore::Static => musl::run(&shell),
         Chore::Schemathesis => schemathesis::run(&shell),
         Chore::Ci => ci::run(&shell),
     }?;

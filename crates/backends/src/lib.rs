@@ -16,6 +16,7 @@
 //! | [`kvm`] | whether this machine's KVM runs a stock guest |
 //! | [`options`] | how providers are to be used |
 //! | [`find_program`] | programs of this host |
+//! | [`Distribution`] | the command by which this host installs one |
 //! | `expose` | ports of sandboxes as ports of this host |
 //! | [`registry`](Registry) | the table of providers of this build |
 //!
@@ -25,6 +26,7 @@
 pub mod container;
 #[cfg(target_os = "linux")]
 pub mod dangerous_host;
+mod distribution;
 #[cfg(target_os = "linux")]
 pub mod docker;
 pub mod doctor;
@@ -48,6 +50,7 @@ pub mod remote;
 #[cfg(target_os = "linux")]
 mod vmm;
 
+pub use distribution::Distribution;
 pub use expose::Forwarding;
 #[cfg(target_os = "linux")]
 pub use host::owner::{as_layer_owner, layer_ids};

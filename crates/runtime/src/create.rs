@@ -76,8 +76,8 @@ impl Runtime {
         };
         let choice = self.choose(wish).await?;
         let Resolved { image, root, pin } = self.resolve_image(image, &choice).await?;
-        let CreateRequest { id, name, mut spec, lifetime, .. } = request;
-        let vault = Vault::prepare(&mut spec.secrets)?;
+        let CreateRequest { id, name, mut spec, secret_values, lifetime, .. } = request;
+        let vault = Vault::prepare(&mut spec.secrets, &secret_values)?;
         self.bring_up(Plan { id, name, choice, image, root, pin: pin.map(Arc::new), spec, lifetime, vault, from: None }).await
     }
 

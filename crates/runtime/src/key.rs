@@ -129,7 +129,7 @@ impl Holder {
         match self.scope {
             Scope::Admin => Ok(()),
             _ if !spec.volumes.is_empty() => refused("folders of the host"),
-            _ if !spec.secrets.is_empty() => refused("secrets of the host"),
+            _ if !spec.secrets.is_empty() => refused("secrets"),
             _ if is_elsewhere => refused("sandboxes on other hosts"),
             _ if isolation == Isolation::None => refused("sandboxes without a wall"),
             _ => Ok(()),
@@ -205,4 +205,23 @@ impl Runtime {
 
 fn digest(secret: &str) -> [u8; 32] {
     Sha256::digest(secret.as_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use sandbar_core::Secrets;
+
+    use super::*;
+
+    #[test]
+    fn secrets_are_for_those_who_may_use_the_host() {
+        let secrets = Secrets { vault: None, list: vec!["T=given@api.test".parse().unwrap()] };
+        let spec = SandboxSpec { secrets, ..SandboxSpec::default() };
+        let allow = |scope, spec: &SandboxSpec| Holder { key: 1, name: "ci".to_owned(), scope }.allow(spec, Isolation::Namespaces, false);
+        for scope in [Scope::Read, Scope::Use, Scope::Manage] {
+            assert_eq!(allow(scope, &spec).unwrap_err().kind(), ErrorKind::PermissionDenied, "{scope}");
+            allow(scope, &SandboxSpec::default()).unwrap();
+        }
+        allow(Scope::Admin, &spec).unwrap();
+    }
 }

@@ -1,9 +1,10 @@
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
 };
 
-use sandbar_core::{Claim, Error, ErrorKind, Feature, Isolation, Lifetime, Result, SandboxId, SandboxProvider, SandboxSpec};
+use sandbar_core::{Claim, Error, ErrorKind, Feature, Isolation, Lifetime, Result, SandboxId, SandboxProvider, SandboxSpec, SecretValue};
 use tokio::task::JoinSet;
 
 use crate::{
@@ -73,6 +74,8 @@ pub struct CreateRequest {
     pub image: Option<String>,
     /// Everything else.
     pub spec: SandboxSpec,
+    /// The values of those of its secrets that are [given](sandbar_core::SecretSource::Given), by their names.
+    pub secret_values: BTreeMap<String, SecretValue>,
     /// Whether it outlives this process.
     pub lifetime: Lifetime,
 }

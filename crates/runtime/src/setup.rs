@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::process::geteuid;
-use sandbar_backends::find_program;
+use sandbar_backends::{Distribution, find_program};
 use sandbar_core::{Context, Error, ErrorKind, Feature, Isolation, Result};
 
 use crate::{Runtime, released, root::BASE, system};
@@ -95,9 +95,11 @@ impl Runtime {
         let info = self.provider(provider)?.info();
         let features = info.features;
         let mut packages: Vec<&'static str> = Vec::new();
+        let mut lacking: Vec<&str> = Vec::new();
         for (name, package, program) in ENGINES {
             if name == provider && find_program(program).is_none() && !self.provider(provider)?.probe().await.usable {
                 packages.push(package);
+                lacking.push(program);
             }
         }
         let firecracker =
@@ -122,8 +124,11 @@ impl Runtime {
             _ => None,
         };
         if (runsc.is_some() || !packages.is_empty()) && find_program("apt-get").is_none() {
-            return Err(Error::new(ErrorKind::Unsupported, OPERATION, "this distribution's packages are not known to sandbar")
-                .with_hint(format!("install what corresponds to Debian's {}", packages.join(" "))));
+            let error = Error::new(ErrorKind::Unsupported, OPERATION, "sandbar installs packages of Debian and its descendants alone");
+            return Err(match lacking.is_empty() {
+                true => error.with_hint(format!("install what corresponds to Debian's {}", packages.join(" "))),
+                false => error.with_hint(Distribution::here().how_to_install(&lacking)),
+            });
         }
         let packages = (!packages.is_empty()).then_some(SetupStep::Packages(packages));
         Ok(packages.into_iter().chain(runsc).chain(firecracker).chain(kernel).chain(base).collect())
@@ -242,12 +247,10 @@ fn distribution() -> Result<(String, Vec<PathBuf>)> {
         Error::new(ErrorKind::Unsupported, OPERATION, "the image `base` is made of Debian's packages, and this is no Debian")
             .with_hint(format!("get any other as it: sandbar image import PATH {BASE}"))
     };
-    let text = fs::read_to_string("/etc/os-release").map_err(|error| unknown().with_source(error))?;
-    let value = |key: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-        line.map(|value| value.trim_matches('"').to_owned())
-    };
-    let suite = value("VERSION_CODENAME").filter(|_| matches!(value("ID").as_deref(), Some("debian" | "ubuntu"))).ok_or_else(unknown)?;
+    let Distribution { id, codename: suite, .. } = Distribution::here();
+    if !matches!(id.as_str(), "debian" | "ubuntu") || suite.is_empty() {
+        return Err(unknown());
+    }
     let listed = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|entry| entry.path());
     let mut sources: Vec<PathBuf> = listed.chain([PathBuf::from("/etc/apt/sources.list")]).filter(|path| has_suite(path, &suite)).collect();
     sources.sort();

@@ -1,4 +1,9 @@
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Json,
@@ -6,8 +11,8 @@ use axum::{
     response::IntoResponse,
 };
 use sandbar_core::{
-    Error, ErrorKind, Isolation, Lifetime, Limits, Network, Result, SandboxId, SandboxSpec, SandboxStats, Secrets, State as SandboxState,
-    Volume,
+    DomainName, Error, ErrorKind, Isolation, Lifetime, Limits, Network, Result, SandboxId, SandboxSpec, SandboxStats, Secret, SecretSource,
+    SecretValue, Secrets, State as SandboxState, Volume,
 };
 use sandbar_runtime::{CreateRequest, Inspect, Runtime, SandboxSummary};
 use serde::{Deserialize, Serialize};
@@ -42,6 +47,10 @@ pub(crate) struct Creation {
     /// What it may reach: `none`, `open`, or rules such as `allow=example.com:443`; the provider's default if it is left out.
     #[schema(value_type = Option<String>)]
     network: Option<Network>,
+    /// Secrets that it uses and never sees, for the token and keys with the scope `admin`. With an `Idempotency-Key` a request
+    /// with other values is the same request, and the first one's values stay: of values nothing is remembered there that could be compared.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    secrets: Vec<GivenSecret>,
     /// Folders of the server's host inside.
     volumes: Vec<HostFolder>,
     /// Environment of every command.
@@ -71,7 +80,34 @@ struct HostFolder {
     read_only: bool,
 }
 
+/// A secret: inside is a placeholder, which the server's host replaces in the headers of requests to the secret's own hosts.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct GivenSecret {
+    /// The variable inside that has the placeholder.
+    name: String,
+    /// The hosts that get the value; exactly these names, which the network must allow.
+    #[schema(value_type = Vec<String>)]
+    hosts: Vec<DomainName>,
+    /// Its value, which no answer has.
+    #[schema(value_type = String)]
+    value: SecretValue,
+}
+
+impl GivenSecret {
+    fn take_apart(self) -> (Secret, SecretValue) {
+        let hosts: BTreeSet<DomainName> = self.hosts.into_iter().collect();
+        let hosts = hosts.into_iter().collect();
+        (Secret { name: self.name, source: SecretSource::Given, hosts, placeholder: String::new() }, self.value)
+    }
+}
+
 impl Creation {
+    /// Whether it asks for secrets.
+    pub(crate) const fn has_secrets(&self) -> bool {
+        !self.secrets.is_empty()
+    }
+
     /// What the runtime is asked for.
     ///
     /// # Errors
@@ -81,12 +117,14 @@ impl Creation {
             return Err(Error::new(ErrorKind::InvalidInput, "create", "the source of a volume is an absolute path of the server's host")
                 .with("source", volume.source.display()));
         }
+        let (secrets, values): (Vec<Secret>, Vec<SecretValue>) = self.secrets.into_iter().map(GivenSecret::take_apart).unzip();
+        let secret_values = secrets.iter().map(|secret| secret.name.clone()).zip(values).collect();
         let volume = |HostFolder { source, target, read_only }| Volume { source, target, read_only };
         let spec = SandboxSpec {
             hostname: self.hostname,
             limits: self.limits,
             network: self.network.unwrap_or_default(),
-            secrets: Secrets::default(),
+            secrets: Secrets { vault: None, list: secrets },
             volumes: self.volumes.into_iter().map(volume).collect(),
             env: self.env,
             workdir: self.workdir,
@@ -102,6 +140,7 @@ impl Creation {
             isolation: self.isolation,
             image: self.image,
             spec,
+            secret_values,
             lifetime: Lifetime::Detached,
         })
     }
@@ -177,4 +216,40 @@ pub(crate) async fn remove(app: May<Manage>, Path(id): Path<String>, Query(remov
     responses((status = 200, body = SandboxStats), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn stats(app: May<Read>, Path(id): Path<String>) -> Answer<Json<SandboxStats>> {
     Ok(Json(app.runtime.sandbox(&id).await?.stats().await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn asked(value: &str) -> serde_json::Value {
+        json!({ "network": "allow=api.test:443", "secrets": [{ "name": "TOKEN", "hosts": ["api.test", "API.test"], "value": value }] })
+    }
+
+    #[test]
+    fn nothing_of_a_secret_is_shown_or_remembered_of_a_request() {
+        let read = |value: &str| serde_json::from_value::<Creation>(asked(value)).unwrap();
+        let creation = read("hunter2");
+        assert!(creation.has_secrets() && !format!("{creation:?}").contains("hunter2"));
+        // What the digest of an idempotency key is made of: whoever has the ledger cannot try values on it.
+        let remembered = serde_json::to_string(&creation).unwrap();
+        assert!(remembered.contains("TOKEN") && !remembered.contains("hunter2"), "{remembered}");
+        assert_eq!(remembered, serde_json::to_string(&read("other")).unwrap());
+        let without: Creation = serde_json::from_value(json!({})).unwrap();
+        assert!(!serde_json::to_string(&without).unwrap().contains("secrets"));
+    }
+
+    #[test]
+    fn a_secret_has_a_value_of_the_request_and_no_other_source() {
+        let (secret, value) = serde_json::from_value::<Creation>(asked("hunter2")).unwrap().secrets.remove(0).take_apart();
+        assert_eq!((secret.source, secret.hosts.len(), value.reveal()), (SecretSource::Given, 1, "hunter2"));
+        for other in [json!({ "source": "file:/etc/shadow" }), json!({ "value": 1_234_567 }), json!({ "vault": "x" })] {
+            let mut body = asked("hunter2");
+            body["secrets"][0].as_object_mut().unwrap().extend(other.as_object().unwrap().clone());
+            let error = serde_json::from_value::<Creation>(body).unwrap_err().to_string();
+            assert!(!error.contains("hunter2") && !error.contains("1234567"), "{error}");
+        }
+    }
 }

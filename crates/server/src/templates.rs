@@ -1,4 +1,5 @@
 use axum::{Json, http::StatusCode};
+use sandbar_core::{Error, ErrorKind};
 use sandbar_runtime::TemplateSummary;
 
 use crate::{
@@ -19,6 +20,14 @@ pub(crate) async fn list(app: May<Read>) -> Answer<Json<Vec<TemplateSummary>>> {
 #[utoipa::path(post, path = "/v1/templates", tag = "templates", operation_id = "build_template", request_body = Creation,
     responses((status = 204, description = "It is there"), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn build(app: May<Admin>, Body(creation): Body<Creation>) -> Answer<StatusCode> {
+    if creation.has_secrets() {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            "template",
+            "a template has no secrets: give them to the sandboxes that begin from it",
+        )
+        .into());
+    }
     app.runtime.build_template(creation.request(&app.runtime)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }

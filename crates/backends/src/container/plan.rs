@@ -180,8 +180,8 @@ pub(super) fn plan(outline: Outline<'_>) -> Result<Vec<Planned>> {
         plan.add(Step::Attach { mount: *mount, target: path_string(&volume.target)? });
     }
 
-    plan.add(Step::Limit { resource: libc::RLIMIT_CORE, value: 0 });
-    plan.add(Step::Limit { resource: libc::RLIMIT_NOFILE, value: outline.open_files });
+    plan.add(Step::Limit { resource: libc::RLIMIT_CORE as _, value: 0 });
+    plan.add(Step::Limit { resource: libc::RLIMIT_NOFILE as _, value: outline.open_files });
     for capability in capabilities::dropped().filter(|number| !(outline.redirects && capabilities::REDIRECTING.contains(number))) {
         plan.add(Step::DropCapability(capability));
     }

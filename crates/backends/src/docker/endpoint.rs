@@ -10,10 +10,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::error::OPERATION;
+use crate::{Distribution, find_program};
 
-/// What may be done when no engine is found.
-const NO_ENGINE: &str =
-    "install one (sandbar setup docker), start it, or say where it is: DOCKER_HOST, a docker context, or docker-host in sandbar.toml";
+/// What may be done when an engine is not found though one is there.
+const ELSEWHERE: &str = "start it, or say where it is: DOCKER_HOST, a docker context, or docker-host in sandbar.toml";
 
 /// How an engine is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -70,9 +70,12 @@ pub(super) fn find(configured: Option<&str>) -> Result<Endpoint> {
     let found = places.iter().find(|path| path.exists()).cloned();
     found.map(Endpoint::Unix).ok_or_else(|| {
         let places: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
-        Error::new(ErrorKind::Unavailable, OPERATION, "there is no container engine here")
-            .with("looked at", places.join(", "))
-            .with_hint(NO_ENGINE)
+        Error::new(ErrorKind::Unavailable, OPERATION, "there is no container engine here").with("looked at", places.join(", ")).with_hint(
+            match find_program("dockerd").or_else(|| find_program("podman")) {
+                Some(_) => ELSEWHERE.to_owned(),
+                None => format!("{ELSEWHERE}; where there is none: {}", Distribution::here().how_to_set_up("docker", &["dockerd"])),
+            },
+        )
     })
 }
 

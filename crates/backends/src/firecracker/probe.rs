@@ -1,14 +1,14 @@
 use std::path::Path;
 
-use sandbar_core::{Error, ErrorKind, Probe, Result};
-use sandbar_guest::{KernelStore, RootImage, Scratch};
+use sandbar_core::{Probe, Result};
+use sandbar_guest::KernelStore;
 
 use super::{
     FirecrackerOptions,
     engine::{self, Engine},
     info,
 };
-use crate::kvm::Noted;
+use crate::{kvm::Noted, vmm};
 
 /// Says whether machines can be made here. Starts Firecracker for its version only.
 pub(super) fn probe(home: &Path, kvm: &Noted, options: &FirecrackerOptions) -> Probe {
@@ -19,19 +19,10 @@ pub(super) fn probe(home: &Path, kvm: &Noted, options: &FirecrackerOptions) -> P
 }
 
 fn look(home: &Path, kvm: &Noted, options: &FirecrackerOptions) -> Result<String> {
-    let missing = |what: &str| {
-        Error::new(ErrorKind::Unavailable, "probe", format!("{what} is missing"))
-            .with_hint("Debian's packages are squashfs-tools and e2fsprogs: sandbar setup firecracker")
-    };
     engine::require_kvm(kvm)?;
     let engine = Engine::find(options)?;
     let version = engine.version()?;
-    if !RootImage::is_available() {
-        return Err(missing("sqfstar (squashfs-tools 4.5)"));
-    }
-    if !Scratch::is_available() {
-        return Err(missing("mkfs.ext4"));
-    }
+    vmm::require_programs(info::NAME, &[])?;
     let kernel = KernelStore::new(home).newest()?;
     Ok(format!("Firecracker {version}, {}; kernel {}", info::jail(Some(&engine)), kernel.summary.release))
 }

@@ -21,7 +21,7 @@ use rustix::{
 use sandbar_core::{Context, Error, ErrorKind, Result};
 
 use super::{GvisorOptions, Platform, version::Version};
-use crate::{host::syscall, machine::process::wait_for_exit};
+use crate::{Distribution, host::syscall, machine::process::wait_for_exit};
 
 const OPERATION: &str = "runsc";
 /// Names the program where no option does.
@@ -228,8 +228,20 @@ fn is_program(path: &Path) -> bool {
 }
 
 fn missing(message: &str) -> Error {
-    Error::new(ErrorKind::Unavailable, OPERATION, message)
-        .with_hint("sandbar setup gvisor gets it (Debian 12: from bookworm-backports), or name it: RUNSC_PATH")
+    Error::new(ErrorKind::Unavailable, OPERATION, message).with_hint(how_to_get(&Distribution::here()))
+}
+
+/// How a `runsc` that is new enough is got. Debian has packages since its release 12, there in the backports, which `sandbar setup` takes it from.
+pub(super) fn how_to_get(distribution: &Distribution) -> String {
+    // What has no number is the next release.
+    let is_packaged =
+        distribution.id == "debian" && distribution.version.parse::<u32>().map_or(distribution.version.is_empty(), |release| release >= 12);
+    let get = if is_packaged {
+        "sandbar setup gvisor gets it"
+    } else {
+        "get gVisor's own (https://gvisor.dev/docs/user_guide/install) and put it on PATH"
+    };
+    format!("{get}, or name it: RUNSC_PATH")
 }
 
 /// What a file holds of text, from its beginning.

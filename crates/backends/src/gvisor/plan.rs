@@ -169,8 +169,8 @@ pub(super) fn plan(outline: Outline<'_>) -> Result<Vec<Planned>> {
     for group in groups {
         plan.add(Step::JoinGroup(group));
     }
-    plan.add(Step::Limit { resource: libc::RLIMIT_CORE, value: 0 });
-    plan.add(Step::Limit { resource: libc::RLIMIT_NOFILE, value: outline.open_files });
+    plan.add(Step::Limit { resource: libc::RLIMIT_CORE as _, value: 0 });
+    plan.add(Step::Limit { resource: libc::RLIMIT_NOFILE as _, value: outline.open_files });
     plan.add(Step::NoNewPrivileges);
     if outline.volumes.iter().any(|volume| !volume.read_only) {
         // Files there belong to the host's users, and no mount of ours keeps the host from taking them for what they say. The sentry and the gofer make

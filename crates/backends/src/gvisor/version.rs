@@ -2,6 +2,9 @@ use std::fmt;
 
 use sandbar_core::{Error, ErrorKind, Result};
 
+use super::engine::how_to_get;
+use crate::Distribution;
+
 /// Which `runsc`, as it says itself: gVisor's releases are named by their date.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Version(String);
@@ -26,7 +29,7 @@ impl Version {
         match self.date() {
             Some(date) if date < Self::OLDEST => {
                 Err(Error::new(ErrorKind::Unavailable, "runsc", format!("runsc {self} is too old: {} is needed", Self::OLDEST))
-                    .with_hint("sandbar setup gvisor gets a newer one (Debian 12: from bookworm-backports), or name it: RUNSC_PATH"))
+                    .with_hint(how_to_get(&Distribution::here())))
             }
             _ => Ok(()),
         }
@@ -48,6 +51,17 @@ impl fmt::Display for Version {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_to_get_one_is_told_by_the_distribution() {
+        let told = |release: &str| how_to_get(&Distribution::parse(release));
+        for release in ["ID=debian\nVERSION_ID=12\n", "ID=debian\nVERSION_ID=\"13\"\n", "ID=debian\n"] {
+            assert!(told(release).starts_with("sandbar setup gvisor"), "{release}");
+        }
+        for release in ["ID=debian\nVERSION_ID=11\n", "ID=ubuntu\nID_LIKE=debian\nVERSION_ID=24.04\n", "ID=fedora\n", ""] {
+            assert!(told(release).starts_with("get gVisor's own (https://") && told(release).contains("RUNSC_PATH"), "{release}");
+        }
+    }
 
     fn version(of: &str) -> Version {
         Version::parse(&format!("runsc version {of}\nspec: 1.0.2-dev\n")).unwrap()

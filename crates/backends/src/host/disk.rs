@@ -25,6 +25,7 @@ use super::{
     ids::is_root,
     syscall::loop_device,
 };
+use crate::Distribution;
 
 const OPERATION: &str = "sandbox disk";
 /// The file behind it, in the generation's folder.
@@ -138,7 +139,7 @@ fn mkfs() -> Option<&'static Path> {
 
 fn make(path: &Path, bytes: u64) -> Result<()> {
     let program = mkfs().ok_or_else(|| {
-        Error::new(ErrorKind::Unsupported, OPERATION, "mkfs.ext4 is missing").with_hint("install e2fsprogs: sandbar setup container")
+        Error::new(ErrorKind::Unsupported, OPERATION, "mkfs.ext4 is missing").with_hint(Distribution::here().how_to_install(&["mkfs.ext4"]))
     })?;
     let file = File::create(path).and_then(|file| file.set_len(bytes));
     file.context(OPERATION, || format!("cannot make {}", path.display()))?;

@@ -84,7 +84,7 @@ fn make(channel: usize) -> Result<(), Errno> {
     // SAFETY: all zeroes is a valid `msghdr`.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     (header.msg_iov, header.msg_iovlen) = (&raw mut part, 1);
-    (header.msg_control, header.msg_controllen) = (control.as_mut_ptr().cast(), size_of_val(&control));
+    (header.msg_control, header.msg_controllen) = (control.as_mut_ptr().cast(), size_of_val(&control) as _);
     call(libc::SYS_sendmsg, [channel, &raw const header as usize, libc::MSG_NOSIGNAL as usize]).map(drop)
 }
 

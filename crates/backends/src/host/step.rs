@@ -380,13 +380,13 @@ impl Message {
             // SAFETY: all zeroes is a valid `msghdr`.
             let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
             (header.msg_iov, header.msg_iovlen) = (&raw mut part, 1);
-            (header.msg_control, header.msg_controllen) = (self.control.as_mut_ptr().cast(), size_of_val(&self.control));
+            (header.msg_control, header.msg_controllen) = (self.control.as_mut_ptr().cast(), size_of_val(&self.control) as _);
             match call(libc::SYS_recvmsg, [channel as usize, &raw mut header as usize, 0]) {
                 Err(Errno::INTR) => {}
                 Err(Errno::CONNRESET) | Ok(0) => return Ok(None),
                 Err(errno) => return Err(errno),
                 Ok(_) => {
-                    self.length = header.msg_controllen;
+                    self.length = header.msg_controllen as _;
                     return Ok(Some(byte));
                 }
             }

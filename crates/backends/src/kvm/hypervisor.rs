@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path};
 
+use super::cloud::Cloud;
+
 /// A hypervisor below this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hypervisor {
@@ -10,7 +12,9 @@ pub enum Hypervisor {
         /// Whether it is Lima's virtual machine.
         lima: bool,
     },
-    /// Linux's, below QEMU, Firecracker, or a cloud.
+    /// A cloud's, which alone decides what its instances can.
+    Cloud(Cloud),
+    /// Linux's, below QEMU, Firecracker, or a cloud that is not known.
     Kvm,
     /// QEMU without acceleration.
     Emulation,
@@ -42,6 +46,11 @@ impl Hypervisor {
             // Linux on a Mac's own hardware calls itself a Mac.
             return firmware.contains("virtual").then_some(Self::Apple { lima });
         }
+        // Hardware that a cloud lets as it is has the cloud's name too, and on x86 no signature.
+        let is_guest = signature.is_some() || !cfg!(target_arch = "x86_64");
+        if let Some(cloud) = Cloud::of(root).filter(|_| is_guest) {
+            return Some(Self::Cloud(cloud));
+        }
         match signature.as_ref() {
             Some(b"KVMKVMKVM\0\0\0") => Some(Self::Kvm),
             Some(b"TCGTCGTCGTCG") => Some(Self::Emulation),
@@ -64,6 +73,7 @@ impl Hypervisor {
         match self {
             Self::Apple { lima: true } => "Lima's virtual machine on Apple's hypervisor",
             Self::Apple { lima: false } => "a virtual machine on Apple's hypervisor",
+            Self::Cloud(cloud) => cloud.name(),
             Self::Kvm => "a KVM virtual machine",
             Self::Emulation => "an emulated QEMU machine",
             Self::HyperV { wsl: true } => "the Windows Subsystem for Linux",
@@ -83,8 +93,9 @@ impl Hypervisor {
                 "nesting needs an M3 or newer and macOS 15: set `vmType: vz` and `nestedVirtualization: true` in the instance's lima.yaml and restart it; older Macs cannot"
             }
             Self::Apple { lima: false } => "nesting needs an M3 or newer and macOS 15, and a program that turns it on; older Macs cannot",
+            Self::Cloud(cloud) => cloud.how_to_nest(),
             Self::Kvm => {
-                "turn nesting on at the host (`modprobe kvm_intel nested=1` or `kvm_amd nested=1`, and `-cpu host`), or take a cloud instance type that has it"
+                "turn nesting on at the host (`modprobe kvm_intel nested=1` or `kvm_amd nested=1`, and `-cpu host`), or, where it is a cloud's, take an instance type that has it"
             }
             Self::Emulation => "start QEMU with `-cpu max` (for AMD's extensions under emulation), or with acceleration and `-cpu host`",
             Self::HyperV { wsl: true } => "set `nestedVirtualization=true` under `[wsl2]` in .wslconfig and run `wsl --shutdown`",

@@ -5,6 +5,7 @@
 //! | `finding` | what was found: one case, one sentence, one hint |
 //! | `host` | the places where the machine says what it is; a folder of a test may stand in for `/` |
 //! | `hypervisor` | what this machine runs in, if it is itself a guest |
+//! | `cloud` | whose instance it is, and which of theirs have guests |
 //! | `trial` | a machine for one small guest |
 //! | `guest` | the program that it runs |
 //! | `note` | what was found, kept for the next command |
@@ -12,6 +13,7 @@
 //! A device that opens and answers every request may still boot nothing: a paravirtual KVM wants kernels made for it, and others hang
 //! in their first guest. So the last question is a guest of our own.
 
+mod cloud;
 mod finding;
 #[cfg(target_arch = "x86_64")]
 mod guest;
@@ -25,6 +27,7 @@ mod trial;
 
 use std::time::Duration;
 
+pub use cloud::Cloud;
 pub use finding::{Absence, Finding};
 #[cfg(target_arch = "x86_64")]
 pub use guest::Stage;

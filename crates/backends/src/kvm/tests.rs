@@ -9,7 +9,7 @@ use std::{
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use tempfile::TempDir;
 
-use super::{Absence, Finding, Hypervisor, host::Host, probe};
+use super::{Absence, Cloud, Finding, Hypervisor, host::Host, probe};
 
 /// Set inside the project's nested machine, where KVM works (`cargo xtask lab`).
 const LAB: &str = "SANDBAR_LAB";
@@ -96,6 +96,44 @@ fn lima_on_a_mac_is_named_with_what_it_needs() {
     // Linux on the Mac's own hardware is no guest.
     let hardware = [("sys/class/dmi/id/sys_vendor", "Apple Inc.\n"), ("sys/class/dmi/id/product_name", "MacBookPro18,1\n")];
     assert_eq!(Stand::new(&hardware).probe(None), Finding::NoNode(Absence::NoExtensions));
+}
+
+#[test]
+fn clouds_are_named_with_the_instance_types_that_have_guests() {
+    const KVM: Option<[u8; 12]> = Some(*b"KVMKVMKVM\0\0\0");
+    const HYPER_V: Option<[u8; 12]> = Some(*b"Microsoft Hv");
+    let machine = |table: &[(&str, &str)], signature| {
+        let paths: Vec<String> = table.iter().map(|(name, _)| format!("sys/class/dmi/id/{name}")).collect();
+        let files: Vec<(&str, &str)> = paths.iter().map(String::as_str).zip(table.iter().map(|(_, text)| *text)).chain([PLAIN]).collect();
+        Stand::new(&files).probe(signature)
+    };
+    let nitro = [("sys_vendor", "Amazon EC2\n"), ("product_name", "t3.large\n")];
+    let xen = [("sys_vendor", "Xen\n"), ("product_name", "HVM domU\n"), ("bios_version", "4.11.amazon\n")];
+    let google = [("sys_vendor", "Google\n"), ("product_name", "Google Compute Engine\n")];
+    let azure = [
+        ("sys_vendor", "Microsoft Corporation\n"),
+        ("product_name", "Virtual Machine\n"),
+        ("chassis_asset_tag", "7783-7084-3265-9085-8269-3286-77\n"),
+    ];
+    let hetzner = [("sys_vendor", "Hetzner\n"), ("product_name", "vServer\n")];
+    for (table, signature, cloud, types) in [
+        (&nitro[..], KVM, Cloud::Amazon, "C8i, M8i or R8i"),
+        (&xen[..], Some(*b"XenVMMXenVMM"), Cloud::Amazon, "*.metal"),
+        (&google[..], KVM, Cloud::Google, "--enable-nested-virtualization"),
+        (&azure[..], HYPER_V, Cloud::Azure, "Dsv3"),
+        (&hetzner[..], KVM, Cloud::Hetzner, "dedicated"),
+    ] {
+        let finding = machine(table, signature);
+        assert_eq!(finding, Finding::NoNode(Absence::NotNested(Hypervisor::Cloud(cloud))));
+        assert!(finding.hint().is_some_and(|hint| hint.contains(types)), "{finding:?}");
+        assert!(finding.to_string().contains("without nested virtualization"), "{finding}");
+    }
+    // A Hyper-V of one's own is no cloud, and neither is a bare metal instance.
+    let own = machine(&azure[..2], HYPER_V);
+    assert_eq!(own, Finding::NoNode(Absence::NotNested(Hypervisor::HyperV { wsl: false })));
+    let metal = [("sys_vendor", "Amazon EC2\n"), ("product_name", "c7i.metal-24xl\n")];
+    let metal = machine(&metal, None);
+    assert!(!metal.to_string().contains("EC2 instance"), "{metal}");
 }
 
 #[test]

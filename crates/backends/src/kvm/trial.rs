@@ -67,7 +67,7 @@ pub(super) fn run(kvm: Kvm, program: &'static [u8], patience: Duration) -> io::R
     let stage = || Stage::announced(reached.load(Ordering::Acquire)).unwrap_or(Stage::Nothing);
     let ended = told.recv_timeout(patience).or_else(|_| {
         // SAFETY: the thread is not joined, so its handle is good, whether it runs or has ended.
-        unsafe { libc::pthread_kill(thread.as_pthread_t(), callback()) };
+        unsafe { libc::pthread_kill(thread.as_pthread_t() as _, callback()) };
         told.recv_timeout(GRACE)
     });
     match ended {
@@ -163,7 +163,7 @@ impl Machine {
         }
         let mask = Mask { length: 8, blocked: [0; 8] };
         // SAFETY: the descriptor is a virtual processor's, and the argument is the structure that this request reads.
-        let done = unsafe { libc::ioctl(self.processor.as_raw_fd(), libc::Ioctl::from(KVM_SET_SIGNAL_MASK), &raw const mask) };
+        let done = unsafe { libc::ioctl(self.processor.as_raw_fd(), KVM_SET_SIGNAL_MASK as _, &raw const mask) };
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 

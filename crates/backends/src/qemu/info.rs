@@ -2,11 +2,12 @@ use std::path::PathBuf;
 
 use sandbar_core::{Claim, Error, ErrorKind, Isolation, ProviderInfo};
 
-use crate::{find_program, vmm};
+use crate::{Distribution, find_program, vmm};
 
 /// The provider's name.
 pub(super) const NAME: &str = "qemu";
-const PROGRAM: &str = "qemu-system-x86_64";
+/// The monitor.
+pub(super) const PROGRAM: &str = "qemu-system-x86_64";
 
 /// The provider's claim at its best.
 pub fn claim() -> Claim {
@@ -26,7 +27,8 @@ pub(super) fn info() -> ProviderInfo {
 
 /// That it is not here.
 pub(super) fn missing() -> Error {
-    Error::new(ErrorKind::Unavailable, "qemu", "qemu-system-x86_64 is missing").with_hint("sandbar setup qemu")
+    Error::new(ErrorKind::Unavailable, "qemu", "qemu-system-x86_64 is missing")
+        .with_hint(Distribution::here().how_to_set_up(NAME, &[PROGRAM]))
 }
 
 /// Where QEMU is.

@@ -4,9 +4,10 @@ use std::{
 };
 
 use sandbar_core::{Error, ErrorKind, Probe, Result};
-use sandbar_guest::{KernelStore, RootImage, Scratch};
+use sandbar_guest::KernelStore;
 
 use super::{Accelerator, accelerator::Choice, info};
+use crate::vmm;
 
 /// The oldest QEMU whose machines can be saved and loaded as this backend does.
 const OLDEST: (u32, u32) = (6, 0);
@@ -20,24 +21,15 @@ pub(super) fn probe(home: &Path, choice: &Choice) -> Probe {
 }
 
 fn look(home: &Path, choice: &Choice) -> Result<String> {
-    let missing = |what: &str| {
-        Error::new(ErrorKind::Unavailable, "probe", format!("{what} is missing"))
-            .with_hint("Debian's packages are qemu-system-x86, squashfs-tools and e2fsprogs: sandbar setup qemu")
-    };
     if std::env::consts::ARCH != "x86_64" {
         return Err(Error::new(ErrorKind::Unsupported, "probe", "virtual machines are made on x86-64 hosts only in this build"));
     }
-    let program = info::program().ok_or_else(|| missing("qemu-system-x86_64"))?;
+    vmm::require_programs(info::NAME, &[info::PROGRAM])?;
+    let program = info::program().ok_or_else(info::missing)?;
     let version =
         version(&program).ok_or_else(|| Error::new(ErrorKind::Unavailable, "probe", "qemu-system-x86_64 does not tell its version"))?;
     if version < OLDEST {
         return Err(Error::new(ErrorKind::Unavailable, "probe", format!("QEMU {}.{} is too old: 6.0 is needed", version.0, version.1)));
-    }
-    if !RootImage::is_available() {
-        return Err(missing("sqfstar (squashfs-tools 4.5)"));
-    }
-    if !Scratch::is_available() {
-        return Err(missing("mkfs.ext4"));
     }
     let kernel = KernelStore::new(home).newest()?;
     let speed = match choice.try_anew() {

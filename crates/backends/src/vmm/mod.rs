@@ -11,6 +11,7 @@
 //! | `layer` | the writable layer, which only the machine's own agent can give |
 //! | `files` | files with holes: copied, weighed, dug |
 //! | `record` | the record of a machine, in its generation's folder |
+//! | `programs` | what else makes a machine, and how to get it |
 //! | `why` | what a machine's console says of its end |
 //!
 //! The guest is the same behind every monitor: a distribution's kernel (the crate `sandbar-guest`) with the agent as its first process.
@@ -20,6 +21,7 @@ mod claimed;
 mod files;
 mod launched;
 mod layer;
+mod programs;
 mod record;
 mod shape;
 mod share;
@@ -31,6 +33,7 @@ pub(crate) use claimed::{FEATURES, LIMITS, VOLUMES};
 pub(crate) use files::{copy, dig, occupied, open_to_all, remove};
 pub(crate) use launched::{Launch, end, how_ended, start_console, start_pipe, start_share};
 pub(crate) use layer::{Fetched, fetch_layer};
+pub(crate) use programs::require_programs;
 pub(crate) use record::{read_record, require, write_record};
 pub(crate) use shape::{DiskRate, Shape, reports, usage};
 pub(crate) use share::{Shares, Sharing, check_volumes, refuse_memory};

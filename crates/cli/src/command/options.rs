@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use clap::Args;
 use sandbar_core::{Error, ErrorKind, Isolation, Lifetime, Limits, Network, SandboxSpec, Secret, SecretSource, Secrets, User, Volume};
@@ -138,7 +138,16 @@ impl SandboxOptions {
             ttl: self.ttl,
             runtime: self.runtime,
         };
-        Ok(CreateRequest { id: None, name: self.name, provider, isolation: self.isolation, image: self.image, spec, lifetime })
+        Ok(CreateRequest {
+            id: None,
+            name: self.name,
+            provider,
+            isolation: self.isolation,
+            image: self.image,
+            spec,
+            secret_values: BTreeMap::new(),
+            lifetime,
+        })
     }
 }
 

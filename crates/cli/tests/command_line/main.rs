@@ -24,6 +24,7 @@ mod packages;
 mod portable;
 mod ports;
 mod secrets;
+mod secrets_asked;
 mod streams;
 mod support;
 mod terminals;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         egress_everywhere::CASES,
         datagrams::CASES,
         secrets::CASES,
+        secrets_asked::CASES,
         packages::CASES,
         many::CASES,
         crowd::CASES,

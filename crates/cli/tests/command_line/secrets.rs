@@ -78,12 +78,12 @@ fn ask(home: &Home, id: &str, line: &str) -> String {
 }
 
 /// Waits until the internet has seen this.
-fn saw(stage: &Stage, text: &str) {
+pub fn saw(stage: &Stage, text: &str) {
     eventually(&format!("{text} is seen: {:?}", stage.seen()), || stage.seen().iter().any(|line| line.contains(text)));
 }
 
 /// The files below a folder that have a text in them.
-fn files_with(folder: &Path, text: &str) -> Vec<PathBuf> {
+pub fn files_with(folder: &Path, text: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let (path, kind) = (entry.path(), entry.file_type().unwrap());

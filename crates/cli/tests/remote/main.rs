@@ -34,5 +34,11 @@ fn main() -> ExitCode {
     });
     let over_ssh =
         ssh::CASES.iter().map(|(name, body)| trial::trial(&format!("ssh::{name}"), "remote-ssh", world::Login::new, |login| body(&login)));
-    libtest_mimic::run(&Arguments::from_args(), named.chain(over_ssh).collect()).exit_code()
+    let statically = trial::trial(
+        "ssh::a_program_that_is_linked_statically_runs_there",
+        "static",
+        || Ok((ssh::static_program()?, world::Login::new()?)),
+        |(program, login)| ssh::a_program_that_is_linked_statically_runs_there(&login, &program),
+    );
+    libtest_mimic::run(&Arguments::from_args(), named.chain(over_ssh).chain([statically]).collect()).exit_code()
 }

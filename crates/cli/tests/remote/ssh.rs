@@ -1,12 +1,13 @@
 use std::{
     fs,
     io::Read,
+    path::{Path, PathBuf},
     process::Stdio,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use crate::world::{Home, Login, PATIENCE};
+use crate::world::{Agent, Home, Login, PATIENCE};
 
 /// A fact, and what shows it over a login.
 type Case = (&'static str, fn(&Login));
@@ -21,6 +22,7 @@ pub const CASES: &[Case] = &[
         a_connection_that_the_user_shares_already_is_the_one_that_is_used,
     ),
     ("output_goes_on_when_the_connection_was_cut", output_goes_on_when_the_connection_was_cut),
+    ("the_users_configuration_names_a_host_its_jump_and_its_agent", the_users_configuration_names_a_host_its_jump_and_its_agent),
     ("a_login_that_fails_and_a_program_that_does_not_run_are_told", a_login_that_fails_and_a_program_that_does_not_run_are_told),
 ];
 
@@ -115,6 +117,73 @@ fn nothing_is_installed_there_and_it_works(login: &Login) {
     assert!(!cache.exists());
 }
 
+fn the_users_configuration_names_a_host_its_jump_and_its_agent(login: &Login) {
+    let gate = Login::new().unwrap();
+    let key = login.folder.path().join("client");
+    fs::copy(key.with_extension("pub"), gate.folder.path().join("authorized")).unwrap();
+    let socket = login.folder.path().join("agent");
+    let agent = Agent::new(&socket, &key);
+    let host = |name: &str, login: &Login| {
+        let (address, port) = login.url.strip_prefix("ssh://root@").unwrap().split_once(':').unwrap();
+        format!("Host {name}\n  HostName {address}\n  Port {port}\n  User root\n")
+    };
+    login.configure(&format!("{}  ProxyJump gate\n{}", host("box.example", login), host("gate", &gate)));
+
+    let here = Home::new();
+    let run = |arguments: &[&str]| login.command(&here, arguments).env("SSH_AUTH_SOCK", &socket).output().unwrap();
+    let says = |arguments: &[&str]| {
+        let output = run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    };
+    says(&["context", "add", "box", "ssh://box.example/container"]);
+    let id = says(&["create", "--on", "box"]);
+    assert_eq!(login.there.ids(), [id.as_str()]);
+    assert_eq!(says(&["exec", &id, "--", "echo", "hello"]), "hello");
+    // A new login goes by both again.
+    login.cut();
+    assert_eq!(says(&["exec", &id, "--", "echo", "again"]), "again");
+    says(&["rm", "-f", &id]);
+    says(&["context", "clean", "box"]);
+
+    // Without either of them there is no way.
+    let refused = || {
+        let tried = run(&["create", "--on", "box"]);
+        let said = String::from_utf8_lossy(&tried.stderr);
+        assert!(tried.status.code() == Some(125) && said.contains("ssh says") && said.contains("does `ssh box.example` work?"), "{said}");
+    };
+    drop(agent);
+    refused();
+    fs::remove_file(&socket).unwrap();
+    let _agent = Agent::new(&socket, &key);
+    assert_eq!(says(&["run", "--on", "box", "--", "echo", "hello"]), "hello");
+    says(&["context", "clean", "box"]);
+    drop(gate);
+    refused();
+}
+
+/// What `cargo xtask static` has built.
+pub fn static_program() -> Result<PathBuf, String> {
+    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/static").join(target).join("release/sandbar");
+    if built.exists() { Ok(built) } else { Err("it is not built: cargo xtask static".to_owned()) }
+}
+
+pub fn a_program_that_is_linked_statically_runs_there(login: &Login, program: &Path) {
+    let here = Home::new();
+    let says = |arguments: &[&str]| {
+        let output = login.command(&here, arguments).env("SANDBAR_SSH_PROGRAM", program).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    };
+    let id = says(&["create", "--on", &format!("{}/container", login.url)]);
+    assert_eq!(says(&["exec", &id, "--", "echo", "hello"]), "hello");
+    let there = fs::read_dir(login.folder.path().join("cache/sandbar")).unwrap().map(|entry| entry.unwrap().path());
+    let there: Vec<_> = there.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("sandbar-")).collect();
+    assert!(there.len() == 1 && fs::read(&there[0]).unwrap() == fs::read(program).unwrap(), "{there:?}");
+    says(&["rm", "-f", &id]);
+}
+
 fn a_login_that_fails_and_a_program_that_does_not_run_are_told(login: &Login) {
     let here = Home::new();
     let complains = |url: &str, program: &str| {
@@ -126,4 +195,11 @@ fn a_login_that_fails_and_a_program_that_does_not_run_are_told(login: &Login) {
     assert!(complains("ssh://nobody-here@127.0.0.1:1", "/bin/true").contains("ssh says"));
     let said = complains(&login.url, "/bin/true");
     assert!(said.contains("does not run there") && said.contains("SANDBAR_SSH_PROGRAM"), "{said}");
+    // A program of another C library, which is not sent.
+    let foreign = here.path().join("foreign");
+    let own = fs::read(env!("CARGO_BIN_EXE_sandbar")).unwrap();
+    let at = own.windows(8).position(|bytes| bytes == b"/ld-linu").unwrap();
+    fs::write(&foreign, [&own[..at], b"/no-linu", &own[at + 8..]].concat()).unwrap();
+    let said = complains(&login.url, foreign.to_str().unwrap());
+    assert!(said.contains("there is no /lib64/no-linux-x86-64.so.2") && said.contains("linked dynamically"), "{said}");
 }

@@ -174,6 +174,17 @@ impl Login {
         move || fs::read_to_string(&calls).unwrap_or_default().lines().map(str::to_owned).collect()
     }
 
+    /// Has `ssh` go by this configuration alone from now on: it says which key to use, or an agent has it.
+    pub fn configure(&self, text: &str) {
+        let (configuration, known) = (self.folder.path().join("ssh_config"), self.folder.path().join("known"));
+        let always = format!(
+            "Host *\n  StrictHostKeyChecking no\n  UserKnownHostsFile {}\n  IdentityFile none\n  LogLevel ERROR\n",
+            known.display()
+        );
+        fs::write(&configuration, format!("{text}{always}")).unwrap();
+        fs::write(&self.sshd.client, format!("#!/bin/sh\nexec /usr/bin/ssh -F {} \"$@\"\n", configuration.display())).unwrap();
+    }
+
     /// How many servers wait there at sockets.
     pub fn serving(&self) -> usize {
         let cache = self.folder.path().join("cache").display().to_string();
@@ -199,6 +210,31 @@ impl Login {
         let output = self.command(here, arguments).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+}
+
+/// An agent that has a key.
+pub struct Agent(Child);
+
+impl Agent {
+    pub fn new(socket: &Path, key: &Path) -> Self {
+        let mut agent = Command::new("ssh-agent");
+        let agent = Self(agent.arg("-D").arg("-a").arg(socket).stdout(Stdio::null()).spawn().unwrap());
+        let until = Instant::now() + PATIENCE;
+        while std::os::unix::net::UnixStream::connect(socket).is_err() {
+            assert!(Instant::now() < until, "the agent does not listen");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mut add = Command::new("ssh-add");
+        assert!(add.arg("-q").arg(key).env("SSH_AUTH_SOCK", socket).status().unwrap().success());
+        agent
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

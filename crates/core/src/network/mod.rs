@@ -21,7 +21,7 @@ pub use limits::NetworkLimits;
 pub use name::{DomainName, NamePattern};
 pub use policy::{Decision, Destination, Policy};
 pub use rule::{Action, Ports, Protocol, Rule, Target};
-pub use secret::{PLACEHOLDER_PREFIX, Secret, SecretSource, Secrets};
+pub use secret::{PLACEHOLDER_PREFIX, Secret, SecretSource, SecretValue, Secrets};
 
 use std::{fmt, str::FromStr};
 

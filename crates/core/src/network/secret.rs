@@ -35,13 +35,50 @@ pub struct Secret {
     pub placeholder: String,
 }
 
-/// Where a secret's value comes from. Written `env:VARIABLE` or `file:PATH`.
+/// Where a secret's value comes from. Written `env:VARIABLE`, `file:PATH` or `given`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretSource {
     /// A variable of whoever makes the sandbox, read once.
     Variable(String),
     /// A file of the host, read at each use.
     File(PathBuf),
+    /// Whoever asks for the sandbox, together with it: a [`SecretValue`].
+    Given,
+}
+
+/// A secret's value, on its way to where it is kept. It is not shown, and what is written of it is empty.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretValue(String);
+
+impl SecretValue {
+    /// Of a text.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretValue")
+    }
+}
+
+impl Serialize for SecretValue {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("")
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretValue {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The deserializer's own words would repeat what it has read.
+        String::deserialize(deserializer).map(Self).map_err(|_| serde::de::Error::custom("a secret's value is a text"))
+    }
 }
 
 impl Secrets {
@@ -110,6 +147,7 @@ impl fmt::Display for SecretSource {
         match self {
             Self::Variable(name) => write!(f, "env:{name}"),
             Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Given => f.write_str("given"),
         }
     }
 }
@@ -119,6 +157,7 @@ impl FromStr for SecretSource {
 
     fn from_str(text: &str) -> Result<Self> {
         match text.split_once(':') {
+            None if text == "given" => Ok(Self::Given),
             Some(("env", name)) if !name.is_empty() && !name.contains(['=', '\0']) => Ok(Self::Variable(name.to_owned())),
             Some(("file", path)) if !path.is_empty() && !path.contains('\0') => Ok(Self::File(path.into())),
             _ => Err(bad("expected env:VARIABLE or file:PATH")),
@@ -167,6 +206,19 @@ mod tests {
         }
         // Somebody who gives the value itself by mistake does not find it in a log.
         assert!(!"T=hunter2".parse::<Secret>().unwrap_err().chain().contains("hunter2"));
+    }
+
+    #[test]
+    fn a_value_is_neither_shown_nor_written() {
+        let value: SecretValue = serde_json::from_str("\"hunter2\"").unwrap();
+        assert_eq!(value.reveal(), "hunter2");
+        assert_eq!(value, SecretValue::new("hunter2"));
+        assert!(!format!("{value:?}").contains("hunter2"));
+        assert_eq!(serde_json::to_string(&value).unwrap(), "\"\"");
+        let error = serde_json::from_str::<SecretValue>("1234567").unwrap_err();
+        assert!(!error.to_string().contains("1234567"), "{error}");
+        let source: SecretSource = serde_json::from_str("\"given\"").unwrap();
+        assert_eq!((&source, source.to_string().as_str()), (&SecretSource::Given, "given"));
     }
 
     #[test]

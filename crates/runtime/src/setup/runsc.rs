@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
+use sandbar_backends::Distribution;
 use sandbar_core::{Context, Error, ErrorKind, Result};
 
 use super::{OPERATION, PackageSource, SetupStep, run};
@@ -16,22 +17,18 @@ const BACKPORTED: u32 = 12;
 /// # Errors
 /// `Unsupported` where the distribution is not known to have one.
 pub(super) fn step() -> Result<SetupStep> {
-    plan(&fs::read_to_string("/etc/os-release").unwrap_or_default(), PackageSource::of_suite)
+    plan(&Distribution::here(), PackageSource::of_suite)
 }
 
-fn plan(release: &str, source_of: impl Fn(&str) -> Option<PackageSource>) -> Result<SetupStep> {
+fn plan(distribution: &Distribution, source_of: impl Fn(&str) -> Option<PackageSource>) -> Result<SetupStep> {
     let unknown = |why: &str| {
         Error::new(ErrorKind::Unsupported, OPERATION, format!("this distribution is not known to have a runsc that is new enough: {why}"))
             .with_hint("get gVisor's own (https://gvisor.dev/docs/user_guide/install), and put it on PATH or name it: RUNSC_PATH")
     };
-    let value = |key: &str| {
-        let line = release.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-        line.map_or("", |value| value.trim_matches('"'))
-    };
-    if value("ID") != "debian" {
+    if distribution.id != "debian" {
         return Err(unknown("it is no Debian"));
     }
-    match (value("VERSION_ID").parse::<u32>(), value("VERSION_CODENAME")) {
+    match (distribution.version.parse::<u32>(), distribution.codename.as_str()) {
         (Ok(release), _) if release < BACKPORTED => Err(unknown("its release is too old")),
         (Ok(BACKPORTED), suite) => {
             let source = source_of(suite).ok_or_else(|| unknown("there is no source of its packages here"))?;
@@ -82,7 +79,7 @@ mod tests {
     }
 
     fn of(id: &str, version: &str, codename: &str) -> Result<SetupStep> {
-        plan(&format!("ID={id}\nVERSION_ID=\"{version}\"\nVERSION_CODENAME={codename}\n"), source)
+        plan(&Distribution::parse(&format!("ID={id}\nVERSION_ID=\"{version}\"\nVERSION_CODENAME={codename}\n")), source)
     }
 
     #[test]

@@ -12,8 +12,10 @@
 //! | `route` | how `ssh` is called for a host |
 //! | `stream` | a command there, as a byte stream |
 //! | `door` | a socket here that leads to one there |
+//! | `linkage` | whether a program needs a C library there |
 
 mod door;
+mod linkage;
 mod route;
 mod stream;
 
@@ -88,6 +90,8 @@ struct Inner {
 struct Program {
     path: PathBuf,
     digest: String,
+    /// The dynamic loader that it needs there.
+    loader: Option<String>,
 }
 
 impl Program {
@@ -181,7 +185,7 @@ impl Login {
             let content = tokio::task::spawn_blocking(move || std::fs::read(read)).await.map_err(io::Error::other).and_then(|read| read);
             let content = content.context(OPERATION, || format!("cannot read {}", path.display()))?;
             let digest = hex::encode(Sha256::digest(&content));
-            Ok::<_, Error>(Program { path, digest })
+            Ok::<_, Error>(Program { path, digest, loader: linkage::loader(&content) })
         });
         found.await.cloned()
     }
@@ -224,10 +228,13 @@ async fn upload(options: &SshOptions, route: &Route, program: &Program, system: 
             .with("this program's", here)
             .with_hint(format!("name one that does in {UPLOADED}, or as `upload` in the configuration's `[ssh]`")));
     }
-    let Program { path, digest } = program;
+    let Program { path, digest, loader } = program;
     let version = env!("CARGO_PKG_VERSION");
+    // Before it is sent: it is large.
+    let needs =
+        loader.as_ref().map(|loader| format!("[ -e {loader} ] || {{ echo \"there is no {loader}\" >&2; exit 1; }}; ")).unwrap_or_default();
     let script = format!(
-        "umask 077; d={FOLDER}; mkdir -p \"$d\" || exit; t=\"$d/.new-$$\"; trap \"rm -f \\\"$t\\\"\" EXIT; cat > \"$t\" || exit; chmod 700 \"$t\"; \
+        "{needs}umask 077; d={FOLDER}; mkdir -p \"$d\" || exit; t=\"$d/.new-$$\"; trap \"rm -f \\\"$t\\\"\" EXIT; cat > \"$t\" || exit; chmod 700 \"$t\"; \
          if command -v sha256sum >/dev/null; then set -- $(sha256sum \"$t\"); [ \"$1\" = {digest} ] || {{ echo \"what arrived is not what was sent\" >&2; exit 1; }}; fi; \
          v=$(\"$t\" version) || exit; [ \"$v\" = \"sandbar {version}\" ] || {{ echo \"it says it is $v\" >&2; exit 1; }}; \
          mv \"$t\" \"$d/sandbar-{digest}\" && echo {READY}"
@@ -236,7 +243,13 @@ async fn upload(options: &SshOptions, route: &Route, program: &Program, system: 
         Error::new(error.kind(), OPERATION, "sandbar's program could not be put onto the other host, or does not run there")
             .with("program", path.display())
             .with_source(error)
-            .with_hint(format!("a program that is linked statically runs on any Linux; {UPLOADED} names another one"))
+            .with_hint(match loader {
+                None => format!("{UPLOADED} names another one"),
+                Some(_) => format!(
+                    "this one is linked dynamically, so it runs only where the C library is of the same kind and no older; one that is linked \
+                     statically runs on any Linux: name it in {UPLOADED}"
+                ),
+            })
     })
 }
 

@@ -17,6 +17,7 @@ use super::{
     super::problem::OPERATION,
     route::{Route, for_sh, unavailable},
 };
+use crate::Distribution;
 
 /// What the other side says first: that it is ready, and with what, or that the program is missing, and on what system.
 ///
@@ -54,7 +55,8 @@ impl Stream {
         command.arg("--").arg(&route.address.host).arg(for_sh(script));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| {
-            Error::io(OPERATION, "ssh cannot be started", error).with_hint("ssh:// goes by OpenSSH's own ssh: install openssh-client")
+            Error::io(OPERATION, "ssh cannot be started", error)
+                .with_hint(format!("ssh:// goes by OpenSSH's own ssh: {}", Distribution::here().how_to_install(&["ssh"])))
         })?;
         let (Some(input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
             return Err(Error::new(ErrorKind::Internal, OPERATION, "ssh has no pipes"));

@@ -164,14 +164,21 @@ impl Stage {
 
     /// Has somebody listen on its host at the addresses that look like the internet's: `the host` is what port 80 says, and UDP's port 7000 says everything again.
     pub fn listen_on_host(&self) -> HostListener {
-        let mut command = Command::new("nsenter");
-        command.args(["--net", "--mount", "--target", &self.host.child.id().to_string(), "--", "/usr/bin/python3", "-c", LISTENER]);
+        let mut command = self.command("/usr/bin/python3");
+        command.args(["-c", LISTENER]);
         command.args([OWN.to_string(), OWN_SECOND.to_string(), OWN_V6.to_string()]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n");
         HostListener { child }
+    }
+
+    /// A program on its host, not started.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--mount", "--target", &self.host.child.id().to_string(), "--", program]);
+        command
     }
 
     /// Questions of `ping` that have reached the internet, of both versions.

@@ -147,7 +147,7 @@ pub(super) fn example(folder: &std::path::Path, list: &[(&str, &str, &str)]) -> 
         std::fs::write(&path, value).unwrap();
         secrets.list.push(format!("{name}=file:{}@{host}", path.display()).parse().unwrap());
     }
-    let vault = Vault::prepare(&mut secrets).unwrap().unwrap();
+    let vault = Vault::prepare(&mut secrets, &std::collections::BTreeMap::new()).unwrap().unwrap();
     vault.keep(&home, &secrets).unwrap();
     for secret in &mut secrets.list {
         // Known to the test.

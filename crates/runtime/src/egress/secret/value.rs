@@ -2,7 +2,7 @@ use std::{env, fs::OpenOptions, io::Read, os::unix::fs::OpenOptionsExt, path::Pa
 
 use http::HeaderValue;
 use rustix::fs::OFlags;
-use sandbar_core::{Error, ErrorKind, Result, Secret, SecretSource};
+use sandbar_core::{Error, ErrorKind, Result, Secret, SecretSource, SecretValue};
 
 /// Bytes of a secret at most: servers take heads of 8 to 32 KiB.
 const MOST: u64 = 8 << 10;
@@ -15,6 +15,16 @@ pub(super) fn of_variable(secret: &Secret, variable: &str) -> Result<String> {
     let told = |error: Error| error.with("secret", &secret.name).with("variable", variable);
     let value = env::var_os(variable).ok_or_else(|| told(bad("the variable is not set")))?;
     checked(value.into_string().map_err(|_| told(bad("the variable's value is not UTF-8")))?).map_err(told)
+}
+
+/// What came with the request for the sandbox.
+///
+/// # Errors
+/// `InvalidInput` when nothing did, or what did cannot stand in a request.
+pub(super) fn of_request(secret: &Secret, value: Option<&SecretValue>) -> Result<String> {
+    let told = |error: Error| error.with("secret", &secret.name);
+    let value = value.ok_or_else(|| told(bad("no value is given with it")))?;
+    checked(value.reveal().to_owned()).map_err(told)
 }
 
 /// What a file has now, without the end of its line.
@@ -46,7 +56,9 @@ pub(super) fn of_file(secret: &Secret, path: &Path) -> Result<String> {
 pub(super) fn of_source(secret: &Secret) -> Result<String> {
     match &secret.source {
         SecretSource::File(path) => of_file(secret, path),
-        SecretSource::Variable(_) => Err(Error::new(ErrorKind::NotFound, "secret", "its value is gone").with("secret", &secret.name)),
+        SecretSource::Variable(_) | SecretSource::Given => {
+            Err(Error::new(ErrorKind::NotFound, "secret", "its value is gone").with("secret", &secret.name))
+        }
     }
 }
 

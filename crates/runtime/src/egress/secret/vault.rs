@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
 };
 
-use sandbar_core::{Context, Error, ErrorKind, PLACEHOLDER_PREFIX, Result, SecretSource, Secrets};
+use sandbar_core::{Context, Error, ErrorKind, PLACEHOLDER_PREFIX, Result, SecretSource, SecretValue, Secrets};
 use serde::{Deserialize, Serialize};
 
 use super::{authority::Authority, value};
@@ -27,12 +27,17 @@ pub(crate) struct Vault {
 }
 
 impl Vault {
-    /// Fills in what a new sandbox's secrets have not got yet, and gives what is to be kept of them. `None`: there are none.
+    /// Fills in what a new sandbox's secrets have not got yet, and gives what is to be kept of them. `None`: there are none. `given` has the values that came
+    /// with the request, by name.
     ///
     /// # Errors
-    /// When a source cannot be read.
-    pub(crate) fn prepare(secrets: &mut Secrets) -> Result<Option<Self>> {
+    /// When a source cannot be read; `InvalidInput` for a value that is missing, or of no secret.
+    pub(crate) fn prepare(secrets: &mut Secrets, given: &BTreeMap<String, SecretValue>) -> Result<Option<Self>> {
         secrets.vault = None;
+        let is_awaited = |name: &String| secrets.list.iter().any(|secret| secret.source == SecretSource::Given && secret.name == *name);
+        if let Some(name) = given.keys().find(|name| !is_awaited(name)) {
+            return Err(Error::new(ErrorKind::InvalidInput, "secret", "a value is given of what is no such secret").with("secret", name));
+        }
         if secrets.is_empty() {
             return Ok(None);
         }
@@ -40,6 +45,7 @@ impl Vault {
         for secret in &mut secrets.list {
             match &secret.source {
                 SecretSource::Variable(variable) => drop(values.insert(secret.name.clone(), value::of_variable(secret, variable)?)),
+                SecretSource::Given => drop(values.insert(secret.name.clone(), value::of_request(secret, given.get(&secret.name))?)),
                 // Looked at, so that a mistake is told now.
                 SecretSource::File(path) => drop(value::of_file(secret, path)?),
             }
@@ -123,7 +129,7 @@ mod tests {
         let path = folder.path().join("token");
         fs::write(&path, "hunter2").unwrap();
         let mut secrets = Secrets { vault: Some("../x".into()), list: vec![format!("T=file:{}@a.test", path.display()).parse().unwrap()] };
-        let vault = Vault::prepare(&mut secrets).unwrap().unwrap();
+        let vault = Vault::prepare(&mut secrets, &BTreeMap::new()).unwrap().unwrap();
         let id = secrets.vault.clone().unwrap();
         assert!(id.len() == 32 && secrets.list[0].placeholder.len() == PLACEHOLDER_PREFIX.len() + 32);
         vault.keep(&home, &secrets).unwrap();
@@ -138,6 +144,23 @@ mod tests {
         Vault::remove(&home, &id).unwrap();
         Vault::remove(&home, &id).unwrap();
         assert_eq!(Vault::all(&home), [""; 0]);
-        assert!(Vault::prepare(&mut Secrets::default()).unwrap().is_none());
+        assert!(Vault::prepare(&mut Secrets::default(), &BTreeMap::new()).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_comes_with_the_request_is_in_the_vault_and_not_in_the_specification() {
+        let given = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), SecretValue::new(value))]);
+        let asked = || Secrets { vault: None, list: vec!["T=given@a.test".parse().unwrap()] };
+        let mut secrets = asked();
+        let vault = Vault::prepare(&mut secrets, &given("T", "hunter2")).unwrap().unwrap();
+        assert_eq!(vault.values["T"], "hunter2");
+        assert!(!serde_json::to_string(&secrets).unwrap().contains("hunter2"));
+        // One that is missing, that no secret waits for, and that cannot stand in a header.
+        for given in [BTreeMap::new(), given("OTHER", "hunter2"), given("T", "hunter2\nX: y"), given("T", "")] {
+            let error = Vault::prepare(&mut asked(), &given).err().unwrap();
+            assert!(error.kind() == ErrorKind::InvalidInput && !error.chain().contains("hunter2"), "{error}");
+        }
+        let mut of_variable = Secrets { vault: None, list: vec!["T=env:NO_SUCH_VARIABLE@a.test".parse().unwrap()] };
+        assert!(Vault::prepare(&mut of_variable, &given("T", "hunter2")).is_err());
     }
 }
