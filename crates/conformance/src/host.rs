@@ -1,6 +1,10 @@
 //! What this host shows of processes, mounts and resources.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use sandbar_core::Resource;
 
@@ -40,6 +44,12 @@ pub(crate) fn mounts_of(path: &Path) -> Vec<String> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let needle = path.display().to_string();
     table.lines().filter(|line| line.contains(&needle)).map(str::to_owned).collect()
+}
+
+/// An argument that no other process of this host has, also when other providers run the same case at the same time: what `sleep` takes for most of two months.
+pub(crate) fn marker() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    format!("{}.{}", 4_000_000 + std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Living processes whose command line holds `marker`, this one and its ancestors' shells excepted by the marker's being unique.

@@ -57,8 +57,7 @@ pub(crate) async fn run(port: OwnedFd, welcome: impl Fn(OwnedFd)) -> io::Error {
 /// The same on what the two threads read and write.
 pub(super) async fn serve(mut read: mpsc::Receiver<Incoming>, write: &mpsc::Sender<Bytes>, welcome: impl Fn(OwnedFd)) -> io::Error {
     let mut parser = Parser::new(Side::Guest);
-    let mut meeting: Option<(Nonce, Session)> = None;
-    let mut writer: Option<AbortHandle> = None;
+    let mut meeting: Option<Meeting> = None;
     loop {
         match read.recv().await {
             Some(Ok(bytes)) => parser.push(&bytes),
@@ -75,25 +74,24 @@ pub(super) async fn serve(mut read: mpsc::Receiver<Incoming>, write: &mpsc::Send
                 Ok(None) => break,
                 Ok(Some(Heard::Greeting(nonce))) => {
                     // Repeated, because the answer took its time.
-                    if meeting.as_ref().is_some_and(|(known, _)| *known == nonce) {
+                    if meeting.as_ref().is_some_and(|known| known.nonce == nonce) {
                         continue;
                     }
-                    if let Some(writer) = writer.take() {
-                        writer.abort();
-                    }
+                    // The earlier one says nothing any more.
+                    drop(meeting.take());
                     let (session, queue) = Session::new(Side::Guest);
-                    meeting = Some((nonce, session));
-                    writer = Some(tokio::task::spawn_local(forward(nonce, queue, write.clone())).abort_handle());
+                    let writer = tokio::task::spawn_local(forward(nonce, queue, write.clone())).abort_handle();
+                    meeting = Some(Meeting { nonce, session, writer });
                 }
                 Ok(Some(Heard::Frame(Frame::Open(number)))) => {
-                    let Some((_, session)) = &meeting else { continue };
+                    let Some(Meeting { session, .. }) = &meeting else { continue };
                     // What cannot be taken is told by the end of the stream.
                     if let Err(_full) = open(session, number, &welcome) {
                         session.take(Frame::Reset(number));
                     }
                 }
                 Ok(Some(Heard::Frame(frame))) => {
-                    if let Some((_, session)) = &meeting {
+                    if let Some(Meeting { session, .. }) = &meeting {
                         session.take(frame);
                     }
                 }
@@ -104,10 +102,24 @@ pub(super) async fn serve(mut read: mpsc::Receiver<Incoming>, write: &mpsc::Send
     }
 }
 
-/// Ends the meeting, if there is one, and says so. The port may have told of the end of an earlier host after the greeting of the next one, who takes itself
-/// for met.
-async fn lose(meeting: &mut Option<(Nonce, Session)>, port: &mpsc::Sender<Bytes>) {
-    if meeting.take().is_some() {
+/// What the guest has with one host. Dropped, it says nothing any more.
+struct Meeting {
+    nonce: Nonce,
+    session: Session,
+    writer: AbortHandle,
+}
+
+impl Drop for Meeting {
+    fn drop(&mut self) {
+        self.writer.abort();
+    }
+}
+
+/// Ends the meeting, if there is one, and says so, as the last word about it: behind that an answer to its greeting would be taken for a meeting. The port may
+/// have told of the end of an earlier host after the greeting of the next one, who takes itself for met.
+async fn lose(meeting: &mut Option<Meeting>, port: &mpsc::Sender<Bytes>) {
+    if let Some(lost) = meeting.take() {
+        drop(lost);
         let _ = port.send(Side::Guest.greeting(LOST)).await;
     }
 }

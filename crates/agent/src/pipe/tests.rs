@@ -170,6 +170,31 @@ async fn a_guest_that_hears_of_an_earlier_hosts_end_after_the_next_ones_greeting
         .await;
 }
 
+#[tokio::test]
+async fn a_lost_meeting_is_the_last_word_about_it() {
+    let (port, read) = mpsc::channel(8);
+    let (write, mut said) = mpsc::channel(8);
+    // Both are there before anything can be answered.
+    port.send(Ok(Side::Host.greeting([1; 16]))).await.unwrap();
+    port.send(Err(io::ErrorKind::UnexpectedEof.into())).await.unwrap();
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async move {
+            let guest = tokio::task::spawn_local(async move { super::guest::serve(read, &write, echo).await });
+            let mut last = None;
+            while last != Some(Side::Guest.greeting(LOST)) {
+                last = Some(timeout(SOON, said.recv()).await.unwrap().unwrap());
+            }
+            // The host repeats itself, and is answered.
+            port.send(Ok(Side::Host.greeting([1; 16]))).await.unwrap();
+            assert_eq!(timeout(SOON, said.recv()).await.unwrap().unwrap(), Side::Guest.greeting([1; 16]));
+            drop(port);
+            timeout(SOON, guest).await.unwrap().unwrap();
+            assert_eq!(said.recv().await, None);
+        })
+        .await;
+}
+
 /// The next greeting of a host, among whatever else it says.
 async fn greeting(wire: &mut UnixStream, parser: &mut Parser) -> [u8; 16] {
     let mut bytes = [0; 4096];

@@ -102,15 +102,9 @@ async fn the_listing_is_bounded(context: &Context) -> Result<(), Failure> {
     sandbox.kill(long.pid).await
 }
 
-/// An argument that no other process of this host has.
-fn marker() -> String {
-    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
-    format!("{}.{nanos}", 4_000_000 + std::process::id())
-}
-
 async fn every_descendant_dies_with_the_sandbox(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    let marker = marker();
+    let marker = host::marker();
     let mut stream = sandbox.start_shell(&format!("sleep {marker} & (sleep {marker} &) ; echo ready; sleep {marker}")).await?;
     read_until(&mut stream, "ready\n").await?;
     ensure!(host::appear(&marker, 2).await, "this test cannot see the processes of the sandbox");
@@ -121,7 +115,7 @@ async fn every_descendant_dies_with_the_sandbox(context: &Context) -> Result<(),
 
 async fn a_daemon_that_left_its_session_dies_with_the_sandbox(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    let marker = marker();
+    let marker = host::marker();
     sandbox
         .text(&format!("(setsid sh -c 'trap \"\" TERM HUP INT; (sleep {marker} &) ; sleep {marker}' </dev/null >/dev/null 2>&1 &)"))
         .await?;

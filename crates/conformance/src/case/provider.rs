@@ -130,7 +130,7 @@ async fn attach_refuses_another_providers_record(context: &Context) -> Result<()
 
 async fn reclaim_ends_what_a_crash_left(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    let marker = format!("{}.55", 8_000_000 + std::process::id());
+    let marker = host::marker();
     sandbox.start_shell(&format!("(setsid sleep {marker} &); sleep {marker}")).await?;
     let held = sandbox.journal().held();
     // As after a crash of the runtime: only the journal's rows are known.
@@ -181,7 +181,7 @@ async fn reclaim_goes_on_after_what_it_cannot_remove(context: &Context) -> Resul
 
 async fn an_owned_sandbox_ends_with_its_owner(context: &Context) -> Result<(), Failure> {
     let (request, _) = context.request(SandboxSpec::default())?;
-    let marker = format!("{}.66", 9_000_000 + std::process::id());
+    let marker = host::marker();
     let mut owned = harness::start_owner(context.subject(), request.id, &request.folder, &context.subject().folder, &marker)?;
     let lived = host::appear(&marker, 1).await;
     owned.process.kill()?;

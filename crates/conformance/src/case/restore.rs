@@ -83,7 +83,7 @@ async fn open_streams_are_told(context: &Context) -> Result<(), Failure> {
 async fn old_processes_are_gone_from_the_host(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     let (layer, _) = context.checkpoint(&sandbox).await?;
-    let marker = format!("{}.88", 6_000_000 + std::process::id());
+    let marker = host::marker();
     let mut stream = sandbox.start_shell(&format!("(setsid sleep {marker} &); echo ready; sleep {marker}")).await?;
     read_until(&mut stream, "ready\n").await?;
     sandbox.restore(Context::restore_request(&sandbox, &layer)).await?;

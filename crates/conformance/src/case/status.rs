@@ -88,7 +88,7 @@ async fn an_open_stream_of_a_crashed_one_is_told(context: &Context) -> Result<()
 
 async fn a_crashed_one_leaves_no_process(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    let marker = format!("{}.99", 7_000_000 + std::process::id());
+    let marker = host::marker();
     let mut stream = sandbox.start_shell(&format!("(setsid sleep {marker} &); echo ready; sleep {marker}")).await?;
     read_until(&mut stream, "ready\n").await?;
     crash(context, &sandbox).await?;

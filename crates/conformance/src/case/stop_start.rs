@@ -42,7 +42,7 @@ async fn the_writable_layer_is_kept(context: &Context) -> Result<(), Failure> {
 
 async fn processes_end_with_a_stop(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    let marker = format!("{}.77", 5_000_000 + std::process::id());
+    let marker = host::marker();
     let mut stream = sandbox.start_shell(&format!("(setsid sleep {marker} &); echo ready; sleep {marker}")).await?;
     read_until(&mut stream, "ready\n").await?;
     sandbox.stop().await?;
