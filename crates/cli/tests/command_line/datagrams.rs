@@ -311,7 +311,7 @@ fn undivertable(home: &Home) {
     let modules = home.work().join("modules");
     let copied = std::process::Command::new("cp").arg("-r").arg(kernel.join("modules")).arg(&modules).status().unwrap();
     assert!(copied.success());
-    let removed = files_named(&modules, "nft_tproxy.ko");
+    let removed = files_of(&modules, &|name| name.starts_with("nft_tproxy.ko"));
     assert_eq!(removed.len(), 1);
     fs::remove_file(&removed[0]).unwrap();
     let import = ["kernel", "import", &kernel.join("vmlinux").display().to_string(), "--modules", &modules.display().to_string()];
@@ -344,11 +344,12 @@ fn undivertable(home: &Home) {
     home.ok(&["checkpoint", "rm", &checkpoint]);
 }
 
-fn files_named(folder: &Path, name: &str) -> Vec<PathBuf> {
+/// The files below a folder whose names are such.
+pub fn files_of(folder: &Path, is_it: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().flatten();
     let found = entries.flat_map(|entry| match entry.file_type().unwrap().is_dir() {
-        true => files_named(&entry.path(), name),
-        false => Vec::from_iter(entry.file_name().to_str().unwrap().starts_with(name).then(|| entry.path())),
+        true => files_of(&entry.path(), is_it),
+        false => Vec::from_iter(is_it(entry.file_name().to_str().unwrap()).then(|| entry.path())),
     });
     found.collect()
 }
