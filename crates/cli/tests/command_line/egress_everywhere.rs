@@ -75,7 +75,8 @@ fn unfiltered(outer: &Home) {
     let begun = Instant::now();
     let (code, said) = curl(&home, &id, &["http://allowed.test:7000/"]);
     assert!(code == 7 && begun.elapsed() < Duration::from_secs(9), "{code} after {:?}: {said}", begun.elapsed());
-    let datagram = home.sandbar(&["exec", &id, "--", "bash", "-c", "exec 3<>/dev/udp/93.184.215.14/123; echo x >&3; cat <&3"]);
+    // The shell reads itself: a refusal is told once, and BusyBox's `cat` would spend it on trying sendfile(2).
+    let datagram = home.sandbar(&["exec", &id, "--", "bash", "-c", "exec 3<>/dev/udp/93.184.215.14/123; echo x >&3; read -r line <&3"]);
     assert!(datagram.code != 0 && datagram.stderr.contains("refused"), "{datagram}");
     for server in ["127.0.0.53", "8.8.8.8", "2001:4860:4860::8888"] {
         let asked = home.sandbar(&["exec", &id, "--", "busybox", "nslookup", "secret.denied.example", server]);
@@ -89,7 +90,8 @@ fn unfiltered(outer: &Home) {
     let taken = home.sandbar(&["exec", &id, "--", "busybox", "nc", "-l", "-p", "443"]);
     assert!(taken.code != 0 && taken.stderr.contains("in use"), "{taken}");
     let itself = home.sandbar(&["exec", &id, "--", "curl", "-sS", "-m", "20", "http://127.0.0.1/"]);
-    assert!([52, 56].contains(&itself.code), "{itself}");
+    // Reset before curl looks, before it sends, or after.
+    assert!([7, 52, 55, 56].contains(&itself.code), "{itself}");
     // Rules that such a kernel could not keep are refused: of one that has begun, and of one that begins from its template.
     let assert_refused_as = |tried: Finished, why: &str| {
         assert!(tried.code == 125 && tried.stderr.contains(why), "{tried}");
