@@ -326,6 +326,12 @@ fn undivertable(home: &Home) {
     let id = home.create(&["--net", "allow=allowed.test"]);
     assert_refused(home.sandbar(&home.run_args(&["--net", rules], &["true"])));
     assert_refused(home.sandbar(&["net", "set", &id, rules]));
+    // What is sent all the same is refused at once, of both families.
+    for address in ["93.184.215.14", "2606:4700::1111"] {
+        let line = format!("exec 3<>/dev/udp/{address}/123; echo x >&3; read -r line <&3");
+        let sent = home.sandbar(&["exec", &id, "--", "bash", "-c", &line]);
+        assert!(sent.code != 0 && sent.stderr.contains("refused"), "{address}: {sent}");
+    }
     home.ok(&["pause", &id]);
     assert_refused(home.sandbar(&["net", "set", &id, rules]));
     home.ok(&["resume", &id]);
@@ -334,10 +340,14 @@ fn undivertable(home: &Home) {
     let checkpoint = home.ok(&["checkpoint", "--with-memory", &id]);
     let fork = home.ok(&["fork", &checkpoint]);
     assert_refused(home.sandbar(&["net", "set", &fork, rules]));
-    // While it is stopped nobody can be asked; then it does not begin.
+    // While it is stopped nobody can be asked; then it does not begin, and neither does what is forked from it.
     home.ok(&["stop", &id]);
     home.ok(&["net", "set", &id, rules]);
     assert_refused(home.sandbar(&["start", &id]));
+    let saved = home.ok(&["checkpoint", &id]);
+    assert_refused(home.sandbar(&["fork", &saved]));
+    assert_eq!(home.ids().len(), 2);
+    home.ok(&["checkpoint", "rm", &saved]);
     home.ok(&["net", "set", &id, "open"]);
     home.ok(&["start", &id]);
     home.ok(&["rm", "-f", &fork]);
