@@ -22,10 +22,16 @@ use crate::{
 /// A loopback connection is made at once, or its listener's queue is full.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Connects to a port inside: by IPv4, then by IPv6.
-pub(crate) async fn connect(request: Dial) -> Result<TcpStream> {
+/// Connects to a port inside: by IPv4, then by IPv6. `is_own` says of a port that the agent listens on it, and so nobody else does.
+pub(crate) async fn connect(request: Dial, is_own: impl FnOnce(u16) -> bool) -> Result<TcpStream> {
     let port = u16::try_from(request.port).ok().filter(|port| *port > 0);
     let port = port.ok_or_else(|| failure(Kind::InvalidInput, format!("{} is not a port", request.port)))?;
+    if is_own(port) {
+        return Err(failure(
+            Kind::Unavailable,
+            format!("nothing answers on port {port}: what leaves by it is taken there, as the kernel has no packet filter"),
+        ));
+    }
     let addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))];
     let refused = |error: &io::Error| failure(Kind::Unavailable, format!("nothing answers on port {port}: {error}"));
     match tokio::time::timeout(PATIENCE, TcpStream::connect(addresses.as_slice())).await {

@@ -179,7 +179,9 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
         Operation::Ping(_) => {
             let agent_version = env!("CARGO_PKG_VERSION").to_owned();
             let no_datagrams = agent.egress.no_datagrams.borrow().clone();
-            answer(&mut stream, reply::Answer::Pong(Pong { agent: agent_version, epoch: agent.epoch.get(), no_datagrams })).await
+            let only_ports = agent.egress.only_ports.get().iter().copied().map(u32::from).collect();
+            answer(&mut stream, reply::Answer::Pong(Pong { agent: agent_version, epoch: agent.epoch.get(), no_datagrams, only_ports }))
+                .await
         }
         Operation::List(_) => {
             let processes = agent.table.all().iter().map(|process| process.record(agent.epoch.get())).collect();
@@ -189,7 +191,7 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
             Ok(()) => answer(&mut stream, reply::Answer::Done(Ack {})).await,
             Err(failure) => return refuse(&mut stream, failure).await,
         },
-        Operation::Dial(request) => match dial::connect(request).await {
+        Operation::Dial(request) => match dial::connect(request, |port| agent.egress.listens_on(port)).await {
             Ok(port) => match answer(&mut stream, reply::Answer::Done(Ack {})).await {
                 Ok(()) => {
                     if agent.is_on_vsock() {

@@ -349,6 +349,10 @@ impl SandboxHandle for CheckedHandle {
         self.inner.no_datagrams()
     }
 
+    fn only_ports(&self) -> Vec<u16> {
+        self.inner.only_ports()
+    }
+
     fn renewal(&self) -> Option<Renewal> {
         self.inner.renewal()
     }

@@ -208,6 +208,11 @@ pub trait SandboxHandle: Send + Sync {
         None
     }
 
+    /// The only ports that connections can leave this sandbox to, as its agent says; empty where that is any, or none, and where it does not run.
+    fn only_ports(&self) -> Vec<u16> {
+        Vec::new()
+    }
+
     /// What state it is in, by the host's facts and the agent's answer, within about two seconds.
     async fn status(&self) -> SandboxStatus;
 

@@ -38,7 +38,7 @@ pub use journal::{Journal, NoJournal, Resource};
 pub use lifecycle::{State, Verb};
 pub use network::{
     Action, Decision, Destination, DomainName, NamePattern, Network, NetworkLimits, PLACEHOLDER_PREFIX, Policy, Ports, Protocol, Rule,
-    Secret, SecretSource, SecretValue, Secrets, Target, no_datagrams_leave, special_purpose,
+    Secret, SecretSource, SecretValue, Secrets, Target, no_datagrams_leave, only_ports_leave, special_purpose,
 };
 pub use port::{ByteStream, Connection, ExposedPort, PortStream, ReadAhead};
 pub use process::{

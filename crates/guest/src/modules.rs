@@ -16,7 +16,7 @@ use super::{
 const OPERATION: &str = "kernel import";
 
 /// Everything that is of use in a guest, in the order in which it is loaded as far as needs do not say otherwise.
-const WANTED: [&str; 26] = [
+const WANTED: [&str; 25] = [
     // The buses and devices that monitors have.
     "virtio_pci",
     "virtio_mmio",
@@ -32,7 +32,7 @@ const WANTED: [&str; 26] = [
     "overlay",
     // Volumes, which the host serves through the agent.
     "fuse",
-    // Egress through the agent: redirection, or a tunnel where the kernel has no netfilter.
+    // Egress through the agent: redirection, by the packet filter or by the older one.
     "nf_tables",
     "nf_conntrack",
     "nf_nat",
@@ -44,7 +44,6 @@ const WANTED: [&str; 26] = [
     "nft_compat",
     "xt_REDIRECT",
     "iptable_nat",
-    "tun",
     // A guest in a guest, and checksums that file systems of others want.
     "libcrc32c",
     "crc16",
@@ -236,7 +235,7 @@ mod tests {
             folder(&[("virtio_blk", "virtio-ring,virtio"), ("virtio-ring", "virtio"), ("virtio", "")], &["squashfs", "ext4", "overlay"]);
         let modules = Modules::pick(home.path(), "6.1.0").unwrap();
         assert_eq!(names(&modules), ["virtio", "virtio_ring", "virtio_blk"]);
-        assert!(modules.missing.contains(&"tun".to_owned()));
+        assert!(modules.missing.contains(&"nf_tables".to_owned()));
     }
 
     #[test]

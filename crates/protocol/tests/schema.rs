@@ -162,7 +162,7 @@ fn samples() -> Vec<Sample> {
     let answers = [
         ("done", reply::Answer::Done(Empty {})),
         ("failure", reply::Answer::Failure(failure())),
-        ("pong", reply::Answer::Pong(Pong { agent: "1.2.3".into(), epoch: 6, no_datagrams: None })),
+        ("pong", reply::Answer::Pong(Pong { agent: "1.2.3".into(), epoch: 6, ..Pong::default() })),
         ("started", reply::Answer::Started(Started { pid: 7, offset: 8, epoch: 9, input: 0 })),
         ("processes", reply::Answer::Processes(ProcessList { processes: vec![process()] })),
         ("entry", reply::Answer::Entry(entry())),
@@ -204,8 +204,9 @@ fn samples() -> Vec<Sample> {
     samples.push(sample("Request.watch_ports", Request { operation: Some(request::Operation::WatchPorts(WatchPorts {})) }));
     samples.push(sample("Event.ports", Event { what: Some(event::What::Ports(OpenPorts { ports: vec![80, 443] })) }));
     samples.extend(volumes());
-    let without = Pong { agent: "1.2.3".into(), epoch: 0, no_datagrams: Some("no".into()) };
+    let without = Pong { agent: "1.2.3".into(), no_datagrams: Some("no".into()), ..Pong::default() };
     samples.push(sample("Pong.no_datagrams", without));
+    samples.push(sample("Pong.only_ports", Pong { only_ports: vec![80, 443], ..Pong::default() }));
     samples
 }
 

@@ -22,8 +22,17 @@ use crate::{
 /// How long accepting rests when descriptors or memory have run out.
 const REST: Duration = Duration::from_millis(100);
 
+/// Where a connection was to go that has come.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Destination {
+    /// Somewhere else: it was redirected, and the kernel knows.
+    Original,
+    /// Where it has come to.
+    Own,
+}
+
 /// Asks about each connection that comes, and passes on those that may leave.
-pub(super) async fn run(host: Rc<Host>, listener: Watched) {
+pub(super) async fn run(host: Rc<Host>, listener: Watched, destination: Destination) {
     loop {
         let Some((stream, peer)) = next(&listener).await else { continue };
         // Whoever is over the bound is refused, and so is who comes while nothing may be open.
@@ -38,7 +47,7 @@ pub(super) async fn run(host: Rc<Host>, listener: Watched) {
                 tokio::select! {
                     biased;
                     () = cut => reset(&stream),
-                    () = pass(&host, &stream, peer) => {}
+                    () = pass(&host, &stream, peer, destination) => {}
                 }
             } else {
                 reset(&stream);
@@ -67,11 +76,8 @@ pub(super) async fn next(listener: &Watched) -> Option<(TcpStream, SocketAddr)> 
     }
 }
 
-async fn pass(host: &Host, stream: &TcpStream, peer: SocketAddr) {
-    // Whoever connects to the listener itself wanted to go nowhere.
-    let Some(destination) = original(stream).filter(|destination| stream.local_addr().is_ok_and(|own| own != *destination)) else {
-        return reset(stream);
-    };
+async fn pass(host: &Host, stream: &TcpStream, peer: SocketAddr, destination: Destination) {
+    let Some(destination) = destination.of(stream) else { return reset(stream) };
     let _ = stream.set_nodelay(true);
     let process = claim::of(TCP, peer, destination).await;
     match host.connect(destination, process).await {
@@ -98,15 +104,40 @@ async fn pass(host: &Host, stream: &TcpStream, peer: SocketAddr) {
     }
 }
 
-/// Where it was to go before it was redirected.
-fn original(stream: &TcpStream) -> Option<SocketAddr> {
-    match stream.local_addr().ok()? {
-        SocketAddr::V4(_) => sockopt::ip_original_dst(stream).ok().map(SocketAddr::V4),
-        SocketAddr::V6(_) => sockopt::ipv6_original_dst(stream).ok().map(SocketAddr::V6),
+impl Destination {
+    /// `None` for one to the listener itself, which wanted to go nowhere.
+    fn of(self, stream: &TcpStream) -> Option<SocketAddr> {
+        let own = stream.local_addr().ok()?;
+        match (self, own) {
+            (Self::Original, SocketAddr::V4(_)) => {
+                sockopt::ip_original_dst(stream).ok().map(SocketAddr::V4).filter(|original| *original != own)
+            }
+            (Self::Original, SocketAddr::V6(_)) => {
+                sockopt::ipv6_original_dst(stream).ok().map(SocketAddr::V6).filter(|original| *original != own)
+            }
+            (Self::Own, _) => Some(own).filter(|own| !own.ip().is_loopback()),
+        }
     }
 }
 
 /// Refused, at once: a reset, and nothing that could be taken for a whole answer.
 fn reset(stream: &TcpStream) {
     let _ = sockopt::set_socket_linger(stream, Some(Duration::ZERO));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_to_the_listener_itself_was_to_go_nowhere() {
+        for address in ["127.0.0.1:0", "127.9.9.9:0", "[::1]:0"] {
+            let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+            let connecting = TcpStream::connect(listener.local_addr().unwrap());
+            let (client, accepted) = tokio::join!(connecting, listener.accept());
+            client.unwrap();
+            let stream = accepted.unwrap().0;
+            assert_eq!((Destination::Original.of(&stream), Destination::Own.of(&stream)), (None, None), "{address}");
+        }
+    }
 }

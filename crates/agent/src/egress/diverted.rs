@@ -4,7 +4,7 @@
 use std::{
     io,
     mem::{MaybeUninit, size_of},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
@@ -31,12 +31,12 @@ impl Diverted {
         let sockets = both(&datagrams)?;
         for socket in &sockets {
             let address = socket.local_addr()?;
-            let (level, transparent, original) = match address {
-                SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_TRANSPARENT, libc::IP_RECVORIGDSTADDR),
-                SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_TRANSPARENT, libc::IPV6_RECVORIGDSTADDR),
+            let (level, transparent) = match address {
+                SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_TRANSPARENT),
+                SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_TRANSPARENT),
             };
             set(socket, level, transparent, 1)?;
-            set(socket, level, original, 1)?;
+            tell_destination(socket, address)?;
         }
         let sender = Sender::open(sockets.len() > 1)?;
         for server in servers {
@@ -77,6 +77,15 @@ impl Sender {
     }
 }
 
+/// Has the kernel tell with each datagram of this socket, whose address this is, where it was to go ([`Received::to`]).
+pub(super) fn tell_destination(socket: impl AsFd, own: SocketAddr) -> io::Result<()> {
+    let (level, option) = match own {
+        SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_RECVORIGDSTADDR),
+        SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_RECVORIGDSTADDR),
+    };
+    set(socket, level, option, 1)
+}
+
 fn mark(socket: impl AsFd) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_MARK, MARK.cast_signed())
 }
@@ -93,10 +102,11 @@ fn set(socket: impl AsFd, level: i32, option: i32, value: i32) -> io::Result<()>
 pub(super) struct Received {
     pub(super) length: usize,
     pub(super) from: SocketAddr,
-    pub(super) to: SocketAddr,
+    /// Where it was to go, where the socket is told.
+    pub(super) to: Option<SocketAddr>,
 }
 
-/// The next datagram; `None` for one whose ends are not told.
+/// The next datagram; `None` for one that came from nowhere.
 ///
 /// # Errors
 /// `WouldBlock` when there is none, or another of the socket's.
@@ -141,7 +151,53 @@ pub(super) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<
         // SAFETY: as above.
         header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
     }
-    Ok(from.zip(to).map(|(from, to)| Received { length, from, to }))
+    Ok(from.map(|from| Received { length, from, to }))
+}
+
+/// Answers a datagram, from where it was to go. An answer for which there is no room is lost, as datagrams are.
+pub(super) fn answer(socket: &OwnedFd, message: &[u8], received: &Received) {
+    let Some(own) = received.to else {
+        let _ = rustix::net::sendto(socket, message, SendFlags::DONTWAIT, &received.from);
+        return;
+    };
+    match own.ip() {
+        IpAddr::V4(own) => {
+            let own = libc::in_addr { s_addr: u32::from_ne_bytes(own.octets()) };
+            let from = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: own, ipi_addr: libc::in_addr { s_addr: 0 } };
+            send(socket, message, received.from, (libc::SOL_IP, libc::IP_PKTINFO, from));
+        }
+        IpAddr::V6(own) => {
+            let from = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: own.octets() }, ipi6_ifindex: 0 };
+            send(socket, message, received.from, (libc::SOL_IPV6, libc::IPV6_PKTINFO, from));
+        }
+    }
+}
+
+/// Sends with one control message.
+fn send<T: Copy>(socket: &OwnedFd, message: &[u8], to: SocketAddr, (level, kind, data): (i32, i32, T)) {
+    /// A control message as it is laid out (cmsg(3)): its data begin at a multiple of the word's size, and a header is one.
+    #[repr(C)]
+    struct Control<T> {
+        header: libc::cmsghdr,
+        data: T,
+    }
+    // SAFETY: all of it may be zero.
+    let mut header: libc::cmsghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    header.cmsg_len = (size_of::<libc::cmsghdr>() + size_of::<T>()) as _;
+    (header.cmsg_level, header.cmsg_type) = (level, kind);
+    let mut control = Control { header, data };
+    let to = rustix::net::SocketAddrAny::from(to);
+    let mut space = libc::iovec { iov_base: message.as_ptr().cast_mut().cast(), iov_len: message.len() };
+    // SAFETY: all of it may be zero.
+    let mut head: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    head.msg_name = to.as_ptr().cast_mut().cast();
+    head.msg_namelen = to.addr_len();
+    head.msg_iov = &raw mut space;
+    head.msg_iovlen = 1;
+    head.msg_control = (&raw mut control).cast();
+    head.msg_controllen = size_of::<Control<T>>() as _;
+    // SAFETY: everything that it points to lives until the end of this function, with the lengths that it says, and is only read.
+    unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const head, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
 }
 
 fn address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
@@ -165,19 +221,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_datagram_is_received_with_both_of_its_ends() {
-        for (at, level, option) in
-            [("127.0.0.1:0", libc::SOL_IP, libc::IP_RECVORIGDSTADDR), ("[::1]:0", libc::SOL_IPV6, libc::IPV6_RECVORIGDSTADDR)]
-        {
-            let (server, client) = (UdpSocket::bind(at).unwrap(), UdpSocket::bind(at).unwrap());
-            set(&server, level, option, 1).unwrap();
-            let (from, to) = (client.local_addr().unwrap(), server.local_addr().unwrap());
-            let server = OwnedFd::from(server);
+    fn a_datagram_is_received_with_both_of_its_ends_and_answered_from_where_it_was_to_go() {
+        for (at, everywhere, local) in [("127.0.0.1:0", "0.0.0.0:0", "127.9.9.9"), ("[::1]:0", "[::]:0", "::1")] {
+            let (server, client) = (UdpSocket::bind(everywhere).unwrap(), UdpSocket::bind(at).unwrap());
             let mut buffer = [0; 16];
+            let port = server.local_addr().unwrap().port();
+            let to = SocketAddr::new(local.parse().unwrap(), port);
+            let (from, own) = (client.local_addr().unwrap(), server.local_addr().unwrap());
+            let server = OwnedFd::from(server);
             assert_eq!(receive(&server, &mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-            client.send_to(b"hello", to).unwrap();
-            assert_eq!(receive(&server, &mut buffer).unwrap(), Some(Received { length: 5, from, to }));
-            assert_eq!(&buffer[..5], b"hello");
+            client.connect(to).unwrap();
+            client.send(b"hi").unwrap();
+            assert_eq!(receive(&server, &mut buffer).unwrap(), Some(Received { length: 2, from, to: None }));
+            tell_destination(&server, own).unwrap();
+            client.send(b"hello").unwrap();
+            let received = receive(&server, &mut buffer).unwrap().unwrap();
+            assert_eq!((&received, &buffer[..5]), (&Received { length: 5, from, to: Some(to) }, &b"hello"[..]));
+            // Whoever is connected hears nobody else.
+            answer(&server, b"back", &received);
+            client.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+            assert_eq!(client.recv(&mut buffer).unwrap(), 4);
+            assert_eq!(&buffer[..4], b"back");
         }
     }
 }

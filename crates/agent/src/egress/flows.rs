@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     claim,
-    diverted::{self, LARGEST, Sender},
+    diverted::{self, LARGEST, Received, Sender},
     host::{Host, Left},
     packets,
     redirect::UDP,
@@ -182,8 +182,8 @@ pub(super) async fn run(flows: Rc<Flows>, socket: Watched) {
         let receive = |socket: &OwnedFd| diverted::receive(socket, &mut buffer);
         match socket.async_io(Interest::READABLE, receive).await {
             // Whoever sends to the socket itself wanted to go nowhere; it is on loopback, and nothing else there comes here.
-            Ok(Some(received)) if !received.to.ip().is_loopback() && received.from.port() != 0 => {
-                flows.take((received.from, received.to), &buffer[..received.length]);
+            Ok(Some(Received { length, from, to: Some(to) })) if !to.ip().is_loopback() && from.port() != 0 => {
+                flows.take((from, to), &buffer[..length]);
             }
             Ok(_) => {}
             Err(_) => sleep(REST).await,

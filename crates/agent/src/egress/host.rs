@@ -16,7 +16,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::names::Names;
+use super::{listeners::QUESTIONS, names::Names};
 use crate::agent::Agent;
 
 /// How long somebody waits for the host where nobody decides at the moment: it is being started, or started anew.
@@ -49,6 +49,8 @@ pub(crate) struct Host {
     pub(super) is_on_vsock: bool,
     /// Why datagrams cannot leave, where connections can.
     pub(crate) no_datagrams: RefCell<Option<String>>,
+    /// The only ports that connections can leave to, where they are not redirected; all where empty.
+    pub(crate) only_ports: Cell<&'static [u16]>,
     /// Places for connections from inside.
     places: Arc<Semaphore>,
     /// Nothing may be open.
@@ -112,6 +114,12 @@ impl Host {
     /// The same for datagrams, each of which is a frame there.
     pub(super) async fn associate(&self, to: SocketAddr, process: Option<Claimed>) -> Option<Left> {
         self.ask(process, question::What::Datagrams(self.remote(to)), Waiting::Connection).await?
+    }
+
+    /// Whether a port inside is one that the agent listens on, whoever is meant by its address.
+    pub(crate) fn listens_on(&self, port: u16) -> bool {
+        let only = self.only_ports.get();
+        !only.is_empty() && (port == QUESTIONS || only.contains(&port))
     }
 
     /// What an address stands for: a name, or itself.
@@ -287,6 +295,7 @@ impl Host {
             last: Cell::default(),
             is_on_vsock,
             no_datagrams: RefCell::default(),
+            only_ports: Cell::default(),
             places: Arc::new(Semaphore::new(MOST_CONNECTIONS as usize)),
             quiet: Cell::default(),
             cut: Notify::new(),

@@ -6,7 +6,8 @@
 //! | `names` | addresses that stand for names |
 //! | `dns` | questions and answers |
 //! | `resolver` | the servers that answer them |
-//! | `connections` | the listeners for redirected connections |
+//! | `connections` | the connections that come to listeners |
+//! | `listeners` | those of a list of ports, where a kernel cannot redirect |
 //! | `flows` | diverted datagrams, by who sent them where |
 //! | `diverted` | the sockets for them |
 //! | `packets` | what the agent answers in the name of addresses outside |
@@ -19,6 +20,7 @@ mod diverted;
 mod dns;
 mod flows;
 mod host;
+mod listeners;
 mod names;
 pub(crate) mod netlink;
 mod packets;
@@ -29,6 +31,7 @@ mod tables;
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener, UdpSocket as StdUdp},
+    os::fd::OwnedFd,
     rc::Rc,
 };
 
@@ -39,9 +42,11 @@ use crate::agent::Agent;
 
 pub(crate) use host::{Host, serve};
 
+use connections::Destination;
 use diverted::Diverted;
 use flows::Flows;
-use redirect::Ports;
+use listeners::Listeners;
+use redirect::{Ports, Way};
 
 /// Where resolv.conf leads: loopback, so that no rule is needed to get there, and not the address that a server of the user's own would take.
 const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
@@ -51,6 +56,8 @@ const TRIES: usize = 32;
 /// What leaves comes here from now on; nobody has answered it yet.
 pub(crate) struct Redirected {
     sockets: Sockets,
+    /// In the place of a redirection, where the kernel has none.
+    listeners: Option<Listeners>,
     diverted: io::Result<Diverted>,
 }
 
@@ -58,20 +65,28 @@ impl Redirected {
     /// Redirects, before any command runs and so before anybody else could take the ports, and gives up the right to change that for good.
     ///
     /// # Errors
-    /// When the kernel cannot redirect, or the ports cannot be had. That datagrams cannot leave is none: the host is told ([`Host::no_datagrams`]).
+    /// When the kernel refuses, or the ports cannot be had. That datagrams cannot leave is none, nor that connections can to a list of ports alone: the host is told
+    /// ([`Host::no_datagrams`], [`Host::only_ports`]).
     pub(crate) fn begin() -> io::Result<Self> {
         let mut sockets = Sockets::open()?;
         // A kernel without them, or without the right to have them: then nothing is answered for what is outside.
         let diverted = Diverted::open(&sockets.datagrams);
         sockets.ports.datagrams = diverted.as_ref().ok().map(|diverted| diverted.port);
-        let is_diverted = redirect::install(sockets.ports)?;
+        let way = redirect::install(sockets.ports)?;
+        let listeners = match way {
+            Way::Diverted | Way::Redirected => None,
+            Way::Local => {
+                sockets.leave_name_server();
+                Some(Listeners::open()?)
+            }
+        };
         give_up_rights()?;
         resolver::name_in_file(NAME_SERVER);
-        let diverted = diverted.and_then(|diverted| match is_diverted {
-            true => Ok(diverted),
-            false => Err(io::Error::other("its kernel cannot divert them (nft_tproxy)")),
+        let diverted = diverted.and_then(|diverted| match way {
+            Way::Diverted => Ok(diverted),
+            Way::Redirected | Way::Local => Err(io::Error::other("its kernel cannot divert them (nft_tproxy)")),
         });
-        Ok(Self { sockets, diverted })
+        Ok(Self { sockets, listeners, diverted })
     }
 
     /// Answers.
@@ -90,16 +105,31 @@ impl Redirected {
             Err(error) => *host.no_datagrams.borrow_mut() = Some(error.to_string()),
         }
         for listener in self.sockets.connections {
-            tokio::task::spawn_local(connections::run(Rc::clone(host), roll.watch(listener.into(), Interest::READABLE)?));
+            let listener = roll.watch(listener.into(), Interest::READABLE)?;
+            tokio::task::spawn_local(connections::run(Rc::clone(host), listener, Destination::Original));
         }
-        for listener in self.sockets.questions {
-            tokio::task::spawn_local(resolver::connections(Rc::clone(host), roll.watch(listener.into(), Interest::READABLE)?));
+        let (mut questions, mut datagrams) = (owned(self.sockets.questions), owned(self.sockets.datagrams));
+        if let Some(listeners) = self.listeners {
+            host.only_ports.set(&listeners::PORTS);
+            for listener in listeners.connections {
+                let listener = roll.watch(listener, Interest::READABLE)?;
+                tokio::task::spawn_local(connections::run(Rc::clone(host), listener, Destination::Own));
+            }
+            questions.extend(listeners.questions);
+            datagrams.extend(listeners.datagrams);
         }
-        for socket in self.sockets.datagrams {
-            tokio::task::spawn_local(resolver::datagrams(Rc::clone(host), roll.watch(socket.into(), Interest::READABLE)?));
+        for listener in questions {
+            tokio::task::spawn_local(resolver::connections(Rc::clone(host), roll.watch(listener, Interest::READABLE)?));
+        }
+        for socket in datagrams {
+            tokio::task::spawn_local(resolver::datagrams(Rc::clone(host), roll.watch(socket, Interest::READABLE)?));
         }
         Ok(())
     }
+}
+
+fn owned<T: Into<OwnedFd>>(sockets: Vec<T>) -> Vec<OwnedFd> {
+    sockets.into_iter().map(Into::into).collect()
 }
 
 /// Lays down what it took, and takes it from everything that this process executes: neither the agent nor a command needs it again.
@@ -131,8 +161,8 @@ impl Sockets {
             let number = port(&questions[0])?;
             match both(&|address| datagrams(SocketAddr::new(address.ip(), number))) {
                 Ok(mut sockets) => {
-                    questions.push(listen(SocketAddr::from((NAME_SERVER, 53)))?);
-                    sockets.push(datagrams(SocketAddr::from((NAME_SERVER, 53)))?);
+                    questions.push(listen(SocketAddr::from((NAME_SERVER, listeners::QUESTIONS)))?);
+                    sockets.push(datagrams(SocketAddr::from((NAME_SERVER, listeners::QUESTIONS)))?);
                     let ports = Ports { connections: port(&connections[0])?, questions: number, datagrams: None };
                     return Ok(Self { ports, connections, questions, datagrams: sockets });
                 }
@@ -140,6 +170,13 @@ impl Sockets {
             }
         }
         Err(last.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()))
+    }
+
+    /// Makes room for whoever takes the name server's port on every address.
+    fn leave_name_server(&mut self) {
+        let is_own = |address: io::Result<SocketAddr>| address.is_ok_and(|address| address.port() == listeners::QUESTIONS);
+        self.questions.retain(|listener| !is_own(listener.local_addr()));
+        self.datagrams.retain(|socket| !is_own(socket.local_addr()));
     }
 }
 

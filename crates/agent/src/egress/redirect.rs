@@ -36,6 +36,17 @@ const VERDICT: u32 = 0;
 /// `NF_ACCEPT`.
 const ACCEPT: u32 = 1;
 
+/// How far the kernel could be brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Connections and questions are redirected, and other datagrams diverted.
+    Diverted,
+    /// Connections and questions are redirected.
+    Redirected,
+    /// Every address is local, and that is all: there is no packet filter.
+    Local,
+}
+
 /// Where what would leave is sent to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ports {
@@ -47,12 +58,12 @@ pub(super) struct Ports {
     pub(super) datagrams: Option<u16>,
 }
 
-/// Makes every address local, and redirects. Needs `CAP_NET_ADMIN` over the network namespace, and `CAP_NET_RAW` where the packet filter is the older one.
-/// Whether datagrams are diverted: not all kernels can.
+/// Makes every address local, and redirects as far as the kernel can. Needs `CAP_NET_ADMIN` over the network namespace, and `CAP_NET_RAW` where the packet filter
+/// is the older one.
 ///
 /// # Errors
-/// When the kernel cannot do the rest.
-pub(super) fn install(ports: Ports) -> io::Result<bool> {
+/// When addresses cannot be made local, or a packet filter that is there refuses its rules.
+pub(super) fn install(ports: Ports) -> io::Result<Way> {
     route(IPV4, &[0; 4]).map_err(|error| told("the IPv4 route", error))?;
     match route(IPV6, &[0; 16]) {
         // A kernel without IPv6.
@@ -60,22 +71,31 @@ pub(super) fn install(ports: Ports) -> io::Result<bool> {
         other => other.map_err(|error| told("the IPv6 route", error))?,
     }
     if ports.datagrams.is_some() && rules(ports).to_filter().is_ok() {
-        return Ok(true);
+        return Ok(Way::Diverted);
     }
     // All of them are taken, or none.
     let ports = Ports { datagrams: None, ..ports };
-    let filtered = match rules(ports).to_filter() {
-        // gVisor, whose routes do not make addresses local either. What a prefix of its loopback device's covers is local, and two cover everything; of IPv6
-        // what is redirected is, and the rest is lost.
-        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => {
-            for prefix in [[1, 0, 0, 1], [129, 0, 0, 1]] {
-                address(prefix).map_err(|error| told("an IPv4 address", error))?;
-            }
-            tables::install(ports).map_err(|error| told("the packet rules", error))
-        }
-        other => other.map_err(|error| told("the packet rules", error)),
-    };
-    filtered.map(|()| false)
+    match rules(ports).to_filter() {
+        Err(error) if is_absent(&error) => {}
+        other => return other.map(|()| Way::Redirected).map_err(|error| told("the packet rules", error)),
+    }
+    match tables::install(ports) {
+        Err(error) if is_absent(&error) => return Ok(Way::Local),
+        other => other.map_err(|error| told("the packet rules", error))?,
+    }
+    // gVisor, whose routes do not make addresses local either. What a prefix of its loopback device's covers is local, and two cover everything; of IPv6
+    // what is redirected is, and the rest is lost.
+    for prefix in [[1, 0, 0, 1], [129, 0, 0, 1]] {
+        address(prefix).map_err(|error| told("an IPv4 address", error))?;
+    }
+    Ok(Way::Redirected)
+}
+
+/// Whether an error says that the kernel has no such packet filter, or not all of it: the whole, a family or an option of its, a table, a kind of chain or a target. A
+/// right that is missing, or rules that it does not understand, are none of these.
+fn is_absent(error: &io::Error) -> bool {
+    const ABSENT: [i32; 5] = [libc::EPROTONOSUPPORT, libc::EAFNOSUPPORT, libc::EOPNOTSUPP, libc::ENOPROTOOPT, libc::ENOENT];
+    error.raw_os_error().is_some_and(|number| ABSENT.contains(&number))
 }
 
 fn told(what: &str, error: io::Error) -> io::Error {
@@ -295,5 +315,21 @@ impl Expressions<'_, '_> {
         self.one("reject", |data| {
             data.number(1, ICMPX).bytes(2, &[ADMINISTRATIVELY_PROHIBITED]);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_right_that_is_missing_is_no_packet_filter_that_is_missing() {
+        for number in [libc::EPROTONOSUPPORT, libc::EOPNOTSUPP, libc::ENOPROTOOPT, libc::ENOENT] {
+            assert!(is_absent(&io::Error::from_raw_os_error(number)), "{number}");
+        }
+        for number in [libc::EPERM, libc::EACCES, libc::EINVAL, libc::ENOMEM, libc::EBUSY] {
+            assert!(!is_absent(&io::Error::from_raw_os_error(number)), "{number}");
+        }
+        assert!(!is_absent(&io::ErrorKind::NotFound.into()));
     }
 }

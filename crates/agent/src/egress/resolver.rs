@@ -1,6 +1,5 @@
 use std::{fs, io, net::Ipv4Addr, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
 
-use rustix::net::{RecvFlags, SendFlags, SocketAddrAny};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::TcpStream,
@@ -8,7 +7,7 @@ use tokio::{
 };
 
 use super::{
-    connections,
+    connections, diverted,
     dns::{Answer, Kind, Question},
     host::Host,
 };
@@ -40,17 +39,17 @@ pub(super) async fn datagrams(host: Rc<Host>, socket: Watched) {
     let (socket, places) = (Rc::new(socket), Arc::new(Semaphore::new(MOST)));
     let mut buffer = [0; LARGEST];
     loop {
-        let receive = |socket: &OwnedFd| Ok(rustix::net::recvfrom(socket, buffer.as_mut_slice(), RecvFlags::DONTWAIT)?);
-        let Ok((length, _, Some(from))) = socket.async_io(Interest::READABLE, receive).await else {
+        let receive = |socket: &OwnedFd| diverted::receive(socket, &mut buffer);
+        let Ok(Some(received)) = socket.async_io(Interest::READABLE, receive).await else {
             tokio::time::sleep(REST).await;
             continue;
         };
-        let message = &buffer[..length];
+        let message = &buffer[..received.length];
         let question = match Question::parse(message) {
             Ok(question) => question,
             Err(why) => {
                 if let Some(answer) = why.answer(message) {
-                    reply(socket.get_ref(), &answer, &from);
+                    diverted::answer(socket.get_ref(), &answer, &received);
                 }
                 continue;
             }
@@ -58,15 +57,11 @@ pub(super) async fn datagrams(host: Rc<Host>, socket: Watched) {
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let (host, socket): (Rc<Host>, Rc<Watched>) = (Rc::clone(&host), Rc::clone(&socket));
         tokio::task::spawn_local(async move {
-            reply(socket.get_ref(), &answer(&host, &question).await, &from);
+            // Whoever asked may be gone, or asks again.
+            diverted::answer(socket.get_ref(), &answer(&host, &question).await, &received);
             drop(place);
         });
     }
-}
-
-fn reply(socket: &OwnedFd, message: &[u8], to: &SocketAddrAny) {
-    // Whoever asked is gone, or asks again.
-    let _ = rustix::net::sendto(socket, message, SendFlags::DONTWAIT, to);
 }
 
 /// Answers connections, where each message is preceded by its length (RFC 1035, 4.2.2).

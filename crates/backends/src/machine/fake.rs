@@ -73,7 +73,7 @@ impl Fake {
             if self.fail_if_told("life").is_err() {
                 *self.gone.lock().unwrap() = Some("it died when it was asked".to_owned());
             } else if self.fail_if_told("ping").is_ok() {
-                let _ = writer.message(&reply(Answer::Pong(Pong { agent: "fake".to_owned(), epoch: 0, no_datagrams: None }))).await;
+                let _ = writer.message(&reply(Answer::Pong(Pong { agent: "fake".to_owned(), ..Pong::default() }))).await;
             }
             return;
         }

@@ -203,6 +203,10 @@ impl<B: Backend> SandboxHandle for MachineHandle<B> {
         self.shared.current().record.no_datagrams.clone()
     }
 
+    fn only_ports(&self) -> Vec<u16> {
+        self.shared.current().record.only_ports.clone()
+    }
+
     async fn status(&self) -> SandboxStatus {
         status::status(&self.shared).await
     }

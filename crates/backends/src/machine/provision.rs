@@ -2,6 +2,7 @@ use std::{os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
 
 use sandbar_core::{
     Context, Error, ErrorKind, ProvisionRequest, Renewal, Resource, RestoreRequest, Result, RootSource, State, no_datagrams_leave,
+    only_ports_leave,
 };
 use sandbar_protocol::AgentConfig;
 use tokio::time::{Instant, timeout_at};
@@ -19,6 +20,8 @@ const RETRY: Duration = Duration::from_millis(5);
 /// How long the first connection has to be answered; the next has twice as much. A kernel that goes on from memory may lose one that comes before it has
 /// dropped those it had: its driver for vsock forgets them without a word to the other end (a race that Firecracker mended in its pull request 5882).
 const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
+/// Most ports that an agent may say are the only ones.
+const MOST_PORTS: usize = 1024;
 
 /// The names of the steps of one verb that brings up a generation.
 pub(super) struct BootSteps {
@@ -118,6 +121,7 @@ pub(super) async fn boot<B: Backend>(
             // That it began from a template is nobody's concern.
             record.renewal = greeting.renewal.filter(|_| from.memory.is_some());
             record.no_datagrams = greeting.no_datagrams;
+            record.only_ports = greeting.only_ports;
             Ok(Current::new(record, Arc::clone(holdings)))
         }
         Err(error) => {
@@ -140,6 +144,8 @@ pub(super) struct Greeting {
     renewal: Option<Renewal>,
     /// Why datagrams cannot leave, where connections can.
     no_datagrams: Option<String>,
+    /// The only ports that connections can leave to; all where empty.
+    only_ports: Vec<u16>,
 }
 
 /// Waits until the agent answers, and has it renew what memory has that must not be shared. Refuses a place that cannot do what its rules need.
@@ -161,15 +167,21 @@ pub(super) async fn greet<B: Backend>(
     loop {
         let error = match timeout_at(deadline, call.ping(attempt.min(patience))).await {
             Ok(Ok(pong)) => {
-                let no_datagrams = pong.no_datagrams.filter(|_| request.spec.network.policy().is_some()).map(|why| answer::text(&why));
+                let is_gated = request.spec.network.policy().is_some();
+                let no_datagrams = pong.no_datagrams.filter(|_| is_gated).map(|why| answer::text(&why));
                 if let Some(why) = no_datagrams.as_deref().filter(|_| request.spec.network.needs_udp()) {
                     return Err(no_datagrams_leave(why));
+                }
+                let ports = pong.only_ports.into_iter().filter(|_| is_gated).filter_map(|port| u16::try_from(port).ok());
+                let only_ports: Vec<u16> = ports.take(MOST_PORTS).collect();
+                if let Some(rule) = request.spec.network.needs_port_beside(&only_ports) {
+                    return Err(only_ports_leave(&rule, &only_ports));
                 }
                 let renewal = match resumed.take() {
                     Some(resumption) => Some(renewal::renew(&call, request, resumption.config).await?),
                     None => None,
                 };
-                return Ok(Greeting { renewal, no_datagrams });
+                return Ok(Greeting { renewal, no_datagrams, only_ports });
             }
             Ok(Err(error)) => error,
             Err(_) => Error::new(ErrorKind::TimedOut, "provision", format!("the agent did not answer within {} s", patience.as_secs())),

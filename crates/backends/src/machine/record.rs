@@ -28,11 +28,14 @@ pub(super) struct Record<P> {
     /// Why datagrams cannot leave, where connections can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) no_datagrams: Option<String>,
+    /// The only ports that connections can leave to; all where empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) only_ports: Vec<u16>,
 }
 
 impl<P: Serialize + DeserializeOwned> Record<P> {
     pub(super) fn new(generation: u32, root: RootSource, place: Option<P>, resources: Vec<Resource>) -> Self {
-        Self { version: VERSION, generation, root, place, resources, renewal: None, no_datagrams: None }
+        Self { version: VERSION, generation, root, place, resources, renewal: None, no_datagrams: None, only_ports: Vec::new() }
     }
 
     /// Reads a record.

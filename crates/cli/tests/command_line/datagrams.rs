@@ -311,7 +311,7 @@ fn undivertable(home: &Home) {
     let modules = home.work().join("modules");
     let copied = std::process::Command::new("cp").arg("-r").arg(kernel.join("modules")).arg(&modules).status().unwrap();
     assert!(copied.success());
-    let removed = files_named(&modules, "nft_tproxy.ko");
+    let removed = files_of(&modules, &|name| name.starts_with("nft_tproxy.ko"));
     assert_eq!(removed.len(), 1);
     fs::remove_file(&removed[0]).unwrap();
     let import = ["kernel", "import", &kernel.join("vmlinux").display().to_string(), "--modules", &modules.display().to_string()];
@@ -326,6 +326,12 @@ fn undivertable(home: &Home) {
     let id = home.create(&["--net", "allow=allowed.test"]);
     assert_refused(home.sandbar(&home.run_args(&["--net", rules], &["true"])));
     assert_refused(home.sandbar(&["net", "set", &id, rules]));
+    // What is sent all the same is refused at once, of both families.
+    for address in ["93.184.215.14", "2606:4700::1111"] {
+        let line = format!("exec 3<>/dev/udp/{address}/123; echo x >&3; read -r line <&3");
+        let sent = home.sandbar(&["exec", &id, "--", "bash", "-c", &line]);
+        assert!(sent.code != 0 && sent.stderr.contains("refused"), "{address}: {sent}");
+    }
     home.ok(&["pause", &id]);
     assert_refused(home.sandbar(&["net", "set", &id, rules]));
     home.ok(&["resume", &id]);
@@ -334,21 +340,26 @@ fn undivertable(home: &Home) {
     let checkpoint = home.ok(&["checkpoint", "--with-memory", &id]);
     let fork = home.ok(&["fork", &checkpoint]);
     assert_refused(home.sandbar(&["net", "set", &fork, rules]));
-    // While it is stopped nobody can be asked; then it does not begin.
+    // While it is stopped nobody can be asked; then it does not begin, and neither does what is forked from it.
     home.ok(&["stop", &id]);
     home.ok(&["net", "set", &id, rules]);
     assert_refused(home.sandbar(&["start", &id]));
+    let saved = home.ok(&["checkpoint", &id]);
+    assert_refused(home.sandbar(&["fork", &saved]));
+    assert_eq!(home.ids().len(), 2);
+    home.ok(&["checkpoint", "rm", &saved]);
     home.ok(&["net", "set", &id, "open"]);
     home.ok(&["start", &id]);
     home.ok(&["rm", "-f", &fork]);
     home.ok(&["checkpoint", "rm", &checkpoint]);
 }
 
-fn files_named(folder: &Path, name: &str) -> Vec<PathBuf> {
+/// The files below a folder whose names are such.
+pub fn files_of(folder: &Path, is_it: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().flatten();
     let found = entries.flat_map(|entry| match entry.file_type().unwrap().is_dir() {
-        true => files_named(&entry.path(), name),
-        false => Vec::from_iter(entry.file_name().to_str().unwrap().starts_with(name).then(|| entry.path())),
+        true => files_of(&entry.path(), is_it),
+        false => Vec::from_iter(is_it(entry.file_name().to_str().unwrap()).then(|| entry.path())),
     });
     found.collect()
 }

@@ -26,7 +26,7 @@ const PLAIN: &str = "http://packages.test:8080/packages";
 const TLS: &str = "https://packages.test:8443/packages";
 const NET: &str = "allow=packages.test:8080,packages.test:8443";
 /// What every package holds.
-const WORD: &str = "well-packed";
+pub const WORD: &str = "well-packed";
 
 struct Shop {
     stage: Stage,
@@ -38,9 +38,7 @@ impl Shop {
     /// A sandbox that may reach the packages that `publish` makes in `$1`, and has the certificate of their server.
     fn open(outer: &Home, publish: &str) -> Self {
         let stage = Stage::new();
-        let folder = stage.folder().join("packages");
-        std::fs::create_dir(&folder).unwrap();
-        run(Command::new("bash").args(["-euc", publish, "publish"]).arg(&folder).env("WORD", WORD));
+        self::publish(&stage, publish);
         let home = stage.home(&outer.wall);
         let id = home.create(&["--net", NET]);
         let certificate = home.work().join("stage.pem");
@@ -59,6 +57,13 @@ impl Shop {
         assert_eq!(done.code, 0, "{done}\n{}", self.home.ok(&["net", "log", &self.id]));
         done.text().trim().to_owned()
     }
+}
+
+/// Puts packages where the stage's servers have them: the script makes them in `$1`.
+pub fn publish(stage: &Stage, script: &str) {
+    let folder = stage.folder().join("packages");
+    std::fs::create_dir(&folder).unwrap();
+    run(Command::new("bash").args(["-euc", script, "publish"]).arg(&folder).env("WORD", WORD));
 }
 
 fn run(command: &mut Command) {
@@ -153,7 +158,7 @@ fn apt_there(outer: &Home) {
     shop.home.close();
 }
 
-const REPOSITORY: &str = r#"
+pub const REPOSITORY: &str = r#"
 cd "$1"
 export HOME="$1" GIT_CONFIG_NOSYSTEM=1
 git init --quiet --initial-branch=main source

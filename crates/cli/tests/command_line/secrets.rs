@@ -12,7 +12,10 @@ use rustix::{
     process::{Pid, Signal, kill_process},
 };
 
-use crate::support::{Case, Client, Finished, Home, Stage, eventually, processes_with};
+use crate::{
+    packages::{REPOSITORY, WORD, publish},
+    support::{Case, Client, Finished, Home, Stage, eventually, processes_with},
+};
 
 const WALLS: &[&str] = &["container-root", "container-rootless", "gvisor-root", "gvisor-rootless"];
 /// Those as well that need an engine, or a kernel.
@@ -24,6 +27,8 @@ pub const CASES: &[Case] = &[
     Case::new("secrets::they_are_put_into_requests_and_are_nowhere_else", put_in).on(ALL_WALLS).staged().brief(),
     Case::new("secrets::they_are_put_into_requests_of_a_microvm", put_in_there).on(&["firecracker-jailed"]).staged().brief(),
     Case::new("secrets::programs_believe_it_each_in_its_own_way", believed).on(WALLS).staged(),
+    Case::new("secrets::node_believes_it", node).on(WALLS).staged().needs_beside(&["/usr/bin/node"]),
+    Case::new("secrets::git_believes_it", git).on(WALLS).staged().needs_beside(&["/usr/bin/git"]),
     Case::new("secrets::other_hosts_get_a_placeholder_and_that_is_told", elsewhere).on(ALL_WALLS).staged(),
     Case::new("secrets::they_last_through_stops_restores_and_forks", lasting).on(WITH_ENGINES).staged(),
     Case::new("secrets::they_last_in_saved_memory_and_are_not_in_it", in_memory).on(&["qemu-tcg"]).staged().brief(),
@@ -197,11 +202,52 @@ fn believed(outer: &Home) {
     home.ok(&["exec", &id, "--", "env", "-i", "curl", "-sS", "-m", "20", "https://allowed.test:8443/"]);
     let verify = "openssl s_client -connect allowed.test:8443 -verify_return_error -brief </dev/null 2>&1";
     assert!(home.shell(&id, verify).contains("Verification: OK"));
+    // The system's own folder, by the hash of the name, and nothing else.
+    let folder = "-CApath /etc/ssl/certs -no-CAfile -no-CAstore";
+    assert!(home.shell(&id, &verify.replace("-verify", &format!("{folder} -verify"))).contains("Verification: OK"));
+    let alone = ["env", "-i", "SSL_CERT_FILE=/dev/null", "SSL_CERT_DIR=/etc/ssl/certs", "TOKEN=none", "/usr/bin/python3", "-c", PYTHON];
+    assert_eq!(home.ok(&[&["exec", &id, "--"], &alone[..]].concat()), "200\n200");
     // What was set by hand stays, and so does what is of the image.
     let own = create(&home, &[&NET[..], &["-e", "SSL_CERT_FILE=/own.pem"]].concat());
     assert_eq!(home.shell(&own, "echo $SSL_CERT_FILE $CURL_CA_BUNDLE"), "/own.pem /etc/sandbar/authorities.pem");
     let count = |id: &str| home.shell(id, "grep -c BEGIN /etc/sandbar/authorities.pem").parse::<u32>().unwrap();
     assert_eq!(count(&id), count(&own));
+    home.close();
+}
+
+const NODE: &str = "
+const headers = { 'X-Token': process.env.TOKEN };
+require('https').get('https://allowed.test:8443/node', { headers }, (answer) => {
+    console.log(answer.statusCode);
+    answer.resume();
+}).on('error', (error) => console.log(error.code));
+";
+
+fn node(outer: &Home) {
+    let stage = Stage::new();
+    let home = stage.believing_home(&outer.wall);
+    let id = create(&home, &NET);
+    let run = |options: &str| home.ok(&["exec", &id, "--", "sh", "-c", &format!("{options} -e \"$1\""), "node", NODE]);
+    assert_eq!(run("node"), "200");
+    saw(&stage, &format!("/node x-token={TOKEN}"));
+    // Without what it is told, it has authorities of its own alone, or what OpenSSL finds in the folder.
+    assert_eq!(run("env -u NODE_EXTRA_CA_CERTS node"), "UNABLE_TO_VERIFY_LEAF_SIGNATURE");
+    assert_eq!(run("env -u NODE_EXTRA_CA_CERTS SSL_CERT_FILE=/dev/null SSL_CERT_DIR=/etc/ssl/certs node --use-openssl-ca"), "200");
+    home.close();
+}
+
+fn git(outer: &Home) {
+    let stage = Stage::new();
+    publish(&stage, REPOSITORY);
+    let home = stage.believing_home(&outer.wall);
+    let id = create(&home, &NET);
+    let clone = "git -c http.extraHeader=\"X-Token: $TOKEN\" clone --quiet https://allowed.test:8443/packages/git/demo.git";
+    assert_eq!(home.shell(&id, &format!("cd /tmp && {clone} one && cat one/word")), WORD);
+    saw(&stage, &format!("/packages/git/demo.git/info/refs x-token={TOKEN}"));
+    // By what the system has.
+    let bare = "unset GIT_SSL_CAINFO CURL_CA_BUNDLE SSL_CERT_FILE";
+    assert_eq!(home.shell(&id, &format!("cd /tmp && {bare} && {clone} two && cat two/word")), WORD);
+    stage.assert_not_seen("sandbar-secret-");
     home.close();
 }
 

@@ -61,6 +61,14 @@ impl Network {
         matches!(self, Self::Rules(policy) if policy.names_udp())
     }
 
+    /// A rule that allows connections to ports none of which is among these, which are the only ones that can be reached; none where they are empty, which is all.
+    pub fn needs_port_beside(&self, only: &[u16]) -> Option<Rule> {
+        match self {
+            Self::Rules(policy) if !only.is_empty() => policy.names_port_beside(only).cloned(),
+            _ => None,
+        }
+    }
+
     /// What decides about connections, where there may be some.
     pub fn policy(&self) -> Option<Policy> {
         match self {
@@ -76,6 +84,15 @@ pub fn no_datagrams_leave(why: &str) -> Error {
     Error::new(ErrorKind::Unsupported, "network", "a rule names udp, and datagrams cannot leave the sandbox").with("why", why).with_hint(
         "the kernel must have nft_tproxy: load it on the host (modprobe nft_tproxy), or for a virtual machine take in a kernel that has it (sandbar kernel import), and begin the sandbox anew; rules without /udp need none",
     )
+}
+
+/// The refusal of a rule that names a port, where the agent has said that these are the only ones that can be reached.
+pub fn only_ports_leave(rule: &Rule, ports: &[u16]) -> Error {
+    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+    Error::new(ErrorKind::Unsupported, "network", "a rule names a port that connections cannot leave the sandbox to")
+        .with("rule", rule)
+        .with("ports", ports.join(" "))
+        .with_hint("the sandbox's kernel has no packet filter that could redirect, so these ports are all: take in a kernel with nf_tables, nft_chain_nat and nft_redir (sandbar kernel import), and begin the sandbox anew; rules without a port need none")
 }
 
 impl fmt::Display for Network {

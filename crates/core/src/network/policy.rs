@@ -67,6 +67,14 @@ impl Policy {
         self.rules.iter().any(|rule| rule.action == Action::Allow && rule.protocol == Some(Protocol::Udp))
     }
 
+    /// A rule that allows connections by name of ports, none of which is one of these.
+    pub fn names_port_beside(&self, only: &[u16]) -> Option<&Rule> {
+        self.rules.iter().find(|rule| {
+            let is_of_connections = rule.protocol.is_none_or(|protocol| protocol == Protocol::Tcp);
+            rule.action == Action::Allow && is_of_connections && !only.iter().any(|port| rule.ports.contains(*port))
+        })
+    }
+
     /// How much may pass.
     pub const fn limits(&self) -> NetworkLimits {
         self.limits
@@ -199,6 +207,19 @@ mod tests {
 
     fn allows(rules: &str, text: &str) -> bool {
         decide(&policy(rules), text).allowed
+    }
+
+    #[test]
+    fn a_rule_that_names_none_of_the_only_ports_is_found() {
+        let beside = |rules: &str| policy(rules).names_port_beside(&[80, 443]).map(ToString::to_string);
+        for rules in ["allow=a.com:5432", "allow=a.com:81-442/tcp", "allow=b.com,allow=a.com:22", "allow=[fd00::/8]:22/tcp"] {
+            assert_eq!(beside(rules).as_deref(), rules.rsplit(',').next(), "{rules}");
+        }
+        for rules in
+            ["open", "allow=a.com", "allow=a.com:443", "allow=a.com:400-500", "deny=*:25,open", "allow=a.com:123/udp", "allow=a.com/dns"]
+        {
+            assert_eq!(beside(rules), None, "{rules}");
+        }
     }
 
     #[test]

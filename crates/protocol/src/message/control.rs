@@ -27,6 +27,9 @@ pub struct Pong {
     /// Why datagrams cannot leave, where connections can.
     #[prost(string, optional, tag = "3")]
     pub no_datagrams: Option<String>,
+    /// The only ports that connections can leave to, where the kernel cannot redirect; all of them where empty.
+    #[prost(uint32, repeated, tag = "4")]
+    pub only_ports: Vec<u32>,
 }
 
 /// Connects to a port inside.

@@ -1,5 +1,6 @@
 use sandbar_core::{
     Context, Error, ErrorKind, Feature, Lifetime, Network, Result, SandboxId, SandboxSpec, SandboxStats, no_datagrams_leave,
+    only_ports_leave,
 };
 
 use super::{NetworkCounts, NetworkLog, Vault};
@@ -9,7 +10,7 @@ impl Sandbox {
     /// Changes what it may reach, from now on; connections that are not allowed any more are cut. With [`Network::None`] nothing is allowed until the next change.
     ///
     /// # Errors
-    /// `PermissionDenied` when it reaches beyond the internet, for a key's holder below `admin`; `Conflict` when it was made without a network: nothing in it asks; `Unsupported` when it is on another host, or a rule names UDP, which its provider or its kernel does not have.
+    /// `PermissionDenied` when it reaches beyond the internet, for a key's holder below `admin`; `Conflict` when it was made without a network: nothing in it asks; `Unsupported` when it is on another host, or a rule names UDP, or a port, that its provider or its kernel does not have.
     pub async fn set_network(&self, network: Network) -> Result<()> {
         self.deed("network").at(&network).done(self.set_network_now(network.clone())).await
     }
@@ -27,6 +28,12 @@ impl Sandbox {
             runtime.require(&row.provider, Feature::NetworkUdp)?;
             if let Some(why) = self.handle_of(&row).await?.no_datagrams() {
                 return Err(no_datagrams_leave(&why).with("id", self.id()));
+            }
+        }
+        if matches!(network, Network::Rules(_)) {
+            let only = self.handle_of(&row).await?.only_ports();
+            if let Some(rule) = network.needs_port_beside(&only) {
+                return Err(only_ports_leave(&rule, &only).with("id", self.id()));
             }
         }
         let network = match network {

@@ -13,6 +13,8 @@ use sandbar_core::{DomainName, Error, ErrorKind, Result};
 
 /// What certificates say of who signed them.
 const NAME: &str = "sandbar: secrets of one sandbox";
+/// By which OpenSSL looks for that name in a folder (X509_NAME_hash(3)).
+pub(super) const HASH: &str = "588a660e";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long the authority is good for: longer than any sandbox.
 const LONG: Duration = Duration::from_secs(20 * 365 * 24 * 60 * 60);

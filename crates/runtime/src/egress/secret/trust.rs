@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-use sandbar_core::{Error, ErrorKind, PutOptions, Result, SandboxHandle, Secrets, State};
+use sandbar_core::{Error, ErrorKind, FileKind, PutOptions, Result, SandboxHandle, Secrets, State};
 use tokio::{io::AsyncReadExt, time::timeout};
 
-use super::vault::Vault;
+use super::{authority::HASH, vault::Vault};
 use crate::Sandbox;
 
 /// The authorities of the sandbox's image, and its own.
@@ -19,8 +19,13 @@ const SYSTEM: [&str; 5] = [
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
+/// Where they keep each authority in a file of its own, which OpenSSL finds by the hash of its name, and others by reading all: Debian, Alpine, Arch, openSUSE;
+/// Fedora and its kin.
+const FOLDERS: [&str; 2] = ["/etc/ssl/certs", "/etc/pki/tls/certs"];
 /// Bytes of such a file at most: they have a quarter of a MiB.
 const MOST: u64 = 4 << 20;
+/// Folders that the image's variable may name.
+const MOST_FOLDERS: usize = 8;
 /// How long all that may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -57,14 +62,17 @@ impl Sandbox {
         }
         let own = Vault::read(self.runtime().home(), &row.spec.secrets)?.certificate;
         let handle = self.usable(&[State::Running]).await?;
-        // A variable of the image has named another file, which ours stands in for.
-        let named = row.root.env.get("SSL_CERT_FILE").map(String::as_str).filter(|path| path.starts_with('/'));
+        // Variables of the image have named another file, which ours stands in for, and other folders.
+        let variable = |name: &str| row.root.env.get(name).map(String::as_str);
+        let named = variable("SSL_CERT_FILE").filter(|path| path.starts_with('/'));
+        let folders = variable("SSL_CERT_DIR").unwrap_or_default().split(':').filter(|path| path.starts_with('/'));
+        let folders: Vec<&str> = folders.take(MOST_FOLDERS).chain(FOLDERS).collect();
         let late = |_| Error::new(ErrorKind::TimedOut, "secret", "the agent takes too long to write the authorities").with("id", self.id());
-        timeout(PATIENCE, install(handle.as_ref(), &own, named)).await.map_err(late)?
+        timeout(PATIENCE, install(handle.as_ref(), &own, named, &folders)).await.map_err(late)?
     }
 }
 
-async fn install(handle: &dyn SandboxHandle, own: &str, named: Option<&str>) -> Result<()> {
+async fn install(handle: &dyn SandboxHandle, own: &str, named: Option<&str>, folders: &[&str]) -> Result<()> {
     if read(handle, OWN).await?.as_deref() == Some(own) {
         return Ok(());
     }
@@ -82,6 +90,15 @@ async fn install(handle: &dyn SandboxHandle, own: &str, named: Option<&str>) -> 
         }
         roots.get_or_insert(all);
     }
+    for folder in folders {
+        if !is_folder(handle, folder).await? {
+            continue;
+        }
+        // The name is that of our authorities alone: what is there is another sandbox's, whose layer this one began from.
+        if let Err(error) = write(handle, &format!("{folder}/{HASH}.0"), own).await {
+            tracing::debug!(folder, error = error.chain(), "the sandbox's own folder of authorities stays as it is");
+        }
+    }
     write(handle, BUNDLE, roots.as_deref().unwrap_or(own)).await?;
     write(handle, OWN, own).await
 }
@@ -90,12 +107,25 @@ async fn install(handle: &dyn SandboxHandle, own: &str, named: Option<&str>) -> 
 async fn read(handle: &dyn SandboxHandle, path: &str) -> Result<Option<String>> {
     let file = match handle.get_file(path, 0).await {
         Ok((_, file)) => file,
-        Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::TimedOut) => return Err(error),
+        Err(error) if is_of_the_agent(&error) => return Err(error),
         Err(_) => return Ok(None),
     };
     let mut text = String::new();
     let read = file.take(MOST + 1).read_to_string(&mut text).await;
     Ok(read.ok().filter(|length| *length as u64 <= MOST).map(|_| text))
+}
+
+async fn is_folder(handle: &dyn SandboxHandle, path: &str) -> Result<bool> {
+    match handle.stat(path, true).await {
+        Ok(stat) => Ok(stat.kind == FileKind::Directory),
+        Err(error) if is_of_the_agent(&error) => Err(error),
+        Err(_) => Ok(false),
+    }
+}
+
+/// Whether it is nothing about the file.
+fn is_of_the_agent(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::TimedOut)
 }
 
 async fn write(handle: &dyn SandboxHandle, path: &str, text: &str) -> Result<()> {
