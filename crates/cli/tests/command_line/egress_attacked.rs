@@ -21,6 +21,7 @@ const CONTAINERS: &[&str] = &["container-root", "container-rootless"];
 pub const CASES: &[Case] = &[
     Case::new("egress::this_machine_is_not_reached_by_its_own_public_addresses", own).on(WALLS).staged(),
     Case::new("egress::names_are_not_asked_for_over_https_or_tls", hidden_names).on(WALLS).staged(),
+    Case::new("egress::each_request_of_a_connection_is_looked_at", requests).on(WALLS).staged(),
     Case::new("egress::every_question_is_answered_and_most_are_refused", questions).on(WALLS).staged(),
     Case::new("egress::there_is_no_ping", ping).on(WALLS).staged(),
     Case::new("egress::root_inside_removes_no_rule_of_the_packet_filter", filter).on(WALLS).staged(),
@@ -80,6 +81,69 @@ fn hidden_names(outer: &Home) {
     }
     // Nothing was looked up, nor connected to.
     assert_eq!(stage.seen(), Vec::<String>::new());
+    home.close();
+}
+
+/// Sends requests to a server on one connection each, and prints what it is told: the status of each answer, or its last word.
+const REQUESTS: &str = "
+import socket, sys, time
+def connect(where=sys.argv[1], port=7006):
+    return socket.create_connection((where, port), 60)
+def answer(stream):
+    lines = []
+    while (line := stream.readline().strip()):
+        lines.append(line)
+    length = [int(line.split(b':')[1]) for line in lines if line.lower().startswith(b'content-length:')]
+    body = stream.read(length[0]).decode() if length else ''
+    return body.split()[-1] if lines[0].split()[1] == b'200' and body else lines[0].split()[1].decode()
+get = lambda host, version='1.1': f'GET / HTTP/{version}\\r\\n{host}\\r\\n'.encode()
+good, other, nobody = get('Host: allowed.test\\r\\n'), get('Host: other.test\\r\\n'), get('Connection: keep-alive\\r\\n', '1.0')
+for requests in [[good, other, good], [good + other + good], [nobody, other], [good, get('Host: allowed.test\\r\\nHost: other.test\\r\\n')]]:
+    with connect() as ends, ends.makefile('rb') as stream:
+        for request in requests:
+            ends.sendall(request)
+            for _ in range(request.count(b'GET ')):
+                print(answer(stream), end=' ')
+    print()
+with connect() as ends, ends.makefile('rb') as stream:
+    for piece in [b'G', b'ET / HTTP/1.1', b'\\r\\nHost: allo', b'wed.test\\r\\n\\r', b'\\n']:
+        ends.sendall(piece)
+        time.sleep(0.1)
+    ends.shutdown(socket.SHUT_WR)
+    print(answer(stream), stream.read())
+with connect() as ends, ends.makefile('rb') as stream:
+    ends.sendall(b'CONNECT allowed.test:7006 HTTP/1.1\\r\\nHost: allowed.test:7006\\r\\n\\r\\n')
+    print(answer(stream), end=' ')
+    ends.sendall(b'word\\n')
+    print(stream.readline())
+with connect(port=7000) as ends, ends.makefile('rb') as stream:
+    ends.sendall(b'{\"is\": [1')
+    print(stream.read(9))
+";
+
+fn requests(outer: &Home) {
+    let stage = Stage::new();
+    let home = stage.home(&outer.wall);
+    let id = home.create(&["--net", "allow=allowed.test,deny=other.test,open"]);
+    let said = python(&home, &id, &[REQUESTS, "allowed.test"]);
+    let all = [
+        "allowed.test 421 allowed.test ",
+        "allowed.test 421 allowed.test ",
+        "nobody 421 ",
+        "allowed.test 400 ",
+        "allowed.test b''",
+        "200 b'word\\n'",
+        "b'{\"is\": [1'",
+    ];
+    assert_eq!(said.lines().collect::<Vec<_>>(), all);
+    // By the address, where only what is refused may not be said.
+    let said = python(&home, &id, &[REQUESTS, "93.184.215.14"]);
+    assert_eq!(said.lines().collect::<Vec<_>>(), all);
+    assert!(!stage.seen().iter().any(|line| line == "request other.test"), "{:?}", stage.seen());
+    let log = home.ok(&["net", "log", &id]);
+    for reason in ["the host of HTTP is other.test, and allowed.test was resolved", "the host of HTTP is other.test: ", "several hosts"] {
+        assert!(log.contains(reason), "{reason}: {log}");
+    }
     home.close();
 }
 

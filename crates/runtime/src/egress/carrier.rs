@@ -3,7 +3,7 @@ use std::{
     future::poll_fn,
     io,
     mem::MaybeUninit,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -23,13 +23,16 @@ use tokio::{
 
 use super::{
     gate::Gate,
+    held::Held,
     log::NetworkEvent,
     meter::{BUFFER, Meter, Reached},
-    secret::{Held, Watch, Watched},
+    secret::{Watch, Watched},
     service::Answer,
     shown::{Beginning, Shown},
 };
 
+/// Bytes between who takes a connection apart and the server, one way.
+const PIPE: usize = 32 << 10;
 /// How long the agent may take to reset a connection.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -63,6 +66,40 @@ impl Inside {
         }
     }
 
+    /// What it has said already, which is not read any more then.
+    pub(super) fn take_ahead(&mut self) -> Bytes {
+        match self {
+            Self::Socket(_, ahead) => std::mem::take(ahead),
+            Self::Stream(_) => Bytes::new(),
+        }
+    }
+
+    /// Reads what it says next; nothing at its end.
+    pub(super) async fn next(&mut self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Socket(socket, _) => next(socket, || BUFFER).await,
+            Self::Stream(held) => next(held, || BUFFER).await,
+        }
+    }
+
+    /// Has it say this first.
+    pub(super) fn put_back(&mut self, said: Bytes) {
+        match self {
+            Self::Socket(_, ahead) => *ahead = said,
+            Self::Stream(held) => *held = Held::new(Box::new(ReadAhead::new(said, Box::new(held.clone())))),
+        }
+    }
+
+    /// A hold of it.
+    pub(super) fn hold(&mut self) -> Held {
+        let held = match std::mem::replace(self, Self::Stream(Held::new(nobody()))) {
+            Self::Socket(socket, ahead) => Held::new(Box::new(ReadAhead::new(ahead, Box::new(socket)))),
+            Self::Stream(held) => held,
+        };
+        *self = Self::Stream(held.clone());
+        held
+    }
+
     /// Waits until the agent has reset it: an end that comes before would be taken for an orderly one.
     pub(super) async fn await_reset(&mut self) {
         let mut sink = tokio::io::sink();
@@ -80,7 +117,11 @@ fn downcast<T: Any>(connection: Connection) -> Result<Box<T>, Connection> {
     }
     let connection: Box<dyn Any> = connection;
     // It is one, as was seen just now.
-    connection.downcast::<T>().map_err(|_| -> Connection { Box::new(tokio::io::join(tokio::io::empty(), tokio::io::sink())) })
+    connection.downcast::<T>().map_err(|_| nobody())
+}
+
+fn nobody() -> Connection {
+    Box::new(tokio::io::join(tokio::io::empty(), tokio::io::sink()))
 }
 
 /// Counts one direction of a connection.
@@ -141,6 +182,27 @@ async fn next(from: &mut (impl AsyncRead + Unpin), most: impl Fn() -> usize) -> 
         Poll::Ready(Ok(buffer.filled().to_vec()))
     })
     .await
+}
+
+/// With somebody in between, who is given the server's end. What counts is what passes outside.
+pub(super) async fn between<F: Future<Output = io::Result<()>>>(
+    outside: &mut TcpStream,
+    [there, back]: [Carrier<'_>; 2],
+    who: impl FnOnce(Connection) -> F,
+) -> io::Result<()> {
+    let (near, far) = tokio::io::duplex(PIPE);
+    let (mut from_near, mut to_near) = tokio::io::split(far);
+    let (mut from_outside, mut to_outside) = outside.split();
+    let there = there.copy(&mut from_near, &mut to_outside);
+    let who = who(Box::new(near));
+    let mut through = pin!(async { tokio::try_join!(who, there).map(drop) });
+    let back = back.copy(&mut from_outside, &mut to_near);
+    tokio::select! {
+        // Who is in between has done with both sides: what the server may say yet is for nobody.
+        through = &mut through => return through,
+        back = back => back?,
+    }
+    through.await
 }
 
 /// Passes bytes both ways as they come, but for what must not go out. That what comes in has ended is said to the agent.

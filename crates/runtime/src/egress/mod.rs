@@ -14,6 +14,10 @@
 //! | `carrier` | a connection's bytes, which the kernel passes on by page where nobody must look at them |
 //! | `meter` | how much passes, and whether more may |
 //! | `counts` | [`NetworkCounts`]: what was decided and what has passed, for whoever watches |
+//! | `plain` | connections without secrets: of plain HTTP each request is looked at |
+//! | `exchange` | requests and answers of a connection that is taken apart |
+//! | `held` | a connection's end that is closed last |
+//! | `tasks` | what goes on beside a connection, and ends with it |
 //! | `shown` | the name that a client shows in the beginning: TLS's server name, HTTP's host |
 //! | `secret` | secrets, which are put into requests here and which the sandbox never sees |
 //! | `log` | [`NetworkLog`]: every decision, in the sandbox's folder |
@@ -21,16 +25,20 @@
 
 mod carrier;
 mod counts;
+mod exchange;
 mod flow;
 mod gate;
+mod held;
 mod log;
 mod meter;
 mod own;
 mod passage;
+mod plain;
 mod resolver;
 mod secret;
 mod service;
 mod shown;
+mod tasks;
 mod verbs;
 
 pub(crate) use counts::NetworkCounts;

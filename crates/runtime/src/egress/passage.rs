@@ -1,7 +1,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -10,12 +10,14 @@ use sandbar_core::{Connection, Decision, Destination, DomainName, Policy, Protoc
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{
-    carrier::{self, Carrier, Counted, Inside, Verdict},
+    carrier::{Carrier, Counted, Inside, Verdict, between},
     gate::{Gate, Wish},
+    held::Held,
     log::NetworkEvent,
     meter::Place,
     own::is_own,
-    secret::{Failure, Held, Interception, Watch},
+    plain,
+    secret::{Failure, Interception, Watch},
     service::Answer,
     shown::Shown,
 };
@@ -24,8 +26,6 @@ use super::{
 const CONNECTING: Duration = Duration::from_secs(10);
 /// Most addresses of one name that are tried.
 const MOST_ADDRESSES: usize = 8;
-/// Bytes between who takes a connection apart and the server, one way.
-const PIPE: usize = 32 << 10;
 
 /// A connection, or a flow of datagrams, that waits for a decision.
 pub(super) struct Passage {
@@ -171,6 +171,7 @@ impl Open {
     /// Passes bytes both ways until both have ended, something breaks, or the policy does not allow it any more. In the latter cases it is reset.
     pub(super) async fn run(self, answer: &Answer) {
         let Self { admitted, inside, mut outside } = self;
+        let admitted = Arc::new(admitted);
         let interception = admitted.interception();
         let mut inside = if interception.is_some() { Inside::Stream(Held::new(inside)) } else { Inside::new(inside) };
         let (counted, verdict) = (Counted::default(), Verdict::new());
@@ -186,16 +187,7 @@ impl Open {
                 answer.say(true).await;
                 Box::pin(intercept(&admitted, interception, held.clone(), &mut outside, [there, back], &verdict))
             }
-            (_, inside) => {
-                let judge = |shown: &Shown| match admitted.disagreement(shown) {
-                    None => true,
-                    Some(decision) => {
-                        let _ = verdict.set((NetworkEvent::Refused, decision));
-                        false
-                    }
-                };
-                Box::pin(carrier::relay(inside, &mut outside, [there, back], admitted.watch(), judge, answer))
-            }
+            (_, inside) => Box::pin(plain::carry(&admitted, inside, &mut outside, [there, back], &verdict, answer)),
         };
         // The policy may have changed while it was connected: nothing passes before it has been asked again.
         let broken = tokio::select! {
@@ -213,7 +205,7 @@ impl Open {
             answer.say(false).await;
             inside.await_reset().await;
         }
-        let Admitted { gate, wish, decision, .. } = &admitted;
+        let Admitted { gate, wish, decision, .. } = &*admitted;
         let (sent, received) = (counted.sent.load(Ordering::Relaxed), counted.received.load(Ordering::Relaxed));
         match verdict.get() {
             Some((event, decision)) => gate.tell_cut(wish, *event, decision, sent, received),
@@ -222,20 +214,17 @@ impl Open {
     }
 }
 
-/// With somebody in between, who puts secrets in. What counts is what passes outside.
+/// With somebody in between, who puts secrets in.
 async fn intercept(
     admitted: &Admitted,
     interception: Interception,
     inside: Held,
     outside: &mut TcpStream,
-    [there, back]: [Carrier<'_>; 2],
+    carriers: [Carrier<'_>; 2],
     verdict: &Verdict,
 ) -> io::Result<()> {
-    let (near, far) = tokio::io::duplex(PIPE);
-    let (mut from_near, mut to_near) = tokio::io::split(far);
-    let (mut from_outside, mut to_outside) = outside.split();
-    let between = async {
-        interception.run(inside, Box::new(near)).await.map_err(|failure| match failure {
+    let run = |near| async {
+        interception.run(inside, near).await.map_err(|failure| match failure {
             Failure::Broken(error) => error,
             Failure::Refused(refusal) => {
                 let decision = Decision { allowed: false, reason: refusal.reason, ..admitted.decision.clone() };
@@ -244,15 +233,7 @@ async fn intercept(
             }
         })
     };
-    let there = there.copy(&mut from_near, &mut to_outside);
-    let mut through = pin!(async { tokio::try_join!(between, there).map(drop) });
-    let back = back.copy(&mut from_outside, &mut to_near);
-    tokio::select! {
-        // Who is in between has done with both sides: what the server may say yet is for nobody.
-        through = &mut through => return through,
-        back = back => back?,
-    }
-    through.await
+    between(outside, carriers, run).await
 }
 
 impl Admitted {
@@ -294,12 +275,27 @@ impl Admitted {
         Some(Watch::new(Arc::clone(keyring), tell))
     }
 
+    /// Tells of what happens on it.
+    pub(super) fn tell(&self, event: NetworkEvent, reason: String) {
+        self.gate.tell_of(&self.wish, self.decision.rule.clone(), event, reason);
+    }
+
+    /// It is not allowed after all.
+    fn refused(&self, reason: String) -> Decision {
+        Decision { allowed: false, reason, ..self.decision.clone() }
+    }
+
+    /// Refuses what begins so.
+    pub(super) fn begins_with(&self, what: &str) -> Decision {
+        self.refused(format!("it begins with {what}"))
+    }
+
     /// Why what the client shows is refused.
-    fn disagreement(&self, shown: &Shown) -> Option<Decision> {
-        let refused = |reason: String| Some(Decision { allowed: false, reason, ..self.decision.clone() });
+    pub(super) fn disagreement(&self, shown: &Shown) -> Option<Decision> {
+        let refused = |reason: String| Some(self.refused(reason));
         let (host, place) = match shown {
-            Shown::Nothing => return None,
-            Shown::Unclear(what) => return refused(format!("it begins with {what}")),
+            Shown::Nothing | Shown::NoHost => return None,
+            Shown::Unclear(what) => return Some(self.begins_with(what)),
             Shown::Host(host, place) => (host, place),
         };
         match (&self.wish.name, host.parse::<DomainName>()) {

@@ -1,5 +1,5 @@
 use std::{
-    io,
+    fmt, io,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -9,19 +9,54 @@ use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, ReadBuf};
 
 /// Most bytes of a beginning that are looked at: browsers' TLS greetings have 2 KiB, HTTP servers take heads of 8 to 32 KiB.
-const MOST: usize = 32 << 10;
+pub(super) const MOST: usize = 32 << 10;
 /// Most lines of an HTTP head.
 const LINES: usize = 100;
 
 /// What a client shows of the name it wants to speak with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Shown {
-    /// Nothing: it is neither TLS nor HTTP, or names nobody.
+    /// Nothing: it is neither TLS nor HTTP, or it is TLS and names nobody.
     Nothing,
+    /// An HTTP request that names nobody.
+    NoHost,
     /// A name or an address, lower case, and where it stands.
-    Host(String, &'static str),
+    Host(String, Place),
     /// Something that a server could understand otherwise than it is understood here.
     Unclear(&'static str),
+}
+
+impl Shown {
+    /// What stands there, without its port.
+    pub(super) fn named(authority: &Authority, place: Place) -> Self {
+        Self::Host(authority.host().trim_matches(['[', ']']).to_ascii_lowercase(), place)
+    }
+
+    /// Whether it is an HTTP request.
+    pub(super) const fn is_request(&self) -> bool {
+        matches!(self, Self::NoHost | Self::Host(_, Place::Header | Place::Target))
+    }
+}
+
+/// Where a name stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// TLS's greeting.
+    ServerName,
+    /// The header of an HTTP request.
+    Header,
+    /// What it asks for.
+    Target,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ServerName => "the server name of TLS",
+            Self::Header => "the host of HTTP",
+            Self::Target => "the target of HTTP",
+        })
+    }
 }
 
 /// What the first bytes say: `None` when more are needed.
@@ -51,7 +86,7 @@ fn greeting(mut bytes: &[u8]) -> Option<Shown> {
         match acceptor.accept() {
             Ok(Some(accepted)) => {
                 let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
-                return Some(name.map_or(Shown::Nothing, |name| Shown::Host(name, "the server name of TLS")));
+                return Some(name.map_or(Shown::Nothing, |name| Shown::Host(name, Place::ServerName)));
             }
             Ok(None) => {}
             Err(_) => return unclear,
@@ -77,7 +112,7 @@ fn host_of(request: &httparse::Request<'_, '_>) -> Shown {
     let named = |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case("host");
     let hosts: Vec<_> = request.headers.iter().filter(named).collect();
     let host = |text: &str, place| match text.parse::<Authority>() {
-        Ok(authority) => Shown::Host(authority.host().trim_matches(['[', ']']).to_ascii_lowercase(), place),
+        Ok(authority) => Shown::named(&authority, place),
         Err(_) => Shown::Unclear("an HTTP request for a host that is none"),
     };
     // A proxy, which a server may also be, goes by the target and not by the header.
@@ -88,17 +123,17 @@ fn host_of(request: &httparse::Request<'_, '_>) -> Shown {
         _ => None,
     };
     let shown = match hosts.as_slice() {
-        [] => Shown::Nothing,
+        [] => Shown::NoHost,
         [one] => match std::str::from_utf8(one.value) {
-            Ok(value) => host(value.trim(), "the host of HTTP"),
+            Ok(value) => host(value.trim(), Place::Header),
             Err(_) => Shown::Unclear("an HTTP request for a host that is none"),
         },
         _ => Shown::Unclear("an HTTP request for several hosts"),
     };
-    match (target.map(|target| host(target, "the target of HTTP")), shown) {
+    match (target.map(|target| host(target, Place::Target)), shown) {
         (None, shown) => shown,
         (Some(Shown::Host(one, _)), Shown::Host(other, _)) if one != other => Shown::Unclear("an HTTP request for two hosts"),
-        (Some(target), Shown::Host(..) | Shown::Nothing) => target,
+        (Some(target), Shown::Host(..) | Shown::NoHost) => target,
         (Some(_), unclear) => unclear,
     }
 }
@@ -176,15 +211,15 @@ mod tests {
     }
 
     fn host(name: &str) -> Option<Shown> {
-        Some(Shown::Host(name.to_owned(), "the host of HTTP"))
+        Some(Shown::Host(name.to_owned(), Place::Header))
     }
 
     #[test]
     fn the_host_of_a_request_is_read() {
         assert_eq!(shows("GET / HTTP/1.1\r\nA: b\r\nhOsT:  Example.com:8080 \r\n\r\n"), host("example.com"));
         assert_eq!(shows("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n"), host("::1"));
-        assert_eq!(shows("GET / HTTP/1.0\r\n\r\n"), Some(Shown::Nothing));
-        let target = |name: &str| Some(Shown::Host(name.to_owned(), "the target of HTTP"));
+        assert_eq!(shows("GET / HTTP/1.0\r\n\r\n"), Some(Shown::NoHost));
+        let target = |name: &str| Some(Shown::Host(name.to_owned(), Place::Target));
         assert_eq!(shows("GET http://a.com/x HTTP/1.1\r\nHost: a.com\r\n\r\n"), target("a.com"));
         assert_eq!(shows("CONNECT b.com:443 HTTP/1.1\r\n\r\n"), target("b.com"));
         for beginning in ["G", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: a.com\r\n"] {
@@ -220,7 +255,7 @@ mod tests {
     async fn passed(pieces: &[&[u8]]) -> (Vec<u8>, bool) {
         let (client, mut far) = tokio::io::duplex(1 << 20);
         let mut beginning = Beginning::new(client, |shown| match shown {
-            Shown::Nothing => true,
+            Shown::Nothing | Shown::NoHost => true,
             Shown::Host(name, _) => name != "bad.com",
             Shown::Unclear(_) => false,
         });

@@ -52,6 +52,7 @@ pub fn serve_if_asked() -> bool {
         Ok(()) => say(&format!("end {address} 7005")),
         Err(_) => say(&format!("reset {address} 7005")),
     });
+    on(7006, |stream, address| drop(kept_http(stream, address)));
     welcome::begin(std::path::Path::new(&folder), say);
     let mut tls = Command::new("setpriv");
     tls.args(["--pdeathsig", "KILL", "openssl", "s_server", "-quiet", "-www", "-accept", "443", "-key", "key.pem", "-cert", "cert.pem"]);
@@ -98,6 +99,26 @@ fn http(mut stream: TcpStream, address: IpAddr) {
     }
     let body = format!("you reached {address} as {host}\n");
     let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+}
+
+/// Answers request after request, tells for whom each was, and lets itself be connected through, to nobody but itself.
+fn kept_http(mut stream: TcpStream, address: IpAddr) -> io::Result<()> {
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    loop {
+        let (Some(first), mut host) = (lines.next().transpose()?, "nobody".to_owned()) else { return Ok(()) };
+        while let Some(line) = lines.next().transpose()?.filter(|line| !line.is_empty()) {
+            if let Some((_, value)) = line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("host")) {
+                host = value.to_owned();
+            }
+        }
+        say(&format!("request {host}"));
+        if first.starts_with("CONNECT ") {
+            write!(stream, "HTTP/1.1 200 Connected\r\n\r\n")?;
+            return echo(stream);
+        }
+        let body = format!("you reached {address} as {host}\n");
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
+    }
 }
 
 /// Says half of something, and breaks off when it has been heard.

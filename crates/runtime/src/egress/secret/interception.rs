@@ -11,10 +11,10 @@ use tokio::{
 };
 
 use super::{
-    super::{log::NetworkEvent, shown},
-    Held, Keyring, Watch, Watched,
-    exchange::Exchange,
+    super::{exchange::Exchange, held::Held, log::NetworkEvent, shown},
+    Keyring, Watch, Watched,
     keyring::MOST_CONNECTIONS,
+    requests::Requests,
     tls::{self, Opened},
 };
 
@@ -96,9 +96,9 @@ impl Interception {
         match spoken {
             Spoken::Tls => {
                 let Opened { inside, outside, is_h2 } = tls::open(Box::new(again), outside, &self.host, &self.keyring).await?;
-                Exchange::new(self.keyring, self.host, self.tell).run(inside, outside, is_h2).await?;
+                Exchange(Requests::new(self.keyring, self.host, self.tell)).run(inside, outside, is_h2).await?;
             }
-            Spoken::Http => Exchange::new(self.keyring, self.host, self.tell).run(Box::new(again), outside, false).await?,
+            Spoken::Http => Exchange(Requests::new(self.keyring, self.host, self.tell)).run(Box::new(again), outside, false).await?,
             Spoken::Other => {
                 let (reader, writer) = again.into_inner();
                 let tell = self.tell;
@@ -139,7 +139,7 @@ async fn sort(inside: &mut Held, outside: &mut Connection) -> Result<(Spoken, Ve
         }
         match shown::read(&seen) {
             Some(shown::Shown::Host(..)) => return Ok((Spoken::Http, seen)),
-            Some(shown::Shown::Nothing) => return Ok((Spoken::Other, seen)),
+            Some(shown::Shown::Nothing | shown::Shown::NoHost) => return Ok((Spoken::Other, seen)),
             Some(shown::Shown::Unclear(what)) => return Err(Refusal::refused(format!("it begins with {what}")).into()),
             None if seen.len() >= MOST => return Err(Refusal::refused("it begins with a beginning without end".to_owned()).into()),
             None => {}

@@ -12,18 +12,14 @@
 //! | `interception` | a connection to a secret's host, taken apart |
 //! | `tls` | the two ends of one that is encrypted |
 //! | `ending` | the end of a client that leaves without a word |
-//! | `exchange` | requests and answers |
-//! | `held` | a connection's end that is closed last |
-//! | `tasks` | what goes on beside, and ends with the connection |
+//! | `requests` | the requests on such a connection, and the answers |
 
 mod authority;
 mod ending;
-mod exchange;
-mod held;
 mod interception;
 mod keyring;
+mod requests;
 mod substitution;
-mod tasks;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -32,7 +28,6 @@ mod value;
 mod vault;
 mod watch;
 
-pub(super) use held::Held;
 pub(super) use interception::{Failure, Interception};
 pub(super) use keyring::Keyring;
 pub(super) use watch::{Watch, Watched};

@@ -23,7 +23,12 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::{super::log::NetworkEvent, Failure, Held, Interception, Keyring, authority::Authority, keyring};
+use super::{
+    super::{held::Held, log::NetworkEvent},
+    Failure, Interception, Keyring,
+    authority::Authority,
+    keyring,
+};
 
 const HEADER: &str = "x-token";
 

@@ -1,9 +1,4 @@
-use std::{
-    collections::BTreeSet,
-    io,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -15,27 +10,24 @@ use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::{
     body::Incoming,
     client::conn as client,
-    ext::ReasonPhrase,
     server::conn as server,
     service::service_fn,
     upgrade::{self, OnUpgrade},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use sandbar_core::{Connection, DomainName};
-use tokio::sync::{Mutex as AsyncMutex, Notify};
+use sandbar_core::Connection;
+use tokio::sync::{Mutex, Notify};
 
 use super::{
-    super::log::NetworkEvent,
-    interception::Tell,
-    keyring::Keyring,
-    substitution::{restore, restored, substitute},
+    log::NetworkEvent,
     tasks::{Beside, Tasks},
 };
 
 /// How long the head of a request may take, from the end of the one before: browsers and servers close what idles after one to five minutes.
-const HEAD: Duration = Duration::from_secs(60);
-/// Bytes of a head, and of what is read ahead, over HTTP/1.
-const BUFFER: usize = 64 << 10;
+pub(super) const HEAD: Duration = Duration::from_secs(60);
+/// Bytes of a request's head and of an answer's, and of what is read ahead, over HTTP/1.
+const REQUEST: usize = 32 << 10;
+const ANSWER: usize = 64 << 10;
 /// Requests at the same time, over HTTP/2.
 const MOST_REQUESTS: u32 = 64;
 /// Bytes of a head over HTTP/2: servers take 8 to 32 KiB. And of a body that wait to be sent on, of each request and each answer.
@@ -52,32 +44,45 @@ const PONG: Duration = Duration::from_secs(20);
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
-/// Requests to one host, and its answers, on one connection.
-pub(super) struct Exchange {
-    keyring: Arc<Keyring>,
-    host: DomainName,
-    tell: Tell,
-    told: Mutex<BTreeSet<(NetworkEvent, String)>>,
+/// Who looks at each request of a connection, and at each answer.
+pub(super) trait Overseer: Send + Sync + 'static {
+    /// Makes a request one that may go to the server, as it is sent there.
+    ///
+    /// # Errors
+    /// Why it goes no further.
+    fn oversee(&self, request: &mut Request<Incoming>) -> Result<(), Objection>;
+
+    /// Looks at what stands before an answer.
+    fn see_answer(&self, response: &mut Response<Incoming>);
+
+    /// Tells of what happened.
+    fn tell(&self, event: NetworkEvent, reason: String);
 }
+
+/// Requests to one server, and its answers, on one connection.
+pub(super) struct Exchange<O>(pub(super) O);
 
 /// Where requests go.
 enum Server {
-    H1(AsyncMutex<client::http1::SendRequest<Incoming>>),
+    H1(Mutex<client::http1::SendRequest<Incoming>>),
     H2(client::http2::SendRequest<Incoming>),
 }
 
 /// Why a request goes no further.
-struct Objection {
-    status: StatusCode,
-    event: NetworkEvent,
-    reason: String,
+pub(super) struct Objection {
+    pub(super) status: StatusCode,
+    pub(super) reason: String,
+    /// What the client hears, where that is not the reason.
+    pub(super) said: Option<&'static str>,
 }
 
-impl Exchange {
-    pub(super) fn new(keyring: Arc<Keyring>, host: DomainName, tell: Tell) -> Self {
-        Self { keyring, host, tell, told: Mutex::default() }
+impl Objection {
+    pub(super) const fn of(status: StatusCode, reason: String) -> Self {
+        Self { status, reason, said: None }
     }
+}
 
+impl<O: Overseer> Exchange<O> {
     /// Passes requests and answers on, until both sides have ended. Both speak HTTP/2, or neither does.
     pub(super) async fn run(self, inside: Connection, outside: Connection, is_h2: bool) -> io::Result<()> {
         let tasks = Tasks::default();
@@ -109,7 +114,8 @@ impl Exchange {
         } else {
             let mut builder = server::http1::Builder::new();
             builder.timer(TokioTimer::new()).auto_date_header(false).header_read_timeout(HEAD);
-            builder.max_buf_size(BUFFER).preserve_header_case(true);
+            // A client that has said all may still wait for the answer.
+            builder.max_buf_size(REQUEST).preserve_header_case(true).half_close(true);
             let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(inside), service).with_upgrades());
             tokio::select! {
                 served = &mut serving => served,
@@ -131,16 +137,19 @@ impl Exchange {
     }
 
     async fn pass(&self, mut request: Request<Incoming>, server: &Server, beside: &Beside) -> io::Result<Response<Body>> {
-        let is_h1 = matches!(server, Server::H1(_));
-        if let Err(Objection { status, event, reason }) = self.prepare(&mut request, is_h1) {
-            // Why a secret is gone is for this host to know.
-            let said = if status == StatusCode::BAD_GATEWAY { "a secret cannot be had" } else { &reason };
-            let response = told(status, said);
-            (self.tell)(event, reason);
+        if let Err(Objection { status, reason, said }) = self.0.oversee(&mut request) {
+            let response = told(status, said.unwrap_or(&reason));
+            self.0.tell(NetworkEvent::Refused, reason);
             return Ok(response);
         }
+        if matches!(server, Server::H1(_)) {
+            no_other_http(request.headers_mut());
+        }
+        // Who is inside has been told to go on when its body is wanted; and the server is sent it.
+        request.headers_mut().remove(EXPECT);
+        let is_connect = request.method() == Method::CONNECT;
         // Over HTTP/2 there is none.
-        let wanted = request.headers().contains_key(UPGRADE).then(|| upgrade::on(&mut request));
+        let wanted = (is_connect || request.headers().contains_key(UPGRADE)).then(|| upgrade::on(&mut request));
         let mut response = match server {
             Server::H1(sender) => {
                 let mut sender = sender.lock().await;
@@ -153,106 +162,13 @@ impl Exchange {
                 sender.send_request(request).await.map_err(io::Error::other)?
             }
         };
-        self.conceal(&mut response);
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        self.0.see_answer(&mut response);
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS || (is_connect && response.status().is_success()) {
             let inside = wanted.ok_or_else(|| io::Error::other("the server goes over to another protocol, which nobody asked for"))?;
             let outside = upgrade::on(&mut response);
             beside.spawn(relay(inside, outside));
         }
         Ok(response.map(BodyExt::boxed))
-    }
-
-    /// Makes a request one that may go to the server: to its host alone, with the secrets put in.
-    fn prepare(&self, request: &mut Request<Incoming>, is_h1: bool) -> Result<(), Objection> {
-        if request.method() == Method::CONNECT {
-            return Err(Objection::refused(StatusCode::METHOD_NOT_ALLOWED, "a request to be connected through a secret's host".to_owned()));
-        }
-        // It asks for what was sent, secrets and all.
-        if request.method() == Method::TRACE {
-            return Err(Objection::refused(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "a request to be told what was sent to a secret's host".to_owned(),
-            ));
-        }
-        self.require_host(request.uri(), request.headers())?;
-        let text = request.uri().to_string();
-        for name in self.keyring.found_in(&text) {
-            self.tell_once(
-                NetworkEvent::Leak,
-                format!("the placeholder of {name} is in the address of a request, where it goes out as it is"),
-            );
-        }
-        if is_h1 {
-            to_origin(request, &self.host)?;
-            only_web_sockets(request.headers_mut());
-        }
-        // Who is inside has been told to go on when its body is wanted; and the server is sent it.
-        request.headers_mut().remove(EXPECT);
-        let found = substitute(request.headers_mut(), &self.keyring, &self.host).map_err(|error| Objection {
-            status: StatusCode::BAD_GATEWAY,
-            event: NetworkEvent::Refused,
-            reason: error.chain(),
-        })?;
-        for name in found.used {
-            self.tell_once(NetworkEvent::Secret, format!("the secret {name} is put in"));
-        }
-        for name in found.foreign {
-            self.tell_once(NetworkEvent::Leak, format!("the placeholder of {name} goes out as it is: it is not for this host"));
-        }
-        Ok(())
-    }
-
-    /// Takes secrets out of what stands before an answer.
-    fn conceal(&self, response: &mut Response<Incoming>) {
-        let mut found = restore(response.headers_mut(), &self.keyring, &self.host);
-        if let Some(reason) = response.extensions().get::<ReasonPhrase>() {
-            let said = restored(reason.as_bytes(), &self.keyring, &self.host, &mut found).is_some();
-            if said {
-                response.extensions_mut().remove::<ReasonPhrase>();
-            }
-        }
-        for name in found {
-            self.tell_once(NetworkEvent::Leak, format!("the secret {name} is in the head of an answer, where its placeholder is put back"));
-        }
-    }
-
-    /// Refuses a request that is for another host by any of the places where one can be named, or that names none.
-    fn require_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Objection> {
-        let bad = |reason: &str| Objection::refused(StatusCode::BAD_REQUEST, reason.to_owned());
-        let mut named: Vec<Authority> = uri.authority().cloned().into_iter().collect();
-        let mut hosts = headers.get_all(HOST).iter();
-        if let Some(host) = hosts.next() {
-            named.push(Authority::try_from(host.as_bytes()).map_err(|_| bad("an HTTP request for a host that is none"))?);
-        }
-        if hosts.next().is_some() {
-            return Err(bad("an HTTP request for several hosts"));
-        }
-        if named.is_empty() {
-            return Err(bad("an HTTP request that names no host"));
-        }
-        for authority in named {
-            if authority.as_str().contains('@') {
-                return Err(bad("an HTTP request for a host with a user"));
-            }
-            if authority.host().parse::<DomainName>().ok().as_ref() != Some(&self.host) {
-                let reason = format!("the host of HTTP is {}, and {} was resolved", authority.host(), self.host);
-                return Err(Objection::refused(StatusCode::MISDIRECTED_REQUEST, reason));
-            }
-        }
-        Ok(())
-    }
-
-    /// Tells something once for a connection.
-    fn tell_once(&self, event: NetworkEvent, reason: String) {
-        if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert((event, reason.clone())) {
-            (self.tell)(event, reason);
-        }
-    }
-}
-
-impl Objection {
-    const fn refused(status: StatusCode, reason: String) -> Self {
-        Self { status, event: NetworkEvent::Refused, reason }
     }
 }
 
@@ -273,13 +189,15 @@ async fn connect(outside: Connection, is_h2: bool, beside: &Beside, closed: &Arc
         return Ok(Server::H2(sender));
     }
     let mut builder = client::http1::Builder::new();
-    builder.max_buf_size(BUFFER).preserve_header_case(true);
+    builder.max_buf_size(ANSWER).preserve_header_case(true);
+    // As browsers take them.
+    builder.allow_spaces_after_header_name_in_responses(true).allow_obsolete_multiline_headers_in_responses(true);
     let (sender, connection) = builder.handshake(outside).await?;
     beside.spawn(async move {
         let _ = connection.with_upgrades().await;
         closed.notify_one();
     });
-    Ok(Server::H1(AsyncMutex::new(sender)))
+    Ok(Server::H1(Mutex::new(sender)))
 }
 
 /// Whether it is only that the client did not wait for the last words. Errors of the server's side are not of this kind.
@@ -297,24 +215,32 @@ async fn relay(inside: OnUpgrade, outside: OnUpgrade) {
     }
 }
 
-/// The host stands in its header alone, as a server expects it that is no proxy.
-fn to_origin(request: &mut Request<Incoming>, host: &DomainName) -> Result<(), Objection> {
-    let bad = || Objection::refused(StatusCode::BAD_REQUEST, "an HTTP request for what is no path".to_owned());
-    if let Some(authority) = request.uri().authority() {
-        let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        let named = HeaderValue::try_from(authority.as_str()).map_err(|_| bad())?;
-        *request.uri_mut() = path.parse().map_err(|_| bad())?;
-        request.headers_mut().entry(HOST).or_insert(named);
-    } else if !request.headers().contains_key(HOST) {
-        request.headers_mut().insert(HOST, HeaderValue::try_from(host.as_str()).map_err(|_| bad())?);
+/// The hosts that a request names: by its target and by its header.
+///
+/// # Errors
+/// When there are several headers, or one that names none, or a user with it: servers could understand that in more ways than one.
+pub(super) fn named(uri: &Uri, headers: &HeaderMap) -> Result<Vec<Authority>, Objection> {
+    let bad = |reason: &str| Objection::of(StatusCode::BAD_REQUEST, reason.to_owned());
+    let mut named: Vec<Authority> = uri.authority().cloned().into_iter().collect();
+    let mut hosts = headers.get_all(HOST).iter();
+    if let Some(host) = hosts.next() {
+        named.push(Authority::try_from(host.as_bytes()).map_err(|_| bad("an HTTP request for a host that is none"))?);
     }
-    Ok(())
+    if hosts.next().is_some() {
+        return Err(bad("an HTTP request for several hosts"));
+    }
+    if named.iter().any(|authority| authority.as_str().contains('@')) {
+        return Err(bad("an HTTP request for a host with a user"));
+    }
+    Ok(named)
 }
 
 /// What would go over to another protocol that carries requests is kept in this one.
-fn only_web_sockets(headers: &mut HeaderMap) {
-    let is_web_socket = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"websocket");
-    if !headers.contains_key(UPGRADE) || headers.get_all(UPGRADE).iter().all(is_web_socket) {
+fn no_other_http(headers: &mut HeaderMap) {
+    /// Those that carry none; the last is Docker's.
+    const OTHERS: [&[u8]; 2] = [b"websocket", b"tcp"];
+    let carries_none = |value: &HeaderValue| OTHERS.iter().any(|other| value.as_bytes().eq_ignore_ascii_case(other));
+    if !headers.contains_key(UPGRADE) || headers.get_all(UPGRADE).iter().all(carries_none) {
         return;
     }
     headers.remove(UPGRADE);
