@@ -16,7 +16,7 @@ use super::{
 const OPERATION: &str = "kernel import";
 
 /// Everything that is of use in a guest, in the order in which it is loaded as far as needs do not say otherwise.
-const WANTED: [&str; 25] = [
+const WANTED: [&str; 26] = [
     // The buses and devices that monitors have.
     "virtio_pci",
     "virtio_mmio",
@@ -44,6 +44,8 @@ const WANTED: [&str; 25] = [
     "nft_compat",
     "xt_REDIRECT",
     "iptable_nat",
+    // Tunnels of whoever is inside.
+    "tun",
     // A guest in a guest, and checksums that file systems of others want.
     "libcrc32c",
     "crc16",
