@@ -35,5 +35,8 @@ fn main() -> ExitCode {
         Ok(())
     });
     let trials = cases.into_iter().flatten().map(case::Case::trial).chain([missing]).collect();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    let mut arguments = Arguments::from_args();
+    // Engines that were killed take their time to come back, and nobody has to do anything meanwhile.
+    arguments.test_threads.get_or_insert(4);
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
