@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use sandbar_conformance::{Variant, escape, run};
+use sandbar_conformance::{Variant, escape, run, stay_on_loopback};
 
 mod engines {
     pub mod busybox;
@@ -22,5 +22,6 @@ const VARIANTS: &[Variant] =
     &[container::ROOT, container::ROOTLESS, container::ROOTLESS_RANGES, gvisor::ROOT, gvisor::ROOTLESS, attacked::TCG, attacked::JAILED];
 
 fn main() -> ExitCode {
+    stay_on_loopback();
     run(VARIANTS, escape::all())
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use sandbar_conformance::{Variant, case, run};
+use sandbar_conformance::{Variant, case, run, stay_on_loopback};
 
 mod elsewhere;
 mod engines;
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
     if let Some(code) = elsewhere::serve() {
         return code;
     }
+    stay_on_loopback();
     let code = run(VARIANTS, case::all());
     ssh::end();
     code
