@@ -28,6 +28,7 @@ pub const CASES: &[Case] = &[
     Case::new("egress::an_agent_that_is_killed_ends_its_connections_and_nothing_new_leaves", killed_agent).on(CONTAINERS).staged(),
     Case::new("egress::connections_that_are_reset_or_half_closed_leave_nothing", storms).on(CONTAINERS).staged(),
     Case::new("egress::those_who_speak_slowly_hold_nobody_up", slow).on(CONTAINERS).staged(),
+    Case::new("egress::who_does_not_read_holds_the_other_side_back", held_back).on(CONTAINERS).staged(),
     Case::new("egress::ten_gibibytes_pass_and_take_no_memory", large).on(&["container-root"]).staged(),
 ];
 
@@ -342,6 +343,65 @@ fn slow(outer: &Home) {
     assert_eq!(client.finish().code, 0);
     let refused = home.ok(&["net", "log", &id]).lines().filter(|line| line.contains("the host of HTTP is other.test")).count();
     assert_eq!(refused, 200);
+    home.close();
+}
+
+/// Is sent zeros and reads none, or sends them to somebody who reads none, over plain HTTP as well; then ends when a line comes.
+const STOPPED: &str = "
+import socket, sys, threading
+def connect(port):
+    return socket.create_connection(('allowed.test', port), 60)
+unread = connect(7004)
+unread.sendall(b'\\0')
+def send(head):
+    ends = connect(7007)
+    ends.sendall(head)
+    while True:
+        ends.sendall(bytes(1 << 20))
+for head in [b'\\0', b'POST / HTTP/1.1\\r\\nHost: allowed.test\\r\\nContent-Length: 1000000000000\\r\\n\\r\\n']:
+    threading.Thread(target=send, args=[head], daemon=True).start()
+print('begun', flush=True)
+sys.stdin.readline()
+unread.settimeout(20)
+total = 0
+while total < 64 << 20:
+    total += len(unread.recv(1 << 20))
+print('read', flush=True)
+";
+
+fn held_back(outer: &Home) {
+    /// What sockets, pipes and buffers on the way may hold of all three together, and what whoever decides may.
+    const ON_THE_WAY: u64 = 48 << 20;
+    const MOST: u64 = 4 << 20;
+    let stage = Stage::new();
+    let home = stage.home(&outer.wall);
+    let id = home.create(&["--net", "allow=allowed.test"]);
+    assert_reached(&home, &id, &["http://allowed.test/"], "you reached");
+    let keeper = keeper(&home, &id);
+    let before = own_memory(keeper);
+    let words = ["exec", "-i", &id, "--", "/usr/bin/python3", "-c", STOPPED];
+    let (mut client, mut input) = Client::start_with_input(home.command(&words), &["exec"]);
+    client.wait_for_line("begun");
+    let passed = || {
+        let stats = home.json(&["stats", "--json", &id]);
+        ["network_sent_bytes", "network_received_bytes"].map(|name| stats[name].as_u64().unwrap())
+    };
+    // It is written down once a second.
+    let mut last = passed();
+    eventually("nothing passes any more", || {
+        thread::sleep(Duration::from_secs(2));
+        let now = passed();
+        let stands = now == last && now.iter().all(|bytes| *bytes > 64 << 10);
+        last = now;
+        stands
+    });
+    assert!(last.iter().sum::<u64>() < ON_THE_WAY, "{last:?} bytes have passed, and nobody reads");
+    let cost = own_memory(keeper).saturating_sub(before);
+    assert!(cost < MOST, "it took {} KiB", cost >> 10);
+    assert_reached(&home, &id, &["http://allowed.test/"], "you reached");
+    input.write_all(b"go\n").unwrap();
+    client.wait_for_line("read");
+    client.finish();
     home.close();
 }
 

@@ -52,6 +52,11 @@ pub fn serve_if_asked() -> bool {
         Ok(()) => say(&format!("end {address} 7005")),
         Err(_) => say(&format!("reset {address} 7005")),
     });
+    // Nobody reads.
+    on(7007, |stream, _| {
+        thread::park();
+        drop(stream);
+    });
     on(7006, |stream, address| drop(kept_http(stream, address)));
     welcome::begin(std::path::Path::new(&folder), say);
     let mut tls = Command::new("setpriv");
