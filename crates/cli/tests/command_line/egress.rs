@@ -20,7 +20,9 @@ pub const CASES: &[Case] = &[
     Case::new("egress::connections_over_a_limit_are_refused_and_a_rate_is_kept", limited)
         .on(&["container-root", "container-rootless"])
         .staged(),
-    Case::new("egress::two_thousand_connections_are_open_at_once_and_cost_little", many).on(&["container-root"]).staged(),
+    Case::new("egress::two_thousand_connections_are_open_at_once_and_cost_little", many)
+        .on(&["container-root", "container-rootless", "gvisor-root"])
+        .staged(),
     Case::new("egress::a_keeper_that_was_killed_allows_nothing_and_comes_back", killed).on(WALLS).staged(),
     Case::new("egress::a_keeper_that_is_killed_in_the_middle_is_no_end", broken_off).on(WALLS).staged(),
     Case::new("egress::rules_are_refused_where_nobody_could_keep_them", unclaimed).on(&["dangerous-host"]).brief(),
