@@ -1,6 +1,6 @@
 //! Making sandboxes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use sandbar_core::{
     CheckpointId, Context, Error, ErrorKind, Feature, Lifetime, Network, ProvisionRequest, RestoreRequest, Result, RootSource,
@@ -19,6 +19,9 @@ use crate::{
     root::Resolved,
     runtime::{gone, to_the_end},
 };
+
+/// How long a creation with a given id waits for another one who has its lock: more than `gc` needs to remove a lock that has no sandbox yet.
+const COLLECTED: Duration = Duration::from_secs(1);
 
 /// A sandbox about to be made, from an image or from a checkpoint.
 pub(crate) struct Plan {
@@ -92,10 +95,12 @@ impl Runtime {
             let message = "secrets stay on this host, which does not decide about what leaves a sandbox on another one";
             return Err(Error::new(ErrorKind::Unsupported, "secret", message).with_hint("make it on that host, with secrets of that host"));
         }
-        let id = plan.id.take().map_or_else(|| Ok(SandboxId::from_random(random()?)), Ok)?;
-        let lock = SandboxLock::try_take(self.home(), &id, "create")?;
-        let lock =
-            lock.ok_or_else(|| Error::new(ErrorKind::Conflict, "create", "somebody works on a sandbox of this id").with("id", &id))?;
+        // Of a new id `gc` alone can have the lock, for a moment, when it finds the file before it is locked here.
+        let (id, wait) = match plan.id.take() {
+            Some(id) => (id, COLLECTED),
+            None => (SandboxId::from_random(random()?), self.config().lock_wait),
+        };
+        let lock = SandboxLock::take(self.home(), &id, "create", wait).await?;
         let expires_ms = plan.spec.ttl.map(|ttl| clock::now_ms().saturating_add(clock::millis(ttl)));
         let asks = !plan.choice.provider.is_elsewhere() && plan.choice.provider.info().features.has(Feature::NetworkRules);
         let gated = plan.spec.network.policy().is_some() && asks;

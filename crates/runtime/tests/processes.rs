@@ -20,7 +20,7 @@ use std::{
 };
 
 use libtest_mimic::{Arguments, Trial};
-use sandbar_core::{CheckpointKind, ErrorKind, Lifetime, SandboxSpec, State};
+use sandbar_core::{CheckpointKind, ErrorKind, Lifetime, SandboxId, SandboxSpec, State};
 use sandbar_runtime::{CreateRequest, ForkOptions, RestoreOptions, Runtime, RuntimeConfig, Sandbox};
 use support::{Fake, command, fake_sandbox, leavings, open_as};
 use tempfile::TempDir;
@@ -100,6 +100,7 @@ fn main() -> ExitCode {
 fn tests() -> Vec<Trial> {
     let mut tests = vec![
         test("processes::eight_share_a_state_folder", eight_share_a_state_folder),
+        test("processes::a_lock_that_is_collected_keeps_nobody_from_creating", a_collected_lock),
         test("processes::a_sandbox_ends_with_its_owner", a_sandbox_ends_with_its_owner),
         test("keeper::a_port_outlives_the_command_and_the_keeper", a_port_outlives_the_command_and_the_keeper),
         test("keeper::it_holds_nothing_of_the_command", it_holds_nothing_of_the_command),
@@ -172,6 +173,25 @@ async fn eight_share_a_state_folder() {
     }
     assert_eq!(leavings(home.path()), [""; 0]);
     assert!(open(home.path()).await.gc().await.unwrap().is_empty());
+}
+
+async fn a_collected_lock() {
+    let home = tempfile::tempdir().unwrap();
+    let runtime = open(home.path()).await;
+    let id = SandboxId::from_random([3; 8]);
+    let path = home.path().join("locks").join(id.as_str());
+    let lock = fs::File::create(&path).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let collector = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        fs::remove_file(path).unwrap();
+        drop(lock);
+    });
+    let sandbox = runtime.create(CreateRequest { id: Some(id.clone()), ..fake_sandbox() }).await.unwrap();
+    collector.join().unwrap();
+    assert_eq!(*sandbox.id(), id);
+    sandbox.destroy().await.unwrap();
+    assert_eq!(leavings(home.path()), [""; 0]);
 }
 
 /// Everything that can be done to sandboxes, once.

@@ -4,6 +4,7 @@ mod create;
 mod docker;
 mod egress;
 mod exec;
+mod expose;
 mod gvisor;
 mod idle;
 pub mod life;
@@ -27,12 +28,13 @@ use self::sandbox::Stage;
 use crate::{Result, peer::docker::Docker, table};
 
 /// The names of the cases, in their order.
-pub const NAMES: [&str; 15] = [
+pub const NAMES: [&str; 16] = [
     "exec",
     "create",
     "limits",
     "stream",
     "egress",
+    "expose",
     "parallel",
     "idle",
     "server",
@@ -90,6 +92,7 @@ async fn run_one(setting: &Setting, name: &str, deadline: Duration) -> Result {
             "limits" => limits::run(setting, &stage).await,
             "stream" => stream::run(setting, &stage).await,
             "egress" => egress::run(setting, &stage).await,
+            "expose" => expose::run(setting, &stage).await,
             "parallel" => parallel::run(setting, &stage).await,
             "server" => server::run(setting, &stage).await,
             "load" => load::run(setting, &stage).await,

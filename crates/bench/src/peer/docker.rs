@@ -7,7 +7,7 @@ use std::{
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-use super::{answers, engine, output, run, words};
+use super::{Served, answers, engine, output, run, words};
 use crate::{Result, case::life::Bare};
 
 /// The image that the containers have; made by [`Docker::prepare`], so that nothing is downloaded.
@@ -111,6 +111,22 @@ impl Docker {
         self.run(&format!("network rm {NAME}")).await?;
         self.run(&format!("rmi -f {IMAGE}")).await?;
         said
+    }
+
+    /// A server in a container on a bridge of the engine's, whose port is published.
+    pub async fn serve(&self, program: &str, port: u16, inside: u16) -> Result<Served> {
+        self.import("-cf - -T /dev/null").await?;
+        self.run(&format!("network create --driver bridge {NAME}")).await?;
+        let publish = format!("-p 127.0.0.1:{port}:{inside}");
+        let mut arguments = self.arguments(&format!("run -i --rm --network {NAME} {publish} {MOUNTS} {IMAGE} python3 -c"));
+        arguments.push(program.to_owned());
+        Served::begin("docker", &arguments).await
+    }
+
+    /// Removes what that took.
+    pub async fn stop_serving(&self) -> Result {
+        self.run(&format!("network rm {NAME}")).await?;
+        self.run(&format!("rmi -f {IMAGE}")).await
     }
 
     /// Removes what was prepared.

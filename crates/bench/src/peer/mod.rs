@@ -13,9 +13,13 @@ pub mod spawn;
 pub mod sshd;
 pub mod usernet;
 
-use std::process::Stdio;
+use std::{process::Stdio, time::Duration};
 
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, ChildStdin, Command},
+    time::timeout,
+};
 
 use crate::Result;
 
@@ -37,6 +41,35 @@ pub async fn output(program: &str, arguments: &[String]) -> Result<String> {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     Err(format!("{program} {}: {}: {}", arguments.join(" "), output.status, String::from_utf8_lossy(&output.stderr).trim()).into())
+}
+
+/// A server, until its standard input ends.
+pub struct Served {
+    child: Child,
+    input: Option<ChildStdin>,
+}
+
+impl Served {
+    /// Starts it; returns when it has said that it is ready.
+    pub async fn begin(program: &str, arguments: &[String]) -> Result<Self> {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+        let mut child = command.spawn()?;
+        let input = child.stdin.take();
+        let output = child.stdout.take().ok_or("no output")?;
+        let mut lines = BufReader::new(output).lines();
+        match timeout(Duration::from_secs(20), lines.next_line()).await {
+            Ok(Ok(Some(line))) if line == "ready" => Ok(Self { child, input }),
+            other => Err(format!("{program}: it says {other:?}, and is not ready").into()),
+        }
+    }
+
+    /// Ends it.
+    pub async fn end(mut self) -> Result {
+        drop(self.input.take());
+        timeout(Duration::from_secs(20), self.child.wait()).await.map_err(|_| "it does not end")??;
+        Ok(())
+    }
 }
 
 /// Whether a program answers `--version` (or whatever is asked of it).
