@@ -6,7 +6,7 @@ use rustix::process::geteuid;
 use sandbar_backends::Provider;
 use sandbar_core::{Error, ErrorKind, Feature, FeatureSet, Isolation, Result, SandboxProvider, SandboxSpec};
 
-use crate::{image::HOST, runtime::Runtime};
+use crate::{image::HOST, root::BASE, runtime::Runtime};
 
 /// The name that asks for a choice, also where the configuration names a provider.
 pub(crate) const AUTO: &str = "auto";
@@ -120,6 +120,11 @@ impl Runtime {
                 continue;
             }
             match self.verdict(name, provider.as_ref()).await? {
+                Ok(_) if needs_base(&provider.info().features, wish) && self.images().resolve(Some(BASE)).await.is_err() => {
+                    surprising = true;
+                    passed_over.push(format!("{name} needs an image, and its default `{BASE}` is not here"));
+                    hints.push(format!("{name}: {}", how_to_get_base(name)));
+                }
                 Ok(verdict) => {
                     let mut reason = match wish.isolation.is_some() || floor > Isolation::None {
                         true => format!("the first usable provider with isolation {floor} or stronger: {verdict}"),
@@ -163,12 +168,19 @@ impl Runtime {
     }
 }
 
+/// Whether a sandbox of it begins with the image `base`: what takes no image at all begins with an empty folder.
+fn needs_base(claimed: &FeatureSet, wish: &Wish<'_>) -> bool {
+    wish.image.is_none() && claimed.has(Feature::LayeredImage) && !claimed.has(Feature::HostImage)
+}
+
+/// What to do where a provider's default image is missing.
+pub(crate) fn how_to_get_base(provider: &str) -> String {
+    format!("sandbar setup {provider} makes it; or name another one with --image")
+}
+
 /// What keeps a provider from what is asked, in words that follow its name.
 fn lack(claimed: &FeatureSet, wish: &Wish<'_>) -> Option<String> {
-    let takes_images = claimed.has(Feature::HostImage) || claimed.has(Feature::LayeredImage);
     let image = match wish.image {
-        // What takes no image at all begins with an empty folder.
-        None if takes_images && !claimed.has(Feature::HostImage) => return Some("needs an image (--image)".to_owned()),
         None => None,
         Some(HOST) => Some(Feature::HostImage),
         Some(_) => Some(Feature::LayeredImage),

@@ -139,7 +139,7 @@ impl Runtime {
         };
         match made {
             Ok(handle) => {
-                let revision = self.ledger().standing(&id)?.ok_or_else(|| gone(&id))?.2;
+                let revision = self.ledger().standing(&id)?.ok_or_else(|| gone(&id))?.revision;
                 fault::point("create.finished");
                 drop(lock);
                 let remark = plan.choice.notable.then(|| format!("{}: {}", plan.choice.name, plan.choice.reason));

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     Runtime,
-    choice::Choice,
+    choice::{Choice, how_to_get_base},
     image::{Collected, HOST, ImageLimits, ImageSummary, Pin, ProgressCallback, Removed},
 };
 
@@ -45,8 +45,7 @@ impl Runtime {
         let found = match (image, self.images().resolve_pinned(Some(image.unwrap_or(default))).await) {
             (None, Err(error)) if error.kind() == ErrorKind::NotFound => {
                 let message = format!("{} needs an image, and its default `{BASE}` is not here", choice.name);
-                Err(Error::new(ErrorKind::NotFound, "create", message)
-                    .with_hint(format!("sandbar setup {} makes it; or name another one with --image", choice.name)))
+                Err(Error::new(ErrorKind::NotFound, "create", message).with_hint(how_to_get_base(&choice.name)))
             }
             // The provider may have it, or get it.
             (Some(image), Err(error)) if error.kind() == ErrorKind::NotFound => {

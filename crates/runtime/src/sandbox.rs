@@ -8,7 +8,7 @@ use sandbar_core::{AttachRequest, Error, ErrorKind, ProvisionRequest, Result, Sa
 use crate::{
     Runtime,
     create::as_provided,
-    ledger::{LedgerJournal, Operation, SandboxRow},
+    ledger::{LedgerJournal, Operation, SandboxRow, Standing},
     runtime::{gone, to_the_end},
 };
 
@@ -104,7 +104,13 @@ impl Sandbox {
 
     /// The handle for a verb that does not change the life cycle, if the state is one of `allowed`.
     pub(crate) async fn usable(&self, allowed: &[State]) -> Result<Arc<dyn SandboxHandle>> {
-        let (state, operation, revision) = self.runtime.ledger().standing(self.id())?.ok_or_else(|| gone(self.id()))?;
+        Ok(self.standing(allowed).await?.0)
+    }
+
+    /// The same, and whether its agent was seen silent and was not heard since.
+    pub(crate) async fn standing(&self, allowed: &[State]) -> Result<(Arc<dyn SandboxHandle>, bool)> {
+        let standing = self.runtime.ledger().standing(self.id())?.ok_or_else(|| gone(self.id()))?;
+        let Standing { state, operation, revision, was_silent } = standing;
         if !allowed.contains(&state) {
             let error = match Verb::Use.check(state) {
                 Err(error) => error,
@@ -120,10 +126,11 @@ impl Sandbox {
                 None => error,
             });
         }
-        match self.kept_handle(revision) {
-            Some(handle) => Ok(handle),
-            None => self.handle_of(&self.runtime.row(self.id())?).await,
-        }
+        let handle = match self.kept_handle(revision) {
+            Some(handle) => handle,
+            None => self.handle_of(&self.runtime.row(self.id())?).await?,
+        };
+        Ok((handle, was_silent))
     }
 
     async fn simply(&self, operation: Operation) -> Result<()> {

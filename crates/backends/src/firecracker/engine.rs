@@ -28,14 +28,22 @@ impl Engine {
     /// # Errors
     /// `Unavailable` without Firecracker, or without a jail that is asked for.
     pub(super) fn find(options: &FirecrackerOptions) -> Result<Self> {
+        Self::find_as(options, is_root())
+    }
+
+    /// The same, for a user who is root, or is not.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub(super) fn find_as(options: &FirecrackerOptions, is_root: bool) -> Result<Self> {
         let program = options.firecracker.clone().or_else(|| named(VARIABLE)).or_else(|| find_program("firecracker"));
         let missing = || Error::new(ErrorKind::Unavailable, OPERATION, "firecracker is missing");
         let hint = "put the programs `firecracker` and `jailer` of a release (1.12 or newer) into /usr/local/bin, or name them: FIRECRACKER_PATH, JAILER_PATH";
         let program = program.ok_or_else(|| missing().with_hint(hint))?;
         let program =
             fs::canonicalize(&program).map_err(|error| missing().with_source(error).with("path", program.display()).with_hint(hint))?;
-        let jailer = if options.jail.unwrap_or_else(is_root) { jailer(options, &program) } else { None };
-        if options.jail == Some(true) && (jailer.is_none() || !is_root()) {
+        let jailer = if options.jail.unwrap_or(is_root) { jailer(options, &program) } else { None };
+        if options.jail == Some(true) && (jailer.is_none() || !is_root) {
             return Err(Error::new(
                 ErrorKind::Unavailable,
                 OPERATION,
@@ -60,7 +68,7 @@ impl Engine {
     }
 }
 
-fn is_root() -> bool {
+pub(super) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
@@ -109,13 +117,10 @@ mod tests {
         let options =
             |jailer: Option<&str>, jail| FirecrackerOptions { firecracker: Some(program.clone()), jailer: jailer.map(PathBuf::from), jail };
         assert!(Engine::find(&options(Some("/bin/true"), Some(false))).unwrap().jailer.is_none());
-        let jailed = Engine::find(&options(Some("/bin/true"), Some(true)));
-        if is_root() {
-            let ids = IdRange { first: 7, count: 1 };
-            let engine = jailed.unwrap();
-            assert_eq!((engine.jail_user(Some(ids)), engine.jail_user(None)), (Some(7), None));
-        } else {
-            assert!(jailed.is_err());
-        }
+        let jailed = |is_root| Engine::find_as(&options(Some("/bin/true"), Some(true)), is_root);
+        let ids = IdRange { first: 7, count: 1 };
+        let engine = jailed(true).unwrap();
+        assert_eq!((engine.jail_user(Some(ids)), engine.jail_user(None)), (Some(7), None));
+        assert!(jailed(false).is_err());
     }
 }

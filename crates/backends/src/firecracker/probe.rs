@@ -24,5 +24,5 @@ fn look(home: &Path, kvm: &Noted, options: &FirecrackerOptions) -> Result<String
     let version = engine.version()?;
     vmm::require_programs(info::NAME, &[])?;
     let kernel = KernelStore::new(home).newest()?;
-    Ok(format!("Firecracker {version}, {}; kernel {}", info::jail(Some(&engine)), kernel.summary.release))
+    Ok(format!("Firecracker {version}, {}; kernel {}", info::jail(Some(&engine), engine::is_root()), kernel.summary.release))
 }

@@ -13,7 +13,7 @@ use crate::expose::ExposedPorts;
 use super::{
     Backend, checkpoint,
     client::Call,
-    lifecycle::{self, blocking},
+    lifecycle::{self, Words, blocking},
     live::Shared,
     output::Kept,
     provision::detached,
@@ -175,7 +175,11 @@ impl<B: Backend> SandboxHandle for MachineHandle<B> {
     }
 
     async fn stop(&self) -> Result<()> {
-        detached(lifecycle::stop(Arc::clone(&self.shared))).await
+        detached(lifecycle::stop(Arc::clone(&self.shared), Words::Last)).await
+    }
+
+    async fn stop_crashed(&self) -> Result<()> {
+        detached(lifecycle::stop(Arc::clone(&self.shared), Words::None)).await
     }
 
     async fn start(&self) -> Result<()> {

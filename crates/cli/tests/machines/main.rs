@@ -1,5 +1,5 @@
 //! Virtual machines under the command line: a machine that is killed, panics or hangs is told as such, `kill -9` of sandbar at each step of its life
-//! leaks nothing, and neither do many lives in a row.
+//! leaks nothing, and neither do many lives in a row; a setup is all that the first one needs; what is weaker than it could be says so.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 use std::process::ExitCode;
@@ -17,10 +17,12 @@ mod kills;
 mod made;
 mod owned;
 mod qemu;
+mod setup;
 mod struck;
 #[path = "../../../conformance/tests/engines/trial.rs"]
 mod trial;
 mod volumes;
+mod weaker;
 mod world;
 
 /// A fact, and what shows it.
@@ -52,5 +54,9 @@ fn main() -> ExitCode {
             || trial::trial(&format!("firecracker::{name}"), "firecracker-jailed", firecracker::world, move |world| body(&world));
         [qemu].into_iter().chain((!OF_QEMU.contains(&name)).then(firecracker))
     });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    let setup = trial::trial("qemu::setup_gets_what_the_next_command_needs", "qemu-tcg", qemu::bare, |world| setup::suffices(&world));
+    let weaker = trial::trial("firecracker::a_wall_that_is_weaker_is_told", "firecracker-jailed", firecracker::world, |world| {
+        weaker::is_told(&world);
+    });
+    libtest_mimic::run(&arguments, trials.chain([setup, weaker]).collect()).exit_code()
 }

@@ -18,7 +18,7 @@ use sandbar_backends::machine;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a command may take that finds its machine gone.
-const SECONDS: Duration = Duration::from_secs(30);
+pub const SECONDS: Duration = Duration::from_secs(30);
 
 /// What is tested.
 pub struct Monitor {
@@ -57,13 +57,7 @@ impl World {
         let (Some(kernel), Some(_)) = (kernel(), busybox()) else {
             return Err("a kernel or busybox is missing: run `cargo xtask setup`".to_owned());
         };
-        let world = Self {
-            home: tempfile::Builder::new().prefix("sandbar-test-").tempdir_in("/tmp").unwrap(),
-            monitor,
-            killed: RefCell::default(),
-        };
-        fs::create_dir(world.state()).unwrap();
-        fs::write(world.state().join("sandbar.toml"), &world.monitor.config).unwrap();
+        let world = Self::bare(monitor);
         world.import("busybox", "/name");
         let [package, unpacked, modules] = ["package.deb", "vmlinux", "modules"].map(|name| kernel.join(name).display().to_string());
         // An emulated machine would take minutes to unpack it.
@@ -72,6 +66,15 @@ impl World {
             None => world.ok(&["kernel", "import", &package]),
         };
         Ok(world)
+    }
+
+    /// A state folder with nothing but the configuration.
+    pub fn bare(monitor: Monitor) -> Self {
+        let home = tempfile::Builder::new().prefix("sandbar-test-").tempdir_in("/tmp").unwrap();
+        let world = Self { home, monitor, killed: RefCell::default() };
+        fs::create_dir(world.state()).unwrap();
+        fs::write(world.state().join("sandbar.toml"), &world.monitor.config).unwrap();
+        world
     }
 
     /// Makes an image of little more than a shell. The file has the image's name in it.

@@ -147,7 +147,7 @@ async fn an_image_is_taken_by_whoever_takes_such_images() {
     let runtime = machine.runtime().await;
     let (name, reason, _) = chosen(&runtime, CreateRequest::default()).await;
     assert_eq!(name, "kernel");
-    assert!(reason.contains("container needs an image"), "{reason}");
+    assert!(reason.contains("container needs an image, and its default `base` is not here"), "{reason}");
     let on_host = CreateRequest { image: Some("host".into()), ..CreateRequest::default() };
     let (name, reason, _) = chosen(&runtime, on_host).await;
     assert_eq!(name, "kernel");
@@ -156,6 +156,30 @@ async fn an_image_is_taken_by_whoever_takes_such_images() {
     let other = CreateRequest { image: Some("other".into()), isolation: Some(Isolation::UserKernel), ..CreateRequest::default() };
     let error = runtime.create(other).await.unwrap_err();
     assert!(error.message().contains("kernel does not have layered-image here"), "{error}");
+}
+
+#[tokio::test]
+async fn who_cannot_show_the_hosts_programs_takes_the_image_base_where_it_is() {
+    let only_layers: FeatureSet = Fake::features().iter().chain([Feature::LayeredImage]).collect();
+    let machine = Machine::new().with("kernel", Isolation::UserKernel, only_layers.clone(), Some("runsc")).with(
+        "machine",
+        Isolation::Vm,
+        only_layers,
+        None,
+    );
+    let runtime = machine.runtime().await;
+    let request = || CreateRequest { isolation: Some(Isolation::UserKernel), ..CreateRequest::default() };
+    let error = runtime.create(request()).await.unwrap_err();
+    assert!(error.message().contains("machine needs an image, and its default `base` is not here"), "{error}");
+    // Of one that lacks more than the image, that is told.
+    let hint = "kernel: install runsc\nmachine: sandbar setup machine makes it; or name another one with --image";
+    assert_eq!(error.hint(), Some(hint));
+
+    let tree = machine.home.path().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    runtime.import_image(&tree, Some("base")).await.unwrap();
+    let (name, reason, _) = chosen(&runtime, request()).await;
+    assert_eq!(name, "machine", "{reason}");
 }
 
 #[tokio::test]
