@@ -6,9 +6,9 @@ use tokio::io::AsyncRead;
 
 use crate::{
     AttachRequest, CheckpointKind, CheckpointOptions, Claim, Connection, DatagramStream, DirEntry, EgressStream, Error, ErrorKind,
-    ExecRequest, ExecStream, ExposedPort, Feature, FileStat, ImageKind, Isolation, LimitReport, Needs, Network, PortStream, Probe, ProcessInfo,
-    Program, ProviderInfo, ProvisionRequest, PtySize, PutOptions, RemoveOptions, Renewal, Resource, RestoreRequest, Result, SandboxHandle,
-    SandboxId, SandboxProvider, SandboxSpec, SandboxStats, SandboxStatus, SavedCheckpoint, Signal, WatchStream,
+    ExecRequest, ExecStream, ExposedPort, Feature, FileStat, ImageKind, Isolation, LimitReport, Needs, Network, PortStream, Probe,
+    ProcessInfo, Program, ProviderInfo, ProvisionRequest, PtySize, PutOptions, RemoveOptions, Renewal, Resource, RestoreRequest, Result,
+    SandboxHandle, SandboxId, SandboxProvider, SandboxSpec, SandboxStats, SandboxStatus, SavedCheckpoint, Signal, WatchStream,
 };
 
 /// A provider whose unclaimed features are refused, and whose arguments are validated, in one wording for all providers.

@@ -6,8 +6,8 @@ use tokio::io::AsyncRead;
 
 use crate::{
     CheckpointOptions, Connection, DatagramStream, DirEntry, EgressStream, Error, ErrorKind, ExecRequest, ExecResult, ExecStream,
-    ExposedPort, FileStat, LimitReport, Network, PortStream, ProcessInfo, PutOptions, RemoveOptions, Renewal, RestoreRequest, Result, SandboxId,
-    SandboxStats, SandboxStatus, SavedCheckpoint, Signal, WatchStream,
+    ExposedPort, FileStat, LimitReport, Network, PortStream, ProcessInfo, PutOptions, RemoveOptions, Renewal, RestoreRequest, Result,
+    SandboxId, SandboxStats, SandboxStatus, SavedCheckpoint, Signal, WatchStream,
 };
 
 /// One sandbox.

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{FeatureSet, IdRange, Isolation, Journal, Lifetime, Resource, Result, RootSource, SandboxHandle, SandboxId, SandboxSpec, SecretValue};
+use crate::{
+    FeatureSet, IdRange, Isolation, Journal, Lifetime, Resource, Result, RootSource, SandboxHandle, SandboxId, SandboxSpec, SecretValue,
+};
 
 /// What a provider is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,8 +11,8 @@ use http_body_util::BodyDataStream;
 use hyper::body::Incoming;
 use sandbar_core::{
     CheckpointKind, CheckpointOptions, Connection, DirEntry, ErrorKind, ExecRequest, ExecStream, ExposedPort, FileStat, Journal,
-    LimitReport, Network, PortStream, ProcessInfo, Program, PutOptions, RemoveOptions, Renewal, Resource, RestoreRequest, Result, SandboxHandle,
-    SandboxId, SandboxStats, SandboxStatus, SavedCheckpoint, Signal, State, User, WatchStream,
+    LimitReport, Network, PortStream, ProcessInfo, Program, PutOptions, RemoveOptions, Renewal, Resource, RestoreRequest, Result,
+    SandboxHandle, SandboxId, SandboxStats, SandboxStatus, SavedCheckpoint, Signal, State, User, WatchStream,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -49,7 +49,7 @@ impl<'a> Server<'a> {
     pub fn new(stage: &'a Stage, home: &Home) -> Self {
         let words = ["serve", "--listen", "127.0.0.1:0", "--log-format", "json"];
         let mut command = home.command(&words);
-        command.env("SANDBAR_LOG", "debug").stderr(File::create(home.path().join("server.log")).unwrap());
+        command.env("SANDBAR_LOG", "trace").stderr(File::create(home.path().join("server.log")).unwrap());
         let mut process = Ending(command.spawn().unwrap());
         let mut line = String::new();
         BufReader::new(process.0.stdout.take().unwrap()).read_line(&mut line).unwrap();

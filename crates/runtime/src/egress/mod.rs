@@ -36,8 +36,8 @@ mod shown;
 mod verbs;
 
 pub(crate) use counts::NetworkCounts;
-pub use log::{NetworkEvent, NetworkRecord};
 pub(crate) use log::NetworkLog;
+pub use log::{NetworkEvent, NetworkRecord};
 pub(crate) use own::is_own;
 pub use reader::NetworkReader;
 pub(crate) use secret::{Vault, values, variables};

@@ -60,7 +60,8 @@ impl NetworkReader {
                 let lines = handle.network_log(last.moment).await?;
                 let records = lines.into_iter().map(NetworkRecord::deserialize).collect::<Result<Vec<_>, _>>();
                 let records = records.map_err(|error| {
-                    Error::new(ErrorKind::Unavailable, "network log", "the other host writes it in a way that is not known").with_source(error)
+                    Error::new(ErrorKind::Unavailable, "network log", "the other host writes it in a way that is not known")
+                        .with_source(error)
                 })?;
                 Ok(last.after(records))
             }
