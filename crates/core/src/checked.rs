@@ -295,7 +295,9 @@ impl SandboxHandle for CheckedHandle {
 
     async fn set_network(&self, network: &Network) -> Result<()> {
         self.require(Feature::NetworkRules)?;
-        network.features().try_for_each(|feature| self.require(feature))?;
+        if network.needs_udp() {
+            self.require(Feature::NetworkUdp)?;
+        }
         self.inner.set_network(network).await
     }
 
