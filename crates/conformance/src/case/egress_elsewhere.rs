@@ -151,10 +151,12 @@ async fn a_secret_is_kept_by_another_host_and_is_nowhere_else(context: &Context)
     for (process, file) in words_of_processes() {
         ensure!(!has(&file, &value), "process {process} has the value in {}", file.display());
     }
-    let folder = context.subject().folder.clone();
+    let [here, there] = ["here", "there"].map(|state| context.subject().folder.join(state));
     let mut found = Vec::new();
-    files_with(&folder, &value, sandbox.id().as_str(), &mut found);
-    let vaults = folder.join("there/secrets");
+    for folder in [&here, &there, &sandbox.request().folder] {
+        files_with(folder, &value, sandbox.id().as_str(), &mut found);
+    }
+    let vaults = there.join("secrets");
     ensure!(matches!(&*found, [vault] if vault.starts_with(&vaults)), "files with the value: {found:?}");
     ensure_eq!(fs::metadata(&found[0])?.permissions().mode() & 0o7777, 0o600, "the vault's mode");
     context.destroy(&sandbox).await?;
