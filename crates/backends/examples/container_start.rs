@@ -133,6 +133,7 @@ async fn once(
     let request = ProvisionRequest {
         id,
         spec,
+        secret_values: BTreeMap::new(),
         root: root.clone(),
         folder: folder.clone(),
         ids: rustix::process::geteuid().is_root().then_some(IdRange { first: 1_000_000, count: 65_536 }),

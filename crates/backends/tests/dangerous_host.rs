@@ -6,6 +6,7 @@
 )]
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -71,6 +72,7 @@ impl Home {
         let request = ProvisionRequest {
             id: SandboxId::from_random(random),
             spec: SandboxSpec::default(),
+            secret_values: BTreeMap::new(),
             root: RootSource::empty(),
             folder,
             ids: None,

@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeMap,
     fs::{self, DirBuilder},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -81,6 +82,7 @@ impl Context {
         let request = ProvisionRequest {
             id,
             spec,
+            secret_values: BTreeMap::new(),
             root: self.subject.root.clone(),
             folder,
             ids: self.subject.ids.as_ref().map(|pool| pool.take()),

@@ -31,6 +31,8 @@ pub enum Reach {
     Workspace,
     /// The disk is that of this host and large files are no burden.
     LargeFiles,
+    /// It is on another host, which is this one in tests, and which decides itself about what leaves.
+    Elsewhere,
     /// A fork stacks a layer of its own on those of its checkpoint.
     Layers,
     /// Restore and fork really copy a file system (xattrs, links, whiteouts).
@@ -50,6 +52,7 @@ impl Reach {
             Self::OwnRoot => "it has no root file system of its own",
             Self::Workspace => "its file calls are not confined to a workspace",
             Self::LargeFiles => "large files are tested on another variant",
+            Self::Elsewhere => "this host decides about what leaves it",
             Self::Layers => "its forks are copies",
             Self::RealFiles => "needs a real file system",
         }

@@ -6,9 +6,9 @@ use tokio::io::AsyncRead;
 
 use crate::{
     AttachRequest, CheckpointKind, CheckpointOptions, Claim, Connection, DatagramStream, DirEntry, EgressStream, Error, ErrorKind,
-    ExecRequest, ExecStream, ExposedPort, Feature, FileStat, ImageKind, Isolation, LimitReport, Needs, PortStream, Probe, ProcessInfo,
-    Program, ProviderInfo, ProvisionRequest, PtySize, PutOptions, RemoveOptions, Renewal, Resource, RestoreRequest, Result, SandboxHandle,
-    SandboxId, SandboxProvider, SandboxSpec, SandboxStats, SandboxStatus, SavedCheckpoint, Signal, WatchStream,
+    ExecRequest, ExecStream, ExposedPort, Feature, FileStat, ImageKind, Isolation, LimitReport, Needs, Network, PortStream, Probe,
+    ProcessInfo, Program, ProviderInfo, ProvisionRequest, PtySize, PutOptions, RemoveOptions, Renewal, Resource, RestoreRequest, Result,
+    SandboxHandle, SandboxId, SandboxProvider, SandboxSpec, SandboxStats, SandboxStatus, SavedCheckpoint, Signal, WatchStream,
 };
 
 /// A provider whose unclaimed features are refused, and whose arguments are validated, in one wording for all providers.
@@ -291,6 +291,19 @@ impl SandboxHandle for CheckedHandle {
     async fn leave_datagrams(&self, question: u64) -> Result<Box<dyn DatagramStream>> {
         self.require(Feature::NetworkUdp)?;
         self.inner.leave_datagrams(question).await
+    }
+
+    async fn set_network(&self, network: &Network) -> Result<()> {
+        self.require(Feature::NetworkRules)?;
+        if network.needs_udp() {
+            self.require(Feature::NetworkUdp)?;
+        }
+        self.inner.set_network(network).await
+    }
+
+    async fn network_log(&self, since_ms: u64) -> Result<Vec<Value>> {
+        self.require(Feature::NetworkRules)?;
+        self.inner.network_log(since_ms).await
     }
 
     async fn checkpoint(&self, options: CheckpointOptions) -> Result<SavedCheckpoint> {

@@ -1,12 +1,13 @@
 use std::net::SocketAddr;
 
 use async_trait::async_trait;
+use serde_json::Value;
 use tokio::io::AsyncRead;
 
 use crate::{
     CheckpointOptions, Connection, DatagramStream, DirEntry, EgressStream, Error, ErrorKind, ExecRequest, ExecResult, ExecStream,
-    ExposedPort, FileStat, LimitReport, PortStream, ProcessInfo, PutOptions, RemoveOptions, Renewal, RestoreRequest, Result, SandboxId,
-    SandboxStats, SandboxStatus, SavedCheckpoint, Signal, WatchStream,
+    ExposedPort, FileStat, LimitReport, Network, PortStream, ProcessInfo, PutOptions, RemoveOptions, Renewal, RestoreRequest, Result,
+    SandboxId, SandboxStats, SandboxStatus, SavedCheckpoint, Signal, WatchStream,
 };
 
 /// One sandbox.
@@ -160,6 +161,24 @@ pub trait SandboxHandle: Send + Sync {
         Err(nothing_leaves())
     }
 
+    /// Changes what it may reach, where [another host](crate::SandboxProvider::is_elsewhere) decides about that.
+    ///
+    /// # Errors
+    /// `Conflict` when it was made without a network; `Unsupported` where this host decides, and the runtime changes it.
+    async fn set_network(&self, network: &Network) -> Result<()> {
+        let _ = network;
+        Err(decided_here())
+    }
+
+    /// What another host has decided about its names and connections at this moment (Unix milliseconds) and later, the oldest first, as that host writes it.
+    ///
+    /// # Errors
+    /// `Unsupported` where this host decides, and the runtime keeps a log.
+    async fn network_log(&self, since_ms: u64) -> Result<Vec<Value>> {
+        let _ = since_ms;
+        Err(decided_here())
+    }
+
     /// Saves. Processes are frozen meanwhile and go on afterwards, whether it succeeded or not.
     ///
     /// # Behavior
@@ -228,4 +247,8 @@ pub trait SandboxHandle: Send + Sync {
 
 fn nothing_leaves() -> Error {
     Error::new(ErrorKind::Unsupported, "egress", "this provider asks nobody about what leaves a sandbox")
+}
+
+fn decided_here() -> Error {
+    Error::new(ErrorKind::Unsupported, "network", "no other host decides about what leaves this sandbox")
 }

@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -7,7 +8,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{FeatureSet, IdRange, Isolation, Journal, Lifetime, Resource, Result, RootSource, SandboxHandle, SandboxId, SandboxSpec};
+use crate::{
+    FeatureSet, IdRange, Isolation, Journal, Lifetime, Resource, Result, RootSource, SandboxHandle, SandboxId, SandboxSpec, SecretValue,
+};
 
 /// What a provider is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +45,9 @@ pub struct ProvisionRequest {
     pub id: SandboxId,
     /// What it shall be.
     pub spec: SandboxSpec,
+    /// The values of its secrets, by their names, for a provider on [another host](SandboxProvider::is_elsewhere), which keeps them there. Any other has no
+    /// use for them, and is given none; neither is one that makes it from a checkpoint, or that attaches to it.
+    pub secret_values: BTreeMap<String, SecretValue>,
     /// Its root file system.
     pub root: RootSource,
     /// The sandbox's own folder on the host: exists, mode 0700, empty, and is the provider's to fill.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustix::process::geteuid;
-use sandbar_backends::Provider;
+use sandbar_backends::{Provider, remote::Address};
 use sandbar_core::{Error, ErrorKind, Feature, FeatureSet, Isolation, Result, SandboxProvider, SandboxSpec};
 
 use crate::{image::HOST, root::BASE, runtime::Runtime};
@@ -80,12 +80,17 @@ impl Runtime {
         let provider = self.provider(name)?;
         let isolation = spec.map_or_else(|| provider.info().isolation, |spec| provider.isolation(spec));
         if isolation < floor {
-            let meeting: Vec<&str> = self.providers().iter().filter(|known| known.isolation >= floor).map(|known| known.name).collect();
+            let host = if provider.is_elsewhere() { format!("{}/", name.parse::<Address>()?.origin()) } else { String::new() };
+            let meeting = self.providers().iter().filter(|known| known.isolation >= floor);
+            let meeting: Vec<String> = meeting.map(|known| format!("{host}{}", known.name)).collect();
             let error = Error::new(ErrorKind::Unsupported, "create", format!("{name} has isolation {isolation}, below the floor {floor}"));
-            return Err(match meeting.is_empty() {
-                true => error.with_hint(format!("no provider in this build has isolation {floor} or stronger")),
-                false => error.with_hint(format!("isolation {floor} is available with --on {}", meeting.join(" or --on "))),
-            });
+            return Err(error.with_hint(match (meeting.join(" or --on "), host.is_empty()) {
+                (meeting, true) if meeting.is_empty() => format!("no provider in this build has isolation {floor} or stronger"),
+                (meeting, true) => format!("isolation {floor} is available with --on {meeting}"),
+                (meeting, false) if meeting.is_empty() => format!("name a provider of that host which has it: --on {host}PROVIDER"),
+                // Which of them it has, that host knows.
+                (meeting, false) => format!("isolation {floor} may be available there with --on {meeting}"),
+            }));
         }
         Ok(Choice { name: name.to_owned(), provider, reason: reason.to_owned(), automatic: false, notable: false })
     }

@@ -1,17 +1,17 @@
 //! Making sandboxes.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use sandbar_core::{
-    CheckpointId, Context, Error, ErrorKind, Feature, Lifetime, Network, ProvisionRequest, RestoreRequest, Result, RootSource,
-    SandboxHandle, SandboxId, SandboxSpec, check_name,
+    CheckpointId, Context, ErrorKind, Feature, Lifetime, Network, ProvisionRequest, RestoreRequest, Result, RootSource, SandboxHandle,
+    SandboxId, SandboxSpec, SecretValue, check_name,
 };
 
 use crate::{
     CreateRequest, Runtime, Sandbox,
     choice::{Choice, Wish},
     clock,
-    egress::{Vault, variables},
+    egress::{Vault, values, variables},
     fault, home,
     image::Pin,
     ledger::{Age, LedgerJournal, NewSandbox, SandboxRow},
@@ -35,8 +35,10 @@ pub(crate) struct Plan {
     pub(crate) pin: Option<Arc<Pin>>,
     pub(crate) spec: SandboxSpec,
     pub(crate) lifetime: Lifetime,
-    /// What is to be kept of its secrets.
+    /// What is to be kept of its secrets here.
     pub(crate) vault: Option<Vault>,
+    /// What another host is to keep of them.
+    pub(crate) secret_values: BTreeMap<String, SecretValue>,
     /// The checkpoint it begins from.
     pub(crate) from: Option<(CheckpointId, RestoreRequest)>,
 }
@@ -80,8 +82,14 @@ impl Runtime {
         let choice = self.choose(wish).await?;
         let Resolved { image, root, pin } = self.resolve_image(image, &choice).await?;
         let CreateRequest { id, name, mut spec, secret_values, lifetime, .. } = request;
-        let vault = Vault::prepare(&mut spec.secrets, &secret_values)?;
-        self.bring_up(Plan { id, name, choice, image, root, pin: pin.map(Arc::new), spec, lifetime, vault, from: None }).await
+        let (vault, secret_values) = if choice.provider.is_elsewhere() {
+            spec.secrets.vault = None;
+            (None, values(&spec.secrets, &secret_values)?)
+        } else {
+            (Vault::prepare(&mut spec.secrets, &secret_values)?, BTreeMap::new())
+        };
+        let pin = pin.map(Arc::new);
+        self.bring_up(Plan { id, name, choice, image, root, pin, spec, lifetime, vault, secret_values, from: None }).await
     }
 
     /// Carries out a plan. Undoes what it did when it fails.
@@ -90,10 +98,6 @@ impl Runtime {
         if let Some(holder) = self.holder() {
             holder.allow(&plan.spec, provider.info().isolation, provider.is_elsewhere())?;
             holder.allow_network(&plan.spec.network, &self.config().network)?;
-        }
-        if provider.is_elsewhere() && !plan.spec.secrets.is_empty() {
-            let message = "secrets stay on this host, which does not decide about what leaves a sandbox on another one";
-            return Err(Error::new(ErrorKind::Unsupported, "secret", message).with_hint("make it on that host, with secrets of that host"));
         }
         // Of a new id `gc` alone can have the lock, for a moment, when it finds the file before it is locked here.
         let (id, wait) = match plan.id.take() {
@@ -178,6 +182,7 @@ impl Runtime {
         let request = ProvisionRequest {
             id: id.clone(),
             spec: as_provided(&plan.spec, plan.name.as_deref()),
+            secret_values: plan.secret_values.clone(),
             root: plan.root.clone(),
             folder: folder.clone(),
             ids,

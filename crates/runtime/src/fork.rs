@@ -1,6 +1,6 @@
 //! New sandboxes from checkpoints.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use sandbar_core::{CheckpointKind, Error, ErrorKind, Lifetime, Limits, Result, SandboxId, check_name};
 use tokio::{sync::Semaphore, task::JoinSet};
@@ -122,6 +122,7 @@ impl Runtime {
                 spec: spec.clone(),
                 lifetime: options.lifetime,
                 vault: None,
+                secret_values: BTreeMap::new(),
                 from: Some((checkpoint.id.clone(), from.clone())),
             };
             let (runtime, slots) = (self.clone(), Arc::clone(&slots));

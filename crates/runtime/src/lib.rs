@@ -68,7 +68,7 @@ pub use audit::{Actor, AuditFilter, AuditLog, AuditPlace, AuditRecord};
 pub use checkpoint::{CheckpointSummary, RestoreOptions};
 pub use config::RuntimeConfig;
 pub use doctor::{Diagnosis, ProviderDiagnosis};
-pub use egress::{NetworkEvent, NetworkLog, NetworkRecord};
+pub use egress::{NetworkEvent, NetworkReader, NetworkRecord};
 pub use event::{Event, EventKind, PortChange, PortChanges, Verdict, Verdicts};
 pub use fault::STEPS;
 pub use fork::ForkOptions;

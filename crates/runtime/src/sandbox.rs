@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -90,6 +91,7 @@ impl Sandbox {
         let provision = ProvisionRequest {
             id: row.id.clone(),
             spec: as_provided(&row.spec, row.name.as_deref()),
+            secret_values: BTreeMap::new(),
             root: row.root.clone(),
             folder: self.runtime.home().sandbox(&row.id),
             ids: row.ids,

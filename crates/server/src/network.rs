@@ -54,9 +54,7 @@ pub(crate) async fn log(app: May<Read>, Path(id): Path<String>, Query(part): Que
     let Part { since_ms, limit, cursor } = part;
     let wanted = Wanted { limit, cursor };
     let (limit, place) = (wanted.limit()?, Place::after(&wanted)?);
-    let mut log = app.runtime.sandbox(&id).await?.network_log()?;
-    let read = tokio::task::spawn_blocking(move || log.read()).await;
-    let mut records = read.map_err(|error| Error::new(ErrorKind::Internal, "network log", "a task failed").with_source(error))??;
+    let mut records = app.runtime.sandbox(&id).await?.network_log().await?.read().await?;
     records.retain(|record| record.time_ms >= since_ms);
     if !wanted.is_part() {
         return Ok(Json(Listing::All(records)));

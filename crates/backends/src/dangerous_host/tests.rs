@@ -1,5 +1,7 @@
 //! Where no control group can be made: the same by descent and signals.
 
+use std::collections::BTreeMap;
+
 use sandbar_core::{
     AttachRequest, CheckpointKind, ExecRequest, Feature, Lifetime, NoJournal, ProvisionRequest, RootSource, SandboxProvider, State,
 };
@@ -17,6 +19,7 @@ fn request(folder: &Path) -> ProvisionRequest {
     ProvisionRequest {
         id: SandboxId::from_random([3; 8]),
         spec: SandboxSpec::default(),
+        secret_values: BTreeMap::new(),
         root: RootSource::empty(),
         folder: folder.to_owned(),
         ids: None,

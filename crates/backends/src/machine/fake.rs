@@ -1,6 +1,7 @@
 //! A wall without anything behind it, and agents that say what a test wants: for tests of what the machine makes of hostile agents.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -252,6 +253,7 @@ impl Bench {
         let request = ProvisionRequest {
             id: SandboxId::from_random([7; 8]),
             spec: SandboxSpec::default(),
+            secret_values: BTreeMap::new(),
             root: RootSource::empty(),
             folder: home.path().to_owned(),
             ids: None,

@@ -80,6 +80,10 @@ impl Ask {
         Self { content, media_type: Some("application/json"), ..Self::new(Method::POST, path) }
     }
 
+    pub(super) fn put(path: impl Into<String>, body: &Value) -> Self {
+        Self { method: Method::PUT, ..Self::post(path, body) }
+    }
+
     pub(super) fn with(mut self, name: &str, value: impl AsRef<str>) -> Self {
         self.query = form_urlencoded::Serializer::new(self.query).append_pair(name, value.as_ref()).finish();
         self

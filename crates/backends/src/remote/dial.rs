@@ -1,4 +1,4 @@
-use std::{io, time::Duration};
+use std::{io, net::IpAddr, time::Duration};
 
 use sandbar_core::{Connection, Error, ErrorKind, Result};
 use sandbar_relay::Patient;
@@ -48,7 +48,7 @@ async fn tcp(address: &Address) -> Result<Patient> {
         Error::new(ErrorKind::Unavailable, OPERATION, "the host's name has no address").with("host", &address.host).with_source(error)
     })?;
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for place in known {
+    for place in known.filter(|place| is_fit(address.scheme, place.ip())) {
         match TcpStream::connect(place).await {
             Ok(stream) => {
                 stream.set_nodelay(true).map_err(failed)?;
@@ -58,4 +58,25 @@ async fn tcp(address: &Address) -> Result<Patient> {
         }
     }
     Err(failed(last))
+}
+
+/// Whether keys and secrets may go there: in the clear to this machine alone, whatever `localhost` means to its resolver.
+fn is_fit(scheme: Scheme, place: IpAddr) -> bool {
+    scheme != Scheme::Http || place.is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_in_the_clear_stays_on_this_machine() {
+        let fit = |scheme, place: &str| is_fit(scheme, place.parse().unwrap());
+        for place in ["127.0.0.1", "127.8.9.10", "::1"] {
+            assert!(fit(Scheme::Http, place), "{place}");
+        }
+        for place in ["192.0.2.1", "10.0.0.1", "0.0.0.0", "::", "::ffff:192.0.2.1", "fe80::1"] {
+            assert!(!fit(Scheme::Http, place) && fit(Scheme::Https, place), "{place}");
+        }
+    }
 }

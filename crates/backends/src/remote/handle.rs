@@ -11,8 +11,8 @@ use http_body_util::BodyDataStream;
 use hyper::body::Incoming;
 use sandbar_core::{
     CheckpointKind, CheckpointOptions, Connection, DirEntry, ErrorKind, ExecRequest, ExecStream, ExposedPort, FileStat, Journal,
-    LimitReport, PortStream, ProcessInfo, Program, PutOptions, RemoveOptions, Renewal, Resource, RestoreRequest, Result, SandboxHandle,
-    SandboxId, SandboxStats, SandboxStatus, SavedCheckpoint, Signal, State, User, WatchStream,
+    LimitReport, Network, PortStream, ProcessInfo, Program, PutOptions, RemoveOptions, Renewal, Resource, RestoreRequest, Result,
+    SandboxHandle, SandboxId, SandboxStats, SandboxStatus, SavedCheckpoint, Signal, State, User, WatchStream,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -235,6 +235,14 @@ impl SandboxHandle for Handle {
 
     async fn unexpose_port(&self, port: u16) -> Result<()> {
         self.ports.close(port).await
+    }
+
+    async fn set_network(&self, network: &Network) -> Result<()> {
+        self.client.tell(Ask::put(self.path("/network"), &json!({ "network": network }))).await
+    }
+
+    async fn network_log(&self, since_ms: u64) -> Result<Vec<Value>> {
+        self.client.ask(Ask::get(self.path("/network/log")).with("since_ms", since_ms.to_string())).await
     }
 
     async fn checkpoint(&self, options: CheckpointOptions) -> Result<SavedCheckpoint> {

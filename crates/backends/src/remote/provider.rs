@@ -7,7 +7,7 @@ use std::{
 use async_trait::async_trait;
 use sandbar_core::{
     AttachRequest, Error, ErrorKind, Feature, FeatureSet, ImageKind, Isolation, Lifetime, Network, Probe, ProviderInfo, ProvisionRequest,
-    Resource, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider,
+    Resource, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider, Secret,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -149,6 +149,16 @@ fn ttl_ms(request: &ProvisionRequest) -> Option<u64> {
     request.spec.ttl.into_iter().chain(lease).min().map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// Its secrets as the server takes them: each with its value, which is in no answer.
+fn given_secrets(request: &ProvisionRequest) -> Result<Value> {
+    let given = |secret: &Secret| match request.secret_values.get(&secret.name) {
+        Some(value) => Ok(json!({ "name": secret.name, "hosts": secret.hosts, "value": value.reveal() })),
+        None => Err(Error::new(ErrorKind::InvalidInput, "secret", "another host is to keep it, and no value is given with it")
+            .with("secret", &secret.name)),
+    };
+    request.spec.secrets.list.iter().map(given).collect()
+}
+
 fn hostname(request: &ProvisionRequest) -> &str {
     request.spec.hostname.as_deref().unwrap_or(request.id.as_str())
 }
@@ -200,7 +210,7 @@ impl SandboxProvider for Remote {
         let network = (spec.network != Network::Default).then_some(&spec.network);
         let mut env = request.root.env.clone();
         env.extend(spec.env.clone());
-        let body = json!({
+        let mut body = json!({
             "id": request.id,
             "provider": self.offer().await?.name,
             "image": image,
@@ -213,6 +223,9 @@ impl SandboxProvider for Remote {
             "ttl_ms": ttl_ms(&request),
             "runtime": spec.runtime,
         });
+        if !spec.secrets.is_empty() {
+            body["secrets"] = given_secrets(&request)?;
+        }
         self.make(request, Ask::post("/v1/sandboxes", &body)).await
     }
 
@@ -268,4 +281,38 @@ impl SandboxProvider for Remote {
 
 fn of_this_host() -> Error {
     Error::new(ErrorKind::Unsupported, OPERATION, "what only this host has cannot be begun from on another one")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, path::PathBuf};
+
+    use sandbar_core::{NoJournal, RootSource, SandboxSpec, SecretValue, Secrets};
+
+    use super::*;
+
+    #[test]
+    fn a_secret_goes_with_its_value_and_not_without() {
+        let list = vec!["TOKEN=env:MY_TOKEN@api.test,b.test".parse().unwrap(), "KEY=file:/run/key@api.test".parse().unwrap()];
+        let spec = SandboxSpec { secrets: Secrets { vault: None, list }, ..SandboxSpec::default() };
+        let mut request = ProvisionRequest {
+            id: SandboxId::from_random([7; 8]),
+            spec,
+            secret_values: BTreeMap::from([("TOKEN".to_owned(), SecretValue::new("hunter2"))]),
+            root: RootSource::elsewhere(None),
+            folder: PathBuf::new(),
+            ids: None,
+            lifetime: Lifetime::Detached,
+            journal: Arc::new(NoJournal),
+        };
+        let error = given_secrets(&request).unwrap_err();
+        assert!(error.kind() == ErrorKind::InvalidInput && error.chain().contains("KEY") && !error.chain().contains("hunter2"), "{error}");
+        request.secret_values.insert("KEY".to_owned(), SecretValue::new("hunter3"));
+        // Of where they came from the other host learns nothing.
+        let given = json!([
+            { "name": "TOKEN", "hosts": ["api.test", "b.test"], "value": "hunter2" },
+            { "name": "KEY", "hosts": ["api.test"], "value": "hunter3" },
+        ]);
+        assert_eq!(given_secrets(&request).unwrap(), given);
+    }
 }

@@ -97,6 +97,7 @@ impl World {
         let request = ProvisionRequest {
             id,
             spec,
+            secret_values: BTreeMap::new(),
             root: self.image(),
             folder,
             ids: is_root().then_some(IdRange { first: 1_000_000_000 + count * 65_536, count: 65_536 }),

@@ -103,7 +103,7 @@ impl Elsewhere {
 
     async fn over_ssh(setting: &Setting) -> Result<Self> {
         let (home, there) = (TempDir::new()?, TempDir::new()?);
-        let sshd = Sshd::start(there.path(), &there.path().join("home"), &there.path().join("cache"))?;
+        let sshd = Sshd::start(there.path(), &there.path().join("home"), &there.path().join("cache"), "")?;
         let mut config = String::new();
         writeln!(config, "[ssh]\nssh = {:?}\nupload = {:?}", sshd.client, setting.sandbar)?;
         fs::write(home.path().join("sandbar.toml"), config)?;

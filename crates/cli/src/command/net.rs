@@ -8,6 +8,8 @@ use crate::{error::Outcome, output};
 
 /// How often a log that is followed is read.
 const LOOK: Duration = Duration::from_millis(200);
+/// The same of another host, where each time is a connection.
+const LOOK_ELSEWHERE: Duration = Duration::from_secs(1);
 
 /// What a sandbox may reach, and what it tried to
 #[derive(Debug, Args)]
@@ -64,21 +66,27 @@ impl Net {
 impl Log {
     async fn run(self, runtime: &Runtime) -> Outcome {
         let sandbox = runtime.sandbox(&self.id).await?;
-        let mut log = sandbox.network_log()?;
+        let mut log = sandbox.network_log().await?;
+        let look = if log.is_elsewhere() { LOOK_ELSEWHERE } else { LOOK };
         loop {
             // Before the log is read: what was written before the end is printed.
-            let is_there = match sandbox.network_log() {
+            let is_there = match sandbox.network_log().await {
                 Ok(_) => true,
                 Err(error) if error.kind() == ErrorKind::NotFound => false,
                 Err(error) => return Err(error.into()),
             };
-            for record in log.read()? {
+            let records = match log.read().await {
+                // The other host keeps none of a sandbox that is gone.
+                Err(error) if self.follow && log.is_elsewhere() && error.kind() == ErrorKind::NotFound => return Ok(()),
+                records => records?,
+            };
+            for record in records {
                 output::line(&if self.json { json(&record)? } else { line(&record) })?;
             }
             if !self.follow || !is_there {
                 return Ok(());
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(look).await;
         }
     }
 }

@@ -50,8 +50,8 @@ pub(crate) struct SandboxOptions {
     /// max-bytes=10G (in all), max-connections=50, max-rate=2M (bytes a second)
     #[arg(long, value_name = "none|open|RULES")]
     net: Option<Network>,
-    /// A secret that it uses and never sees: NAME=env:VARIABLE@HOST,… or NAME=file:PATH@HOST,…. NAME is a variable inside, with a placeholder; this machine
-    /// puts the secret in its place in the headers of HTTP and HTTPS requests to exactly these hosts, which the network must allow
+    /// A secret that it uses and never sees: NAME=env:VARIABLE@HOST,… or NAME=file:PATH@HOST,…. NAME is a variable inside, with a placeholder; this machine,
+    /// or the other host that has the sandbox, puts the secret in its place in the headers of HTTP and HTTPS requests to exactly these hosts, which the network must allow
     #[arg(long = "secret", value_name = "NAME=SOURCE@HOST,…")]
     secrets: Vec<String>,
     /// Destroy it this long after its creation: seconds, or 5m, 2h

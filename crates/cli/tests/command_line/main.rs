@@ -25,6 +25,9 @@ mod portable;
 mod ports;
 mod secrets;
 mod secrets_asked;
+mod secrets_elsewhere;
+#[path = "../../../conformance/tests/elsewhere/sshd.rs"]
+mod sshd;
 mod streams;
 mod support;
 mod terminals;
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         datagrams::CASES,
         secrets::CASES,
         secrets_asked::CASES,
+        secrets_elsewhere::CASES,
         packages::CASES,
         many::CASES,
         crowd::CASES,

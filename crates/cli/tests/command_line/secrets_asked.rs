@@ -37,19 +37,19 @@ impl Drop for Ending {
 }
 
 /// A server on the stage's host.
-struct Server<'a> {
+pub struct Server<'a> {
     stage: &'a Stage,
     process: Ending,
-    url: String,
+    pub url: String,
     token: String,
 }
 
 impl<'a> Server<'a> {
     /// One whose log is in the folder around its state folder.
-    fn new(stage: &'a Stage, home: &Home) -> Self {
+    pub fn new(stage: &'a Stage, home: &Home) -> Self {
         let words = ["serve", "--listen", "127.0.0.1:0", "--log-format", "json"];
         let mut command = home.command(&words);
-        command.env("SANDBAR_LOG", "debug").stderr(File::create(home.path().join("server.log")).unwrap());
+        command.env("SANDBAR_LOG", "trace").stderr(File::create(home.path().join("server.log")).unwrap());
         let mut process = Ending(command.spawn().unwrap());
         let mut line = String::new();
         BufReader::new(process.0.stdout.take().unwrap()).read_line(&mut line).unwrap();

@@ -1,5 +1,5 @@
 use std::{
-    io::Read,
+    io::{BufRead, BufReader, Read},
     process::{Command, Stdio},
 };
 
@@ -13,6 +13,9 @@ pub const CASES: &[(&str, fn())] = &[
         kernels_and_templates_there_are_sent_listed_and_removed_from_here,
     ),
     ("keys_of_a_server_there_are_made_and_removed_from_here", keys_of_a_server_there_are_made_and_removed_from_here),
+    ("what_leaves_is_told_and_changed_from_here", what_leaves_is_told_and_changed_from_here),
+    ("a_secret_takes_a_key_of_the_hosts_owner", a_secret_takes_a_key_of_the_hosts_owner),
+    ("a_stronger_wall_of_that_host_is_named", a_stronger_wall_of_that_host_is_named),
     ("a_run_leaves_nothing_and_has_its_commands_status", a_run_leaves_nothing_and_has_its_commands_status),
     ("a_client_that_was_killed_leaves_no_sandbox_that_it_owned", a_client_that_was_killed_leaves_no_sandbox_that_it_owned),
     (
@@ -126,6 +129,60 @@ fn keys_of_a_server_there_are_made_and_removed_from_here() {
     here.says(&["key", "rm", "--on", "there", "ci"]);
     assert_eq!(there.home.says(&["key", "ls", "--json"]), "[]");
     assert!(holder.complains(&["image", "ls", "--on", "there"]).contains("does not take the key"));
+}
+
+/// No packet of it leaves: all is refused.
+fn what_leaves_is_told_and_changed_from_here() {
+    let there = There::new();
+    let here = there.here();
+    let id = here.says(&["create", "--on", "there", "--net", "allow=allowed.test:80"]);
+    let knock = |port: &str| here.run(&["exec", &id, "--", "bash", "-c", &format!("exec 3<>/dev/tcp/93.184.215.14/{port} && read -u 3")]);
+    assert!(!knock("80").status.success());
+    let log = here.says(&["net", "log", &id]);
+    assert!(log.contains("refused  tcp  93.184.215.14:80"), "{log}");
+    assert_eq!(here.says(&["net", "log", "--json", &id]), there.home.says(&["net", "log", "--json", &id]));
+
+    let mut following = here.command(&["net", "log", "--follow", &id]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), log.lines().next().unwrap());
+    here.says(&["net", "set", &id, "deny=*:81,allow=allowed.test"]);
+    assert!(here.says(&["inspect", "--json", &id]).contains("deny=*:81"));
+    assert!(there.home.says(&["inspect", "--json", &id]).contains("deny=*:81"));
+    assert!(!knock("81").status.success());
+    let told = lines.by_ref().map(Result::unwrap).find(|line| line.contains(":81")).unwrap();
+    assert!(told.contains("deny=*:81"), "{told}");
+    here.says(&["rm", "-f", &id]);
+    assert_eq!(lines.count(), 0);
+    assert!(following.wait().unwrap().success());
+
+    let id = here.says(&["create", "--on", "there", "--net", "none"]);
+    assert!(here.complains(&["net", "set", &id, "open"]).contains("was made without a network"));
+    here.says(&["rm", "-f", &id]);
+}
+
+fn a_secret_takes_a_key_of_the_hosts_owner() {
+    let there = There::new();
+    let secret = there.home.says(&["key", "create", "ci", "--scope", "manage"]);
+    let here = Home::new();
+    let file = here.path().join("key").display().to_string();
+    std::fs::write(&file, secret).unwrap();
+    here.says(&["context", "add", "there", &format!("{}/container", there.url), "--key-file", &file]);
+    let asked = ["create", "--on", "there", "--net", "allow=api.test", "--secret", "TOKEN=env:MY_TOKEN@api.test"];
+    let output = here.command(&asked).env("MY_TOKEN", "hunter2").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(125), "{said}");
+    assert!(said.contains("secrets need a key with the scope admin") && !said.contains("hunter2"), "{said}");
+    assert_eq!((here.ids().len(), there.home.ids().len()), (0, 0));
+    // Without it the key is good for a sandbox.
+    let id = here.says(&asked[..5]);
+    here.says(&["rm", "-f", &id]);
+}
+
+fn a_stronger_wall_of_that_host_is_named() {
+    let there = There::new();
+    let here = there.here();
+    let complaint = here.complains(&["create", "--on", "there", "--isolation", "vm"]);
+    assert!(complaint.contains(&format!("--on {}/qemu", there.url)), "{complaint}");
 }
 
 fn a_run_leaves_nothing_and_has_its_commands_status() {

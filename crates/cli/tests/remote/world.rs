@@ -153,7 +153,7 @@ impl Login {
     pub fn new() -> Result<Self, String> {
         let folder = tempfile::Builder::new().prefix("sandbar-sshd-").tempdir_in("/var/tmp").unwrap();
         let there = Home::new();
-        let sshd = Sshd::start(folder.path(), there.path(), &folder.path().join("cache"))?;
+        let sshd = Sshd::start(folder.path(), there.path(), &folder.path().join("cache"), "")?;
         Ok(Self { url: sshd.url.clone(), folder, there, sshd })
     }
 

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod destroy;
 mod egress;
+mod egress_elsewhere;
 mod egress_save;
 mod environment;
 mod exec;
@@ -74,6 +75,7 @@ pub fn all() -> &'static [Case] {
             volume::CASES,
             network::CASES,
             egress::CASES,
+            egress_elsewhere::CASES,
             egress_save::CASES,
             limits::CASES,
             stats::CASES,

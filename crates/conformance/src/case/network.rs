@@ -54,7 +54,7 @@ async fn loopback_works(context: &Context) -> Result<(), Failure> {
 }
 
 /// An address of this host other than loopback, if it has one. Nothing is sent.
-fn own_address() -> Option<String> {
+pub(super) fn own_address() -> Option<String> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?;
     Some(socket.local_addr().ok()?.ip().to_string())

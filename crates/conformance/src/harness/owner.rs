@@ -1,6 +1,7 @@
 //! A process that owns a sandbox, so that a case can see what becomes of it when its owner is killed.
 
 use std::{
+    collections::BTreeMap,
     env,
     io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
@@ -94,6 +95,7 @@ async fn own(subject: &Subject, order: Order) -> Result<(), Failure> {
     let request = ProvisionRequest {
         id: order.id,
         spec: SandboxSpec::default(),
+        secret_values: BTreeMap::new(),
         root: order.root,
         folder: order.folder,
         ids: subject.ids.as_ref().map(|pool| pool.take()),

@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeMap,
     path::Path,
     process::{Command, Stdio},
     sync::{Arc, Mutex},
@@ -134,6 +135,7 @@ async fn alone(world: &World, number: u8, folder: &Path, journal: &Arc<KillAt>) 
     ProvisionRequest {
         id: SandboxId::from_random([number; 8]),
         spec: SandboxSpec::default(),
+        secret_values: BTreeMap::new(),
         root: world.runtime().await.images().resolve(Some("busybox")).await.unwrap(),
         folder: folder.to_owned(),
         ids: None,

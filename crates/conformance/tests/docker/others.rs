@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use sandbar_core::{Lifetime, NoJournal, ProvisionRequest, SandboxId, SandboxSpec};
 
@@ -22,6 +22,7 @@ async fn gc_finds_what_the_ledger_lost_and_leaves_what_is_not_ours(world: World)
     let lost = ProvisionRequest {
         id: SandboxId::from_random([7; 8]),
         spec: SandboxSpec::default(),
+        secret_values: BTreeMap::new(),
         root,
         folder: folder.path().to_owned(),
         ids: None,

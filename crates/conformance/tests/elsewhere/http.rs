@@ -51,7 +51,7 @@ pub async fn subject(variant: &str, url: &str, folder: std::path::PathBuf, regis
         root: RootSource::elsewhere(None),
         folder,
         ids: None,
-        reach: vec![Reach::Shell, Reach::JobControl, Reach::OwnRoot, Reach::RealFiles, Reach::Layers],
+        reach: vec![Reach::Shell, Reach::JobControl, Reach::OwnRoot, Reach::RealFiles, Reach::Layers, Reach::Elsewhere],
         crash: None,
         only: None,
         memory: None,

@@ -23,7 +23,7 @@ fn prepare(world: &World) -> Preparing<'_> {
 async fn find(world: &World) -> Result<Subject, String> {
     let folder = |name: &str| world.folder(name).map_err(|error| format!("no folder: {error}"));
     let (folder, here, there) = (folder("remote-ssh")?, folder("remote-ssh/here")?, folder("remote-ssh/there")?);
-    let sshd = Sshd::start(&folder, &there, &folder.join("cache"))?;
+    let sshd = Sshd::start(&folder, &there, &folder.join("cache"), "")?;
     let ssh = SshOptions { ssh: Some(sshd.client.clone()), upload: Some(program()?) };
     let url = format!("{}/container", sshd.url);
     DAEMONS.lock().unwrap_or_else(PoisonError::into_inner).push(sshd);

@@ -32,11 +32,12 @@ pub struct Sshd {
 }
 
 impl Sshd {
-    /// One whose sessions have a state folder, and a folder for caches. Its shell finds no start-up files: what those of this machine's user take says nothing.
+    /// One whose sessions have a state folder, and a folder for caches; `more` is in its configuration as well. Its shell finds no start-up files: what those of this
+    /// machine's user take says nothing.
     ///
     /// # Errors
     /// Why there can be none here.
-    pub fn start(folder: &Path, home: &Path, cache: &Path) -> Result<Self, String> {
+    pub fn start(folder: &Path, home: &Path, cache: &Path, more: &str) -> Result<Self, String> {
         if !rustix::process::geteuid().is_root() || !Path::new(DAEMON).exists() {
             return Err("it needs root, and the package openssh-server".to_owned());
         }
@@ -52,7 +53,7 @@ impl Sshd {
         let address = TcpListener::bind((address_of_its_own(), 0)).and_then(|listener| listener.local_addr()).map_err(cannot)?;
         let configuration = format!(
             "ListenAddress {address}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
-             PermitRootLogin yes\nSetEnv HOME={} SANDBAR_HOME={} XDG_CACHE_HOME={}\n",
+             PermitRootLogin yes\nSetEnv HOME={} SANDBAR_HOME={} XDG_CACHE_HOME={}\n{more}\n",
             place("host").display(),
             place("authorized").display(),
             folder.display(),

@@ -15,7 +15,8 @@ const MOST: usize = 64;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Secrets {
-    /// Where the host keeps what belongs to them, in the state folder. Set when the sandbox is made; its forks have the same.
+    /// Where this host keeps what belongs to them, in the state folder. Set when the sandbox is made; its forks have the same. `None` where another host has
+    /// the sandbox, and keeps it.
     pub vault: Option<String>,
     /// Each one.
     pub list: Vec<Secret>,
@@ -30,7 +31,7 @@ pub struct Secret {
     pub source: SecretSource,
     /// The hosts that get the value; exactly these names.
     pub hosts: Vec<DomainName>,
-    /// What is inside in the place of the value. Set when the sandbox is made.
+    /// What is inside in the place of the value. Set when the sandbox is made, by the host that has it: empty on any other.
     #[serde(default)]
     pub placeholder: String,
 }
@@ -40,7 +41,7 @@ pub struct Secret {
 pub enum SecretSource {
     /// A variable of whoever makes the sandbox, read once.
     Variable(String),
-    /// A file of the host, read at each use.
+    /// A file of whoever makes the sandbox, read at each use; once, where another host has the sandbox.
     File(PathBuf),
     /// Whoever asks for the sandbox, together with it: a [`SecretValue`].
     Given,

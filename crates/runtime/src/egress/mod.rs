@@ -21,6 +21,7 @@
 //! | `shown` | the name that a client shows in the beginning: TLS's server name, HTTP's host |
 //! | `secret` | secrets, which are put into requests here and which the sandbox never sees |
 //! | `log` | [`NetworkLog`]: every decision, in the sandbox's folder |
+//! | `reader` | [`NetworkReader`]: the same of another host as well |
 //! | `verbs` | [`Sandbox::set_network`](crate::Sandbox::set_network), [`Sandbox::network_log`](crate::Sandbox::network_log) |
 
 mod carrier;
@@ -34,6 +35,7 @@ mod meter;
 mod own;
 mod passage;
 mod plain;
+mod reader;
 mod resolver;
 mod secret;
 mod service;
@@ -42,7 +44,9 @@ mod tasks;
 mod verbs;
 
 pub(crate) use counts::NetworkCounts;
-pub use log::{NetworkEvent, NetworkLog, NetworkRecord};
+pub(crate) use log::NetworkLog;
+pub use log::{NetworkEvent, NetworkRecord};
 pub(crate) use own::is_own;
-pub(crate) use secret::{Vault, variables};
+pub use reader::NetworkReader;
+pub(crate) use secret::{Vault, values, variables};
 pub(crate) use service::{EgressService, LocalEgress, raise_open_files};

@@ -3,14 +3,14 @@ use sandbar_core::{
     only_ports_leave,
 };
 
-use super::{NetworkCounts, NetworkLog, Vault};
-use crate::{Runtime, Sandbox, ledger::SandboxRow};
+use super::{NetworkCounts, NetworkLog, NetworkReader, Vault};
+use crate::{Runtime, Sandbox};
 
 impl Sandbox {
     /// Changes what it may reach, from now on; connections that are not allowed any more are cut. With [`Network::None`] nothing is allowed until the next change.
     ///
     /// # Errors
-    /// `PermissionDenied` when it reaches beyond the internet, for a key's holder below `admin`; `Conflict` when it was made without a network: nothing in it asks; `Unsupported` when it is on another host, or a rule names UDP, or a port, that its provider or its kernel does not have.
+    /// `PermissionDenied` when it reaches beyond the internet, for a key's holder below `admin`; `Conflict` when it was made without a network: nothing in it asks; `Unsupported` when a rule names UDP, or a port, that its provider or its kernel does not have. Those of the other host, where it is on one.
     pub async fn set_network(&self, network: Network) -> Result<()> {
         self.deed("network").at(&network).done(self.set_network_now(network.clone())).await
     }
@@ -19,7 +19,10 @@ impl Sandbox {
         let runtime = self.runtime();
         let row = runtime.row(self.id())?;
         runtime.holder().map_or(Ok(()), |holder| holder.allow_network(&network, &runtime.config().network))?;
-        self.require_here(&row)?;
+        if runtime.provider(&row.provider)?.is_elsewhere() {
+            self.handle_of(&row).await?.set_network(&network).await?;
+            return runtime.ledger().set_network(self.id(), &kept(network)?);
+        }
         if !row.gated {
             let error = Error::new(ErrorKind::Conflict, "network", "the sandbox was made without a network that rules could change");
             return Err(error.with("id", self.id()).with_hint("make one with --net, with rules that allow nothing yet such as deny=*"));
@@ -36,34 +39,21 @@ impl Sandbox {
                 return Err(only_ports_leave(&rule, &only).with("id", self.id()));
             }
         }
-        let network = match network {
-            // It stays one that can be changed, after a stop and a start too.
-            Network::None | Network::Default => "deny=*".parse()?,
-            other => other,
-        };
-        runtime.ledger().set_network(self.id(), &network)?;
+        runtime.ledger().set_network(self.id(), &kept(network)?)?;
         runtime.hasten_egress(self.id()).await;
         Ok(())
     }
 
-    fn require_here(&self, row: &SandboxRow) -> Result<()> {
-        if !self.runtime().provider(&row.provider)?.is_elsewhere() {
-            return Ok(());
-        }
-        let message = "the sandbox is on another host, which decides about what leaves it";
-        Err(Error::new(ErrorKind::Unsupported, "network", message)
-            .with("id", self.id())
-            .with_hint(format!("sandbar net there, of {}", self.id())))
-    }
-
-    /// What was decided about its names and connections.
+    /// What was decided about its names and connections, here or on the other host that it is on.
     ///
     /// # Errors
-    /// `NotFound` when the sandbox is gone; `Unsupported` when it is on another host.
-    pub fn network_log(&self) -> Result<NetworkLog> {
+    /// `NotFound` when the sandbox is gone.
+    pub async fn network_log(&self) -> Result<NetworkReader> {
         let row = self.runtime().row(self.id())?;
-        self.require_here(&row)?;
-        Ok(Self::network_log_in(self.runtime(), &row.id))
+        if self.runtime().provider(&row.provider)?.is_elsewhere() {
+            return Ok(NetworkReader::there(self.handle_of(&row).await?));
+        }
+        Ok(NetworkReader::here(Self::network_log_in(self.runtime(), &row.id)))
     }
 
     /// Adds what whoever decides about what leaves has counted. Of a sandbox on another host, that one has.
@@ -86,6 +76,14 @@ impl Sandbox {
     /// The log of a sandbox here, which may be gone.
     pub(crate) fn network_log_in(runtime: &Runtime, id: &SandboxId) -> NetworkLog {
         NetworkLog::of(runtime.home().sandbox(id))
+    }
+}
+
+/// What the ledger has of a network that was changed: it stays one that can be changed, after a stop and a start too.
+fn kept(network: Network) -> Result<Network> {
+    match network {
+        Network::None | Network::Default => "deny=*".parse(),
+        other => Ok(other),
     }
 }
 

@@ -3,7 +3,7 @@ use std::collections::{HashMap, HashSet};
 use sandbar_core::{Result, SandboxId};
 use serde::Serialize;
 
-use crate::{NetworkLog, NetworkRecord, Runtime, Sandbox, ledger::Known};
+use crate::{NetworkRecord, Runtime, Sandbox, egress::NetworkLog, ledger::Known};
 
 /// What was decided about a name or a connection of a sandbox. The names of the fields are those of the JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

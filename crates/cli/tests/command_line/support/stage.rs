@@ -181,6 +181,11 @@ impl Stage {
         command
     }
 
+    /// The words before those of a program on its host.
+    pub fn enter(&self) -> String {
+        format!("nsenter --net --mount --target {} --", self.host.child.id())
+    }
+
     /// Questions of `ping` that have reached the internet, of both versions.
     pub fn pings(&self) -> u64 {
         let target = self.internet.child.id().to_string();

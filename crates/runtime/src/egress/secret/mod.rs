@@ -31,4 +31,4 @@ mod watch;
 pub(super) use interception::{Failure, Interception};
 pub(super) use keyring::Keyring;
 pub(super) use watch::{Watch, Watched};
-pub(crate) use {trust::variables, vault::Vault};
+pub(crate) use {trust::variables, value::values, vault::Vault};

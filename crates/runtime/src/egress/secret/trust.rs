@@ -43,10 +43,11 @@ const VARIABLES: [(&str, &str); 10] = [
     ("NODE_EXTRA_CA_CERTS", OWN),
 ];
 
-/// What the commands of a sandbox with secrets have in their environment, where nobody has set it otherwise.
+/// What the commands of a sandbox with secrets have in their environment, where nobody has set it otherwise. One that another host has, has it of that host.
 pub(crate) fn variables(secrets: &Secrets) -> impl Iterator<Item = (&str, &str)> {
-    let trust = VARIABLES.into_iter().filter(|_| !secrets.is_empty());
-    trust.chain(secrets.list.iter().map(|secret| (secret.name.as_str(), secret.placeholder.as_str())))
+    let here = if secrets.vault.is_some() { secrets.list.as_slice() } else { &[] };
+    let trust = VARIABLES.into_iter().filter(|_| !here.is_empty());
+    trust.chain(here.iter().map(|secret| (secret.name.as_str(), secret.placeholder.as_str())))
 }
 
 impl Sandbox {
@@ -56,8 +57,8 @@ impl Sandbox {
     /// When the files cannot be written inside.
     pub(crate) async fn establish_trust(&self) -> Result<()> {
         let row = self.runtime().row(self.id())?;
-        // One that is frozen is looked at when it runs again, by whoever decides about what leaves it.
-        if row.spec.secrets.is_empty() || row.state != State::Running {
+        // One that is frozen is looked at when it runs again, by whoever decides about what leaves it. Of one on another host, that one keeps the secrets.
+        if row.spec.secrets.vault.is_none() || row.state != State::Running {
             return Ok(());
         }
         let own = Vault::read(self.runtime().home(), &row.spec.secrets)?.certificate;
@@ -131,4 +132,18 @@ fn is_of_the_agent(error: &Error) -> bool {
 async fn write(handle: &dyn SandboxHandle, path: &str, text: &str) -> Result<()> {
     let options = PutOptions { owner: Some((0, 0)), make_parents: true, ..PutOptions::default() };
     handle.put_file(path, options, &mut text.as_bytes()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_host_sees_to_is_not_set_here() {
+        let mut secrets = Secrets { vault: None, list: vec!["TOKEN=env:X@a.test".parse().unwrap()] };
+        assert_eq!(variables(&secrets).count(), 0);
+        secrets.vault = Some("x".to_owned());
+        let set: Vec<&str> = variables(&secrets).map(|(name, _)| name).collect();
+        assert!(set.contains(&"TOKEN") && set.contains(&"SSL_CERT_FILE"), "{set:?}");
+    }
 }

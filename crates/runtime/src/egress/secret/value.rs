@@ -1,17 +1,52 @@
-use std::{env, fs::OpenOptions, io::Read, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{collections::BTreeMap, env, fs::OpenOptions, io::Read, os::unix::fs::OpenOptionsExt, path::Path};
 
 use http::HeaderValue;
 use rustix::fs::OFlags;
-use sandbar_core::{Error, ErrorKind, Result, Secret, SecretSource, SecretValue};
+use sandbar_core::{Error, ErrorKind, Result, Secret, SecretSource, SecretValue, Secrets};
 
 /// Bytes of a secret at most: servers take heads of 8 to 32 KiB.
 const MOST: u64 = 8 << 10;
+
+/// What the secrets of a new sandbox are, by their names, as whoever asks for it has them now: what another host is told, which keeps it. `given` has the
+/// values that came with the request.
+///
+/// # Errors
+/// `InvalidInput` for a value that is missing, or of no secret; when a source cannot be read.
+pub(crate) fn values(secrets: &Secrets, given: &BTreeMap<String, SecretValue>) -> Result<BTreeMap<String, SecretValue>> {
+    require_awaited(secrets, given)?;
+    let value = |secret: &Secret| Ok((secret.name.clone(), SecretValue::new(at_first(secret, given)?)));
+    secrets.list.iter().map(value).collect()
+}
+
+/// Refuses a value that no secret waits for.
+///
+/// # Errors
+/// `InvalidInput`.
+pub(super) fn require_awaited(secrets: &Secrets, given: &BTreeMap<String, SecretValue>) -> Result<()> {
+    let is_awaited = |name: &String| secrets.list.iter().any(|secret| secret.source == SecretSource::Given && secret.name == *name);
+    match given.keys().find(|name| !is_awaited(name)) {
+        Some(name) => Err(bad("a value is given of what is no such secret").with("secret", name)),
+        None => Ok(()),
+    }
+}
+
+/// What a secret of a new sandbox is.
+///
+/// # Errors
+/// When its source cannot be read.
+pub(super) fn at_first(secret: &Secret, given: &BTreeMap<String, SecretValue>) -> Result<String> {
+    match &secret.source {
+        SecretSource::Variable(variable) => of_variable(secret, variable),
+        SecretSource::File(path) => of_file(secret, path),
+        SecretSource::Given => of_request(secret, given.get(&secret.name)),
+    }
+}
 
 /// What a variable of this process has.
 ///
 /// # Errors
 /// `InvalidInput` when it is not set, or cannot stand in a request. The value is never part of an error.
-pub(super) fn of_variable(secret: &Secret, variable: &str) -> Result<String> {
+fn of_variable(secret: &Secret, variable: &str) -> Result<String> {
     let told = |error: Error| error.with("secret", &secret.name).with("variable", variable);
     let value = env::var_os(variable).ok_or_else(|| told(bad("the variable is not set")))?;
     checked(value.into_string().map_err(|_| told(bad("the variable's value is not UTF-8")))?).map_err(told)
@@ -21,7 +56,7 @@ pub(super) fn of_variable(secret: &Secret, variable: &str) -> Result<String> {
 ///
 /// # Errors
 /// `InvalidInput` when nothing did, or what did cannot stand in a request.
-pub(super) fn of_request(secret: &Secret, value: Option<&SecretValue>) -> Result<String> {
+fn of_request(secret: &Secret, value: Option<&SecretValue>) -> Result<String> {
     let told = |error: Error| error.with("secret", &secret.name);
     let value = value.ok_or_else(|| told(bad("no value is given with it")))?;
     checked(value.reveal().to_owned()).map_err(told)
@@ -31,7 +66,7 @@ pub(super) fn of_request(secret: &Secret, value: Option<&SecretValue>) -> Result
 ///
 /// # Errors
 /// When it cannot be read, or what it has cannot stand in a request.
-pub(super) fn of_file(secret: &Secret, path: &Path) -> Result<String> {
+fn of_file(secret: &Secret, path: &Path) -> Result<String> {
     let told = |error: Error| error.with("secret", &secret.name).with("file", path.display());
     let read = || {
         // A pipe that nobody writes to must not be waited for.
@@ -82,6 +117,26 @@ fn bad(why: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_another_host_is_told_is_read_here_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        std::fs::write(&path, "hunter2\n").unwrap();
+        let list = ["P=env:PATH@a.test".to_owned(), format!("F=file:{}@a.test", path.display()), "G=given@a.test".to_owned()];
+        let secrets = Secrets { vault: None, list: list.iter().map(|text| text.parse().unwrap()).collect() };
+        let given = |name: &str| BTreeMap::from([(name.to_owned(), SecretValue::new("hunter3"))]);
+        let read = values(&secrets, &given("G")).unwrap();
+        assert_eq!(read["P"].reveal(), env::var("PATH").unwrap());
+        assert_eq!((read["F"].reveal(), read["G"].reveal(), read.len()), ("hunter2", "hunter3", 3));
+        // One that is missing, and one that no secret waits for.
+        for given in [BTreeMap::new(), given("P")] {
+            let error = values(&secrets, &given).unwrap_err();
+            assert!(error.kind() == ErrorKind::InvalidInput && !error.chain().contains("hunter"), "{error}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(values(&secrets, &given("G")).unwrap_err().kind(), ErrorKind::NotFound);
+    }
 
     #[test]
     fn a_file_is_read_without_the_end_of_its_line() {

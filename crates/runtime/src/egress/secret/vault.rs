@@ -34,20 +34,16 @@ impl Vault {
     /// When a source cannot be read; `InvalidInput` for a value that is missing, or of no secret.
     pub(crate) fn prepare(secrets: &mut Secrets, given: &BTreeMap<String, SecretValue>) -> Result<Option<Self>> {
         secrets.vault = None;
-        let is_awaited = |name: &String| secrets.list.iter().any(|secret| secret.source == SecretSource::Given && secret.name == *name);
-        if let Some(name) = given.keys().find(|name| !is_awaited(name)) {
-            return Err(Error::new(ErrorKind::InvalidInput, "secret", "a value is given of what is no such secret").with("secret", name));
-        }
+        value::require_awaited(secrets, given)?;
         if secrets.is_empty() {
             return Ok(None);
         }
         let mut values = BTreeMap::new();
         for secret in &mut secrets.list {
-            match &secret.source {
-                SecretSource::Variable(variable) => drop(values.insert(secret.name.clone(), value::of_variable(secret, variable)?)),
-                SecretSource::Given => drop(values.insert(secret.name.clone(), value::of_request(secret, given.get(&secret.name))?)),
-                // Looked at, so that a mistake is told now.
-                SecretSource::File(path) => drop(value::of_file(secret, path)?),
+            // A file is looked at, so that a mistake is told now.
+            let value = value::at_first(secret, given)?;
+            if !matches!(secret.source, SecretSource::File(_)) {
+                values.insert(secret.name.clone(), value);
             }
             secret.placeholder = format!("{PLACEHOLDER_PREFIX}{}", token()?);
         }
