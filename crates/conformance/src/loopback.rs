@@ -13,6 +13,7 @@ const NEEDS: [&str; 2] = ["/usr/bin/unshare", "/sbin/ip"];
 
 /// Has a program of tests go on in a network namespace with loopback alone, so that no packet of it leaves this host, whatever is wrong. Called first in
 /// `main`: the program is begun anew. Without root, or what it takes (which is said), the tests run in the host's network.
+#[expect(clippy::print_stderr, reason = "it speaks to whoever runs the tests")]
 pub fn stay_on_loopback() {
     if !rustix::process::geteuid().is_root() || [DONE, LAB].iter().any(|name| env::var_os(name).is_some()) {
         return;
