@@ -340,11 +340,6 @@ impl SandboxHandle for CheckedHandle {
         self.inner.stop().await
     }
 
-    async fn stop_crashed(&self) -> Result<()> {
-        self.require(Feature::StopStart)?;
-        self.inner.stop_crashed().await
-    }
-
     async fn start(&self) -> Result<()> {
         self.require(Feature::StopStart)?;
         self.inner.start().await

@@ -203,12 +203,6 @@ pub trait SandboxHandle: Send + Sync {
     /// folder, so that [`processes`](Self::processes) and [`reattach`](Self::reattach) still answer.
     async fn stop(&self) -> Result<()>;
 
-    /// Ends what is left of one that has crashed, as [`stop`](Self::stop) does, and asks its agent for nothing: one that has not answered before would
-    /// be waited for in vain. The output is lost then, and what a kernel of its own had not written to its disk yet.
-    async fn stop_crashed(&self) -> Result<()> {
-        self.stop().await
-    }
-
     /// Runs again on the kept layer. Earlier processes are not started again.
     async fn start(&self) -> Result<()>;
 

@@ -143,7 +143,7 @@ impl Runtime {
         };
         match made {
             Ok(handle) => {
-                let revision = self.ledger().standing(&id)?.ok_or_else(|| gone(&id))?.revision;
+                let revision = self.ledger().standing(&id)?.ok_or_else(|| gone(&id))?.2;
                 fault::point("create.finished");
                 drop(lock);
                 let remark = plan.choice.notable.then(|| format!("{}: {}", plan.choice.name, plan.choice.reason));

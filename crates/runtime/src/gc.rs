@@ -6,7 +6,7 @@ use sandbar_core::{CheckpointId, Error, ErrorKind, ImageKind, Needs, Result, San
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use crate::{Runtime, crashed::Cleared, egress::Vault, lock::SandboxLock, recover::Recovered};
+use crate::{Runtime, egress::Vault, lock::SandboxLock, recover::Recovered};
 
 /// What [`Runtime::gc`] did. The names of the fields are those of the JSON.
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -18,11 +18,6 @@ pub struct GcReport {
     pub removed: Vec<GcItem>,
     /// What should be removed and could not be, with the reason.
     pub failed: Vec<GcItem>,
-    /// Sandboxes whose agents are silent, and were not for long enough to be given up: they are left alone, and are looked at again by the next `gc`. Not told where
-    /// there are none.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(feature = "schema", schema(required = false))]
-    pub in_doubt: Vec<GcItem>,
 }
 
 /// One thing that was found.
@@ -51,15 +46,14 @@ impl GcReport {
 
     /// Whether there was nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.recovered.is_empty() && self.removed.is_empty() && self.failed.is_empty() && self.in_doubt.is_empty()
+        self.recovered.is_empty() && self.removed.is_empty() && self.failed.is_empty()
     }
 }
 
 impl Runtime {
     /// Finishes or undoes what dead processes left, ends what is left of sandboxes that crashed (they are stopped then, with their layers), and
     /// removes what no row of the ledger speaks for. What somebody works on is left alone;
-    /// any number may run at once. Sandboxes are looked at all at the same time, each for some seconds at most: one whose agent is silent may only be slow, and
-    /// is given up by the `gc` that finds that it was seen silent for long enough.
+    /// any number may run at once.
     ///
     /// # Errors
     /// When the ledger or the state folder cannot be read. What cannot be removed is told in the report.
@@ -69,7 +63,16 @@ impl Runtime {
 
     async fn gc_now(&self) -> Result<GcReport> {
         let mut report = GcReport::default();
-        self.collect_interrupted(&mut report).await?;
+        for row in self.ledger().attention()? {
+            match self.recover(&row.id).await {
+                Ok(Recovered::Untouched) => {}
+                Ok(Recovered::Settled) => GcReport::note(&mut report.recovered, "sandbox", &row.id, "left by a process that died"),
+                Ok(Recovered::Removed) => {
+                    GcReport::note(&mut report.removed, "sandbox", &row.id, "its owner died, its time passed, or it was left half made")
+                }
+                Err(error) => GcReport::note(&mut report.failed, "sandbox", &row.id, error.chain()),
+            }
+        }
         self.collect_crashed(&mut report).await?;
         self.collect_checkpoints(&mut report).await?;
         self.collect_folders(&mut report).await?;
@@ -98,53 +101,24 @@ impl Runtime {
         Ok(report)
     }
 
-    async fn collect_interrupted(&self, report: &mut GcReport) -> Result<()> {
-        let ids = self.ledger().attention()?.into_iter().map(|row| row.id);
-        for (id, recovered) in self.of_each(ids, |runtime, id| async move { runtime.recover(&id).await }).await? {
-            match recovered {
-                Ok(Recovered::Untouched) => {}
-                Ok(Recovered::Settled) => GcReport::note(&mut report.recovered, "sandbox", id, "left by a process that died"),
-                Ok(Recovered::Removed) => {
-                    GcReport::note(&mut report.removed, "sandbox", id, "its owner died, its time passed, or it was left half made")
-                }
-                Err(error) => GcReport::note(&mut report.failed, "sandbox", id, error.chain()),
-            }
-        }
-        Ok(())
-    }
-
     async fn collect_crashed(&self, report: &mut GcReport) -> Result<()> {
-        let ids = self.ledger().sandboxes(None)?.into_iter().map(|row| row.id);
-        for (id, cleared) in self.of_each(ids, |runtime, id| async move { runtime.clear_crashed(&id).await }).await? {
-            match cleared {
-                Ok(Cleared::Nothing) => {}
-                Ok(Cleared::Settled(found)) => GcReport::note(&mut report.recovered, "sandbox", id, found),
-                Ok(Cleared::InDoubt(why)) => GcReport::note(&mut report.in_doubt, "sandbox", id, why),
-                Err(error) => GcReport::note(&mut report.failed, "sandbox", id, error.chain()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Does something with each of these sandboxes, with many at the same time.
-    async fn of_each<T: Send + 'static, F: Future<Output = Result<T>> + Send + 'static>(
-        &self,
-        mut ids: impl Iterator<Item = SandboxId>,
-        work: impl Fn(Self, SandboxId) -> F,
-    ) -> Result<Vec<(SandboxId, Result<T>)>> {
         /// Asking is a connection each.
         const AT_ONCE: usize = 64;
+        let mut ids = self.ledger().sandboxes(None)?.into_iter().map(|row| row.id);
         let mut tasks = JoinSet::new();
-        let mut done = Vec::new();
         loop {
             while tasks.len() < AT_ONCE
                 && let Some(id) = ids.next()
             {
-                let work = work(self.clone(), id.clone());
-                tasks.spawn(async move { (id, work.await) });
+                let runtime = self.clone();
+                tasks.spawn(async move { (runtime.clear_crashed(&id).await, id) });
             }
-            let Some(next) = tasks.join_next().await else { return Ok(done) };
-            done.push(next.map_err(|error| Error::new(ErrorKind::Internal, "gc", "a task failed").with_source(error))?);
+            let Some(done) = tasks.join_next().await else { return Ok(()) };
+            match done.map_err(|error| Error::new(ErrorKind::Internal, "gc", "a task failed").with_source(error))? {
+                (Ok(None), _) => {}
+                (Ok(Some(found)), id) => GcReport::note(&mut report.recovered, "sandbox", id, found),
+                (Err(error), id) => GcReport::note(&mut report.failed, "sandbox", id, error.chain()),
+            }
         }
     }
 

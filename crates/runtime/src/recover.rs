@@ -89,7 +89,7 @@ impl Runtime {
     /// | destroy | destroyed | destroyed |
     /// | start | what was taken is given back | it runs |
     /// | restore | what was taken is given back, the old one goes on | the old one's things are given back, the new one runs |
-    /// | stop | runs on if it still does, or its agent is only silent, else stopped | stopped |
+    /// | stop | runs on if it still does, else stopped | stopped |
     /// | pause, resume | what is true is written | the same |
     /// | checkpoint | thawed, what was saved is removed | the same |
     pub(crate) async fn settle(&self, row: &SandboxRow, lock: SandboxLock) -> Result<Option<SandboxLock>> {
@@ -141,13 +141,9 @@ impl Runtime {
             handle.resume().await?;
             status = handle.status().await;
         }
-        if status.state == State::Crashed && !status.certain {
-            // It may be on its way down, or slow: whoever looks next sees what has become of it.
-            return Ok((row.state, status.reason));
-        }
         if operation == Operation::Stop && status.state == State::Crashed {
             // Half way down: the rest is ended, so that the layer can be used again.
-            handle.stop_crashed().await?;
+            handle.stop().await?;
             return Ok((State::Stopped, None));
         }
         Ok((status.state, status.reason))

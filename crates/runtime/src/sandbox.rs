@@ -9,7 +9,7 @@ use sandbar_core::{AttachRequest, Error, ErrorKind, ProvisionRequest, Result, Sa
 use crate::{
     Runtime,
     create::as_provided,
-    ledger::{LedgerJournal, Operation, SandboxRow, Standing},
+    ledger::{LedgerJournal, Operation, SandboxRow},
     runtime::{gone, to_the_end},
 };
 
@@ -106,13 +106,7 @@ impl Sandbox {
 
     /// The handle for a verb that does not change the life cycle, if the state is one of `allowed`.
     pub(crate) async fn usable(&self, allowed: &[State]) -> Result<Arc<dyn SandboxHandle>> {
-        Ok(self.standing(allowed).await?.0)
-    }
-
-    /// The same, and whether its agent was seen silent and was not heard since.
-    pub(crate) async fn standing(&self, allowed: &[State]) -> Result<(Arc<dyn SandboxHandle>, bool)> {
-        let standing = self.runtime.ledger().standing(self.id())?.ok_or_else(|| gone(self.id()))?;
-        let Standing { state, operation, revision, was_silent } = standing;
+        let (state, operation, revision) = self.runtime.ledger().standing(self.id())?.ok_or_else(|| gone(self.id()))?;
         if !allowed.contains(&state) {
             let error = match Verb::Use.check(state) {
                 Err(error) => error,
@@ -128,11 +122,10 @@ impl Sandbox {
                 None => error,
             });
         }
-        let handle = match self.kept_handle(revision) {
-            Some(handle) => handle,
-            None => self.handle_of(&self.runtime.row(self.id())?).await?,
-        };
-        Ok((handle, was_silent))
+        match self.kept_handle(revision) {
+            Some(handle) => Ok(handle),
+            None => self.handle_of(&self.runtime.row(self.id())?).await,
+        }
     }
 
     async fn simply(&self, operation: Operation) -> Result<()> {

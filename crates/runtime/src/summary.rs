@@ -154,9 +154,6 @@ impl Sandbox {
         };
         let status = handle.status().await;
         if status.state == row.state {
-            if status.certain && !row.silence.is_zero() {
-                self.runtime().ledger().note_answer(&row.id)?;
-            }
             row.reason = status.reason.or(row.reason);
             return Ok((row, status.certain));
         }

@@ -45,8 +45,7 @@ impl Sandbox {
         if verb.check(row.state).is_err() && matches!(row.state, State::Running | State::Paused) {
             // What it is may not be what it was: a crash is noticed by whoever looks first. What may be done to a crashed one would end one that
             // is merely slow.
-            let status = settled(handle.as_ref(), row.silence).await;
-            self.correct(&mut row, status)?;
+            self.correct(&mut row, settled(handle.as_ref()).await)?;
         }
         let next = verb.check(row.state).map_err(|error| error.with("id", self.id()))?;
         runtime.ledger().begin(self.id(), operation, runtime.me())?;
@@ -71,8 +70,6 @@ impl Sandbox {
             }
             row.state = status.state;
             row.reason = status.reason;
-        } else if status.certain && !row.silence.is_zero() {
-            self.runtime().ledger().note_answer(self.id())?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use sandbar_core::{
     Connection, DirEntry, ExecRequest, ExecResult, ExecStream, FileStat, LimitReport, PortStream, ProcessInfo, PutOptions, RemoveOptions,
     Result, SandboxStats, Signal, State, WatchStream,
 };
-use tokio::{io::AsyncRead, time::Instant};
+use tokio::io::AsyncRead;
 
 use crate::{Sandbox, fault};
 
@@ -23,12 +23,11 @@ impl Sandbox {
     pub async fn exec_stream(&self, request: ExecRequest) -> Result<ExecStream> {
         let deed = self.deed("exec").running(&request.program);
         let started = async {
-            let (handle, was_silent) = self.standing(RUNNING).await?;
+            let handle = self.usable(RUNNING).await?;
             fault::point("exec.before");
-            let begun = Instant::now();
             let stream = handle.exec_stream(request).await;
             fault::point("exec.started");
-            self.heard(was_silent, handle.as_ref(), begun, stream).await
+            stream
         };
         let stream = deed.started(started.await)?;
         Ok(self.told_of_its_end(stream))
@@ -120,10 +119,7 @@ impl Sandbox {
 
     /// The same for somebody who came to a port that is exposed, about which the one who exposed it has been told.
     pub(crate) async fn dial_port(&self, port: u16) -> Result<Connection> {
-        let (handle, was_silent) = self.standing(RUNNING).await?;
-        let begun = Instant::now();
-        let stream = handle.connect_port(port).await;
-        self.heard(was_silent, handle.as_ref(), begun, stream).await
+        self.usable(RUNNING).await?.connect_port(port).await
     }
 
     /// Watches which ports something inside listens on.

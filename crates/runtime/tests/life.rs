@@ -4,11 +4,9 @@
 
 #[path = "life/choice.rs"]
 mod choice;
-#[path = "life/silent.rs"]
-mod silent;
 mod support;
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use sandbar_core::{CheckpointKind, ErrorKind, Isolation, Lifetime, SandboxSpec, State};
 use sandbar_runtime::{CreateRequest, ForkOptions, RestoreOptions, Runtime, RuntimeConfig};
@@ -173,6 +171,44 @@ async fn a_crash_is_noticed_by_whoever_looks_and_the_layer_is_kept() {
     crash(&home, &sandbox);
     sandbox.start().await.unwrap();
     assert_eq!(sandbox.summary().await.unwrap().state, State::Running);
+}
+
+#[tokio::test]
+async fn an_agent_that_was_silent_for_a_moment_has_not_crashed() {
+    let (_home, fake, runtime) = setup().await;
+    let sandbox = runtime.create(named("web")).await.unwrap();
+    text(&sandbox, &["write", "file", "kept"]).await;
+    // Both looks of whoever asks: before the lock is held, and under it.
+    fake.silent.store(2, SeqCst);
+    let seen = sandbox.summary().await.unwrap();
+    assert_eq!((seen.state, seen.in_doubt, seen.reason.as_deref()), (State::Crashed, true, Some("the agent does not answer")));
+    assert_eq!(text(&sandbox, &["read", "file"]).await, "kept");
+    let seen = sandbox.summary().await.unwrap();
+    assert_eq!((seen.state, seen.in_doubt, seen.reason), (State::Running, false, None));
+    // Starting it would end what runs.
+    fake.silent.store(3, SeqCst);
+    assert_eq!(sandbox.start().await.unwrap_err().kind(), ErrorKind::Conflict);
+    fake.silent.store(3, SeqCst);
+    sandbox.settle_doubt().await.unwrap();
+    assert_eq!(text(&sandbox, &["read", "file"]).await, "kept");
+}
+
+#[tokio::test]
+async fn an_agent_that_stays_silent_is_given_up() {
+    let (_home, fake, runtime) = setup().await;
+    let sandbox = runtime.create(named("web")).await.unwrap();
+    text(&sandbox, &["write", "file", "kept"]).await;
+    fake.silent.store(usize::MAX, SeqCst);
+    tokio::time::pause();
+    sandbox.settle_doubt().await.unwrap();
+    tokio::time::resume();
+    fake.silent.store(0, SeqCst);
+    // It stays what everybody was told.
+    assert_eq!(sandbox.summary().await.unwrap().state, State::Crashed);
+    let error = sandbox.exec(command(&["x"])).await.unwrap_err();
+    assert!(error.to_string().contains("crashed"), "{error}");
+    sandbox.start().await.unwrap();
+    assert_eq!(text(&sandbox, &["read", "file"]).await, "kept");
 }
 
 #[tokio::test]

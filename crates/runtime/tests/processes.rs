@@ -16,7 +16,6 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, ExitStatus, Stdio},
-    sync::atomic::Ordering::SeqCst,
     time::{Duration, Instant},
 };
 
@@ -102,7 +101,6 @@ fn tests() -> Vec<Trial> {
     let mut tests = vec![
         test("processes::eight_share_a_state_folder", eight_share_a_state_folder),
         test("processes::a_lock_that_is_collected_keeps_nobody_from_creating", a_collected_lock),
-        test("processes::a_stop_that_was_cut_off_of_a_silent_sandbox_is_in_doubt", a_stop_that_was_cut_off_of_a_silent_sandbox_is_in_doubt),
         test("processes::a_sandbox_ends_with_its_owner", a_sandbox_ends_with_its_owner),
         test("keeper::a_port_outlives_the_command_and_the_keeper", a_port_outlives_the_command_and_the_keeper),
         test("keeper::it_holds_nothing_of_the_command", it_holds_nothing_of_the_command),
@@ -214,20 +212,6 @@ async fn scenario(home: &Path) {
     runtime.remove_checkpoint(spare.id.as_str()).await.unwrap();
     forks[0].expose_port(80, loopback()).await.unwrap();
     forks[1].destroy().await.unwrap();
-}
-
-/// Whoever finishes what was begun holds nobody up, and ends nobody who may only be slow.
-async fn a_stop_that_was_cut_off_of_a_silent_sandbox_is_in_doubt() {
-    let home = tempfile::tempdir().unwrap();
-    let status = this_program(&["scenario", path(&home)]).env("SANDBAR_FAULT", "fake.stopping").status().unwrap();
-    assert_eq!(status.signal(), Some(9), "{status}");
-    let fake = Fake::default();
-    fake.silent.store(usize::MAX, SeqCst);
-    let runtime = open_as(RuntimeConfig::new(home.path()).with_keeper(env::current_exe().unwrap()), &fake).await;
-    fake.silent.store(0, SeqCst);
-    let base = runtime.sandbox("base").await.unwrap();
-    assert_eq!(base.summary().await.unwrap().state, State::Running);
-    assert_eq!(text(&base, &["read", "file"]).await, "old");
 }
 
 async fn killed_at(fault: &str) {

@@ -7,7 +7,6 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -71,11 +70,6 @@ impl Fake {
             return;
         }
         let Ok(Request { operation: Some(operation) }) = reader.message::<Request>().await else { return };
-        if self.fail_if_told("answers").is_err() {
-            // Until the host gives up.
-            while let Ok(Some(_)) = reader.next().await {}
-            return;
-        }
         if let Operation::Ping(_) = operation {
             if self.fail_if_told("life").is_err() {
                 *self.gone.lock().unwrap() = Some("it died when it was asked".to_owned());
@@ -109,9 +103,6 @@ pub(super) struct FakeWall(Arc<Fake>);
 #[async_trait]
 impl Backend for FakeWall {
     type Place = u32;
-
-    /// As long as a machine's.
-    const SETTLING: Duration = Duration::from_secs(60);
 
     fn info(&self) -> ProviderInfo {
         ProviderInfo {

@@ -13,7 +13,7 @@ use crate::expose::ExposedPorts;
 use super::{
     Backend, checkpoint,
     client::Call,
-    lifecycle::{self, Words, blocking},
+    lifecycle::{self, blocking},
     live::Shared,
     output::Kept,
     provision::detached,
@@ -175,11 +175,7 @@ impl<B: Backend> SandboxHandle for MachineHandle<B> {
     }
 
     async fn stop(&self) -> Result<()> {
-        detached(lifecycle::stop(Arc::clone(&self.shared), Words::Last)).await
-    }
-
-    async fn stop_crashed(&self) -> Result<()> {
-        detached(lifecycle::stop(Arc::clone(&self.shared), Words::None)).await
+        detached(lifecycle::stop(Arc::clone(&self.shared))).await
     }
 
     async fn start(&self) -> Result<()> {

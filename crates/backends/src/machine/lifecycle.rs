@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::{
     Backend, Facts, answer,
-    client::{Call, SIGN_OF_LIFE, exchange},
+    client::{Call, exchange},
     exec::MAX_PROCESSES,
     live::{Current, Fate, Running, Shared},
     output::{self, Keeping},
@@ -37,25 +37,13 @@ pub(super) async fn resume<B: Backend>(shared: Arc<Shared<B>>) -> Result<()> {
     commit(&shared, &running.current().record, State::Running)
 }
 
-/// What a stop asks the agent for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Words {
-    /// To end the processes and to hand over what they said.
-    Last,
-    /// Nothing: it has been given up.
-    None,
-}
-
 /// Ends the processes, keeps their output, keeps the layer.
-pub(super) async fn stop<B: Backend>(shared: Arc<Shared<B>>, words: Words) -> Result<()> {
+pub(super) async fn stop<B: Backend>(shared: Arc<Shared<B>>) -> Result<()> {
     let _change = shared.change.lock().await;
     let Some(running) = Running::of(shared.current()) else { return Ok(()) };
     let journal = Arc::clone(&shared.request.journal);
     journal.step("stop.begun");
     let sandbox = shared.request.folder.clone();
-    // One that was asked to end before may be at it: a kernel that writes its disks answers nobody.
-    let settling = GRACE + B::SETTLING;
-    let patience = if output::begun_or_kept(&sandbox) { settling } else { settling.min(SIGN_OF_LIFE) };
     // The output is worth less than the stop: a full disk must not keep a sandbox running.
     let keeping = blocking(move || Keeping::begin(&sandbox)).await;
     let keeping = keeping.inspect_err(|error| tracing::warn!(error = %error.chain(), "the output is not kept")).ok();
@@ -64,10 +52,7 @@ pub(super) async fn stop<B: Backend>(shared: Arc<Shared<B>>, words: Words) -> Re
         shared.backend.thaw(running.place()).await?;
     }
     let mut keeping = keeping;
-    let incomplete = match words {
-        Words::Last => hand_over(&shared, &running, patience, &mut keeping).await,
-        Words::None => Some("the sandbox had crashed".to_owned()),
-    };
+    let incomplete = hand_over(&shared, &running, &mut keeping).await;
     journal.step("stop.handed-over");
     let current = running.current();
     shared.backend.halt(running.place(), &shared.folder_of(current), &current.journal()).await?;
@@ -83,20 +68,11 @@ pub(super) async fn stop<B: Backend>(shared: Arc<Shared<B>>, words: Words) -> Re
 }
 
 /// Asks the agent to end everything and takes what it gives. Whatever the agent does, the stop goes on; the answer is why something is
-/// missing. Who gives no sign of life is not waited for as long as one that is at work.
-async fn hand_over<B: Backend>(
-    shared: &Arc<Shared<B>>,
-    running: &Running<B::Place>,
-    patience: Duration,
-    keeping: &mut Option<Keeping>,
-) -> Option<String> {
+/// missing.
+async fn hand_over<B: Backend>(shared: &Arc<Shared<B>>, running: &Running<B::Place>, keeping: &mut Option<Keeping>) -> Option<String> {
     let call = Call { shared: Arc::clone(shared), running: running.clone(), verb: "stop" };
-    let received = async {
-        call.ping(patience).await?;
-        let late = |_| Err(Error::new(ErrorKind::TimedOut, "stop", "handing over the output took too long"));
-        timeout(GRACE + B::SETTLING + HAND_OVER, receive(&call, keeping)).await.unwrap_or_else(late)
-    };
-    let error = received.await.err()?;
+    let received = timeout(GRACE + B::SETTLING + HAND_OVER, receive(&call, keeping)).await;
+    let error = received.unwrap_or_else(|_| Err(Error::new(ErrorKind::TimedOut, "stop", "handing over the output took too long"))).err()?;
     tracing::warn!(error = %error.chain(), "the agent did not hand over all output");
     Some(error.chain())
 }

@@ -4,12 +4,12 @@ use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
 use sandbar_core::{
-    CheckpointKind, CheckpointOptions, ErrorKind, ExecEvent, ExecRequest, ExitStatus, OutputKind, PutOptions, RestoreRequest, RootSource,
-    SandboxHandle, SandboxProvider, State,
+    AttachRequest, CheckpointKind, CheckpointOptions, ErrorKind, ExecEvent, ExecRequest, ExitStatus, OutputKind, PutOptions,
+    RestoreRequest, RootSource, SandboxHandle, SandboxProvider, State,
 };
 use sandbar_protocol::{
-    DirEntries, Entry, Event, Failure, FrameKind, KindOfFile, Lost, ProcessList, encode_frame, encode_message, event, reply::Answer,
-    request::Operation,
+    Chunk, DirEntries, Entry, Event, Failure, FrameKind, KindOfFile, Lost, Process, ProcessList, Status, encode_frame, encode_message,
+    event, reply::Answer, request::Operation,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -19,7 +19,6 @@ use super::{
 };
 
 mod memory;
-mod stops;
 
 fn failure(kind: &str, message: &str) -> Failure {
     Failure { kind: kind.to_owned(), message: message.to_owned(), errno: None }
@@ -328,6 +327,45 @@ async fn bytes_that_come_with_the_answer_of_a_dial_are_not_lost() {
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
     assert_eq!(text, "220 hello");
+}
+
+#[tokio::test]
+async fn a_stop_keeps_output_and_another_process_reads_it() {
+    let bench = Bench::new();
+    let sandbox = bench.sandbox().await;
+    bench.fake.answer(|operation, _, mut writer| async move {
+        assert!(matches!(operation, Operation::Shutdown(_)));
+        let ended = Some(Status { code: Some(5), signal: None, timed_out: false });
+        let process = Process { pid: 9, command: "x".to_owned(), status: ended, output_end: 3, ..Process::default() };
+        writer.message(&reply(Answer::Processes(ProcessList { processes: vec![process] }))).await.unwrap();
+        writer.message(&Chunk { pid: 9, offset: 0 }).await.unwrap();
+        writer.bytes(FrameKind::Stdout, b"out").await.unwrap();
+        writer.end().await.unwrap();
+    });
+    sandbox.stop().await.unwrap();
+    assert_eq!(sandbox.status().await.state, State::Stopped);
+    let (record, state) = bench.book.commits.lock().unwrap().last().unwrap().clone();
+    assert_eq!(state, State::Stopped);
+    let again = bench.provider.attach(AttachRequest { provision: bench.request.clone(), record }).await.unwrap();
+    assert_eq!(again.processes().await.unwrap()[0].pid, 9);
+    let result = again.reattach(9, None).await.unwrap().collect(100).await.unwrap();
+    assert_eq!((result.status, result.stdout_text().as_str()), (ExitStatus::exited(5), "out"));
+    assert_eq!(again.signal(9, sandbar_core::Signal::TERM).await.unwrap_err().kind(), ErrorKind::Conflict);
+    again.start().await.unwrap();
+    assert_eq!(again.status().await.state, State::Running);
+    assert_eq!(bench.names(), ["g1"], "the kept output goes with the next start");
+}
+
+#[tokio::test]
+async fn an_agent_that_hands_nothing_over_cannot_keep_a_sandbox_from_stopping() {
+    let bench = Bench::new();
+    let sandbox = bench.sandbox().await;
+    bench.fake.answer(|_, _, mut writer| async move {
+        let _ = writer.bytes(FrameKind::Stdout, b"noise").await;
+    });
+    sandbox.stop().await.unwrap();
+    assert!(sandbox.processes().await.unwrap().is_empty());
+    assert!(bench.fake.alive.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

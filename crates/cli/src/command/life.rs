@@ -91,8 +91,7 @@ impl Rm {
 /// Clear up what crashed commands left behind
 ///
 /// Every command does that for the sandboxes it touches; this looks at everything, and prints what it removed. A sandbox that
-/// runs is never touched, except one whose time to live has passed or whose owner is gone. One whose agent is silent, without any other sign of
-/// a crash, is looked at for a few seconds, and ended when it was seen silent for fifteen altogether.
+/// runs is never touched, except one whose time to live has passed or whose owner is gone.
 #[derive(Debug, Args)]
 pub(crate) struct Gc {
     /// Print JSON
@@ -115,12 +114,6 @@ impl Gc {
             items.iter().map(|item| output::escape(&format!("{done} {} {}: {}", item.kind, item.name, item.reason)) + "\n").collect()
         };
         output::raw((lines(&report.recovered, "recovered") + &lines(&report.removed, "removed")).as_bytes())?;
-        for item in &report.in_doubt {
-            output::warning(&format!(
-                "{} {} may have crashed, or be slow: {}; the next gc looks again, rm -f removes it now",
-                item.kind, item.name, item.reason
-            ));
-        }
         let failed = report.failed.iter();
         Failure::from_all(
             failed

@@ -45,7 +45,7 @@ impl Runtime {
                     .with_hint(format!("its log is {}", self.home().keeper_log(id).display())));
             }
             // Without a sandbox no keeper stays.
-            if !matches!(self.ledger().standing(id)?, Some(standing) if standing.state != State::Destroying) {
+            if !matches!(self.ledger().standing(id)?, Some((state, ..)) if state != State::Destroying) {
                 return Err(gone(id));
             }
             self.start_keeper(id).await?;

@@ -40,5 +40,5 @@ pub(crate) use journal::LedgerJournal;
 pub(crate) use operation::Operation;
 pub(crate) use port_row::PortRow;
 pub(crate) use resource_row::Age;
-pub(crate) use sandbox_row::{Attention, NewSandbox, SandboxRow, Standing};
+pub(crate) use sandbox_row::{Attention, NewSandbox, SandboxRow};
 pub(crate) use store::Ledger;

@@ -100,7 +100,7 @@ impl Ledger {
         self.write(|transaction| {
             let sql = "
                 UPDATE sandboxes SET state = ?2, reason = ?3, operation = NULL, operator_pid = NULL, operator_start = NULL,
-                    operator_boot = NULL, committed = 0, pending_base = NULL, pending_root = NULL, attempted_ms = NULL, silence_ms = 0 WHERE id = ?1
+                    operator_boot = NULL, committed = 0, pending_base = NULL, pending_root = NULL, attempted_ms = NULL WHERE id = ?1
                     RETURNING revision";
             Ok(transaction.prepare_cached(sql)?.query_row(params![id.as_str(), state.name(), reason], |row| row.get(0))?)
         })
@@ -109,7 +109,7 @@ impl Ledger {
     /// Writes a state that was found, not made. Only under the sandbox's lock, and only without an operation.
     pub(crate) fn correct(&self, id: &SandboxId, state: State, reason: Option<&str>) -> Result<()> {
         self.write(|transaction| {
-            let sql = "UPDATE sandboxes SET state = ?2, reason = ?3, silence_ms = 0 WHERE id = ?1 AND operation IS NULL";
+            let sql = "UPDATE sandboxes SET state = ?2, reason = ?3 WHERE id = ?1 AND operation IS NULL";
             transaction.prepare_cached(sql)?.execute(params![id.as_str(), state.name(), reason])?;
             Ok(())
         })

@@ -1,4 +1,4 @@
-use std::{str::FromStr, time::Duration};
+use std::str::FromStr;
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params, types::Type};
 use sandbar_core::{CheckpointId, Error, ErrorKind, IdRange, Lifetime, Network, Result, RootSource, SandboxId, SandboxSpec, State};
@@ -46,17 +46,6 @@ pub(crate) struct SandboxRow {
     pub(crate) record: Value,
     /// The key that it was made with.
     pub(crate) key: Option<i64>,
-    /// For how long its agent was seen silent, since it last answered.
-    pub(crate) silence: Duration,
-}
-
-/// What is asked of a row before each use of its sandbox.
-pub(crate) struct Standing {
-    pub(crate) state: State,
-    pub(crate) operation: Option<Operation>,
-    pub(crate) revision: i64,
-    /// Whether its agent was seen silent, and was not heard since.
-    pub(crate) was_silent: bool,
 }
 
 /// What a sandbox is made of at its beginning.
@@ -94,8 +83,7 @@ pub(crate) struct Attention {
 }
 
 const COLUMNS: &str = "id, name, provider, image, state, reason, choice, lifetime, boot, created_ms, expires_ms, owner_pid, owner_start, \
-     owner_boot, operation, operator_pid, operator_start, operator_boot, committed, revision, first_id, base, spec, root, record, gated, key, \
-     silence_ms";
+     owner_boot, operation, operator_pid, operator_start, operator_boot, committed, revision, first_id, base, spec, root, record, gated, key";
 
 pub(super) const ATTENTION: &str = "
     SELECT id, boot, operation, operator_pid, operator_start, operator_boot, owner_pid, owner_start, owner_boot, expires_ms, attempted_ms
@@ -161,12 +149,10 @@ impl Ledger {
     }
 
     /// What every use of a sandbox must know: its state, what is being done to it, and its revision.
-    pub(crate) fn standing(&self, id: &SandboxId) -> Result<Option<Standing>> {
+    pub(crate) fn standing(&self, id: &SandboxId) -> Result<Option<(State, Option<Operation>, i64)>> {
         self.read(|connection| {
-            let sql = "SELECT state, operation, revision, silence_ms > 0 FROM sandboxes WHERE id = ?1";
-            let read = |row: &Row<'_>| {
-                Ok(Standing { state: text(row, 0)?, operation: optional_text(row, 1)?, revision: row.get(2)?, was_silent: row.get(3)? })
-            };
+            let sql = "SELECT state, operation, revision FROM sandboxes WHERE id = ?1";
+            let read = |row: &Row<'_>| Ok((text(row, 0)?, optional_text(row, 1)?, row.get(2)?));
             connection.prepare_cached(sql)?.query_row([id.as_str()], read).optional()
         })
     }
@@ -293,23 +279,6 @@ impl Ledger {
         Ok(())
     }
 
-    /// Remembers that its agent was seen silent for so long altogether.
-    pub(crate) fn note_silence(&self, id: &SandboxId, silence: Duration) -> Result<()> {
-        self.write(|transaction| {
-            let sql = "UPDATE sandboxes SET silence_ms = max(silence_ms, ?2) WHERE id = ?1";
-            transaction.prepare_cached(sql)?.execute(params![id.as_str(), clock::millis(silence)])?;
-            Ok(())
-        })
-    }
-
-    /// Remembers that its agent has answered.
-    pub(crate) fn note_answer(&self, id: &SandboxId) -> Result<()> {
-        self.write(|transaction| {
-            transaction.prepare_cached("UPDATE sandboxes SET silence_ms = 0 WHERE id = ?1")?.execute([id.as_str()])?;
-            Ok(())
-        })
-    }
-
     /// Remembers that recovery, or destroying it, failed now.
     pub(crate) fn note_attempt(&self, id: &SandboxId, reason: &str) -> Result<()> {
         self.ending().remove(id);
@@ -347,7 +316,6 @@ impl SandboxRow {
             record: json(row, 24)?,
             gated: row.get(25)?,
             key: row.get(26)?,
-            silence: Duration::from_millis(row.get(27)?),
         })
     }
 }

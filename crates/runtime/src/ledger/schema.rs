@@ -7,7 +7,7 @@ use sandbar_core::{Error, ErrorKind, Result};
 ///
 /// Rows that are looked for on the way of every command (what needs somebody's attention) have a partial index, so that an idle ledger of
 /// a thousand sandboxes costs a command one page.
-const MIGRATIONS: [&str; 7] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6, VERSION_7];
+const MIGRATIONS: [&str; 6] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6];
 
 const VERSION_1: &str = "
 CREATE TABLE checkpoints (
@@ -186,11 +186,6 @@ CREATE TABLE creations (
     PRIMARY KEY (key, word)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX creations_time ON creations(time_ms);
-";
-
-/// For how long a sandbox's agent was seen silent by those who looked, since it last answered.
-const VERSION_7: &str = "
-ALTER TABLE sandboxes ADD COLUMN silence_ms INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// The version that this program writes.
