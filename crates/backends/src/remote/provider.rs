@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, Mutex, OnceLock},
     thread,
@@ -7,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use sandbar_core::{
     AttachRequest, Error, ErrorKind, Feature, FeatureSet, ImageKind, Isolation, Lifetime, Network, Probe, ProviderInfo, ProvisionRequest,
-    Resource, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider, Secret,
+    Resource, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider, Secret, SecretValue,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -159,6 +160,18 @@ fn given_secrets(request: &ProvisionRequest) -> Result<Value> {
     request.spec.secrets.list.iter().map(given).collect()
 }
 
+/// Bytes of a value that is looked for in errors: shorter ones are found where they are not meant.
+const SHORTEST: usize = 8;
+
+/// What another host, or something between, says of a creation may have its body in it. Then it is not told.
+fn without_values(error: Error, values: &BTreeMap<String, SecretValue>) -> Error {
+    let said = format!("{} {}", error.chain(), error.hint().unwrap_or_default());
+    if values.values().any(|value| value.reveal().len() >= SHORTEST && said.contains(value.reveal())) {
+        return Error::new(error.kind(), OPERATION, "the other host refuses, and says a secret with it, which is not told");
+    }
+    error
+}
+
 fn hostname(request: &ProvisionRequest) -> &str {
     request.spec.hostname.as_deref().unwrap_or(request.id.as_str())
 }
@@ -223,10 +236,12 @@ impl SandboxProvider for Remote {
             "ttl_ms": ttl_ms(&request),
             "runtime": spec.runtime,
         });
-        if !spec.secrets.is_empty() {
-            body["secrets"] = given_secrets(&request)?;
+        if spec.secrets.is_empty() {
+            return self.make(request, Ask::post("/v1/sandboxes", &body)).await;
         }
-        self.make(request, Ask::post("/v1/sandboxes", &body)).await
+        body["secrets"] = given_secrets(&request)?;
+        let values = request.secret_values.clone();
+        self.make(request, Ask::post("/v1/sandboxes", &body)).await.map_err(|error| without_values(error, &values))
     }
 
     async fn attach(&self, request: AttachRequest) -> Result<Box<dyn SandboxHandle>> {
@@ -285,9 +300,9 @@ fn of_this_host() -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, path::PathBuf};
+    use std::path::PathBuf;
 
-    use sandbar_core::{NoJournal, RootSource, SandboxSpec, SecretValue, Secrets};
+    use sandbar_core::{NoJournal, RootSource, SandboxSpec, Secrets};
 
     use super::*;
 
@@ -314,5 +329,18 @@ mod tests {
             { "name": "KEY", "hosts": ["api.test"], "value": "hunter3" },
         ]);
         assert_eq!(given_secrets(&request).unwrap(), given);
+    }
+
+    #[test]
+    fn an_error_with_a_value_in_it_is_not_told() {
+        let values = BTreeMap::from([("TOKEN".to_owned(), SecretValue::new("correct horse"))]);
+        let error = |message: &str| Error::new(ErrorKind::InvalidInput, OPERATION, message);
+        for told in
+            [error("no: correct horse"), error("no").with_hint("try correct horse"), error("no").with_source(error("correct horse"))]
+        {
+            let told = without_values(told, &values);
+            assert!(told.kind() == ErrorKind::InvalidInput && !format!("{told:?} {}", told.chain()).contains("horse"), "{told:?}");
+        }
+        assert_eq!(without_values(error("no horse"), &values).message(), "no horse");
     }
 }

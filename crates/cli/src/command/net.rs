@@ -68,6 +68,7 @@ impl Log {
         let sandbox = runtime.sandbox(&self.id).await?;
         let mut log = sandbox.network_log().await?;
         let look = if log.is_elsewhere() { LOOK_ELSEWHERE } else { LOOK };
+        let mut is_known = false;
         loop {
             // Before the log is read: what was written before the end is printed.
             let is_there = match sandbox.network_log().await {
@@ -77,9 +78,10 @@ impl Log {
             };
             let records = match log.read().await {
                 // The other host keeps none of a sandbox that is gone.
-                Err(error) if self.follow && log.is_elsewhere() && error.kind() == ErrorKind::NotFound => return Ok(()),
+                Err(error) if is_known && self.follow && log.is_elsewhere() && error.kind() == ErrorKind::NotFound => return Ok(()),
                 records => records?,
             };
+            is_known = true;
             for record in records {
                 output::line(&if self.json { json(&record)? } else { line(&record) })?;
             }

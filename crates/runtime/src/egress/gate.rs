@@ -107,14 +107,14 @@ impl Gate {
 
     pub(super) fn tell(&self, wish: &Wish, event: NetworkEvent, decision: &Decision) {
         self.counter.decided(event);
-        self.log.add(&record(wish, event, decision.rule.clone(), decision.reason.clone()));
+        self.log.add(record(wish, event, decision.rule.clone(), decision.reason.clone()));
     }
 
     /// Tells why one is cut off that has passed something.
     pub(super) fn tell_cut(&self, wish: &Wish, event: NetworkEvent, decision: &Decision, sent: u64, received: u64) {
         self.counter.decided(event);
         let record = record(wish, event, decision.rule.clone(), decision.reason.clone());
-        self.log.add(&NetworkRecord { sent: Some(sent), received: Some(received), ..record });
+        self.log.add(NetworkRecord { sent: Some(sent), received: Some(received), ..record });
     }
 
     /// Tells of a placeholder in a name that is asked for.
@@ -127,12 +127,12 @@ impl Gate {
 
     /// Tells of a connection that goes on.
     pub(super) fn tell_of(&self, wish: &Wish, rule: Option<String>, event: NetworkEvent, reason: String) {
-        self.log.add(&record(wish, event, rule, reason));
+        self.log.add(record(wish, event, rule, reason));
     }
 
     pub(super) fn tell_end(&self, wish: &Wish, decision: &Decision, reason: String, sent: u64, received: u64) {
         let record = record(wish, NetworkEvent::Ended, decision.rule.clone(), reason);
-        self.log.add(&NetworkRecord { sent: Some(sent), received: Some(received), ..record });
+        self.log.add(NetworkRecord { sent: Some(sent), received: Some(received), ..record });
     }
 }
 

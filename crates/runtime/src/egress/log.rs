@@ -70,26 +70,38 @@ pub struct NetworkRecord {
 /// Where decisions are written.
 pub(super) struct Writer {
     folder: PathBuf,
-    file: Mutex<Option<(File, u64)>>,
+    part: Mutex<Part>,
+}
+
+/// The part that is written.
+#[derive(Default)]
+struct Part {
+    /// And how long it is.
+    file: Option<(File, u64)>,
+    /// The time of the newest line. None is older than the one before, whoever was first, and whatever the clock does: readers go by it.
+    newest_ms: u64,
 }
 
 impl Writer {
     /// Writes into a sandbox's folder.
     pub(super) fn new(folder: PathBuf) -> Self {
-        Self { folder, file: Mutex::default() }
+        Self { folder, part: Mutex::default() }
     }
 
     /// Adds a line. What cannot be written is told in this process's own log.
-    pub(super) fn add(&self, record: &NetworkRecord) {
+    pub(super) fn add(&self, record: NetworkRecord) {
         if let Err(error) = self.try_add(record) {
             tracing::warn!(folder = %self.folder.display(), %error, "cannot write the network log");
         }
     }
 
-    fn try_add(&self, record: &NetworkRecord) -> io::Result<()> {
-        let mut line = serde_json::to_vec(record)?;
+    fn try_add(&self, mut record: NetworkRecord) -> io::Result<()> {
+        let mut part = self.part.lock().unwrap_or_else(PoisonError::into_inner);
+        let Part { file, newest_ms } = &mut *part;
+        *newest_ms = record.time_ms.max(*newest_ms);
+        record.time_ms = *newest_ms;
+        let mut line = serde_json::to_vec(&record)?;
         line.push(b'\n');
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if file.as_ref().is_none_or(|(_, length)| *length >= MOST) {
             let new = self.folder.join(NEW);
             if fs::metadata(&new).is_ok_and(|metadata| metadata.len() >= MOST) {
@@ -211,9 +223,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let writer = Writer::new(folder.path().to_owned());
         let mut log = NetworkLog::of(folder.path().to_owned());
-        writer.add(&record(1));
+        writer.add(record(1));
         assert_eq!(log.read().unwrap().len(), 1);
-        writer.add(&record(2));
+        writer.add(record(2));
         fs::remove_file(folder.path().join(NEW)).unwrap();
         assert_eq!(log.read().unwrap(), [record(2)]);
         assert_eq!(log.read().unwrap(), []);
@@ -225,12 +237,12 @@ mod tests {
         let writer = Writer::new(folder.path().to_owned());
         let mut log = NetworkLog::of(folder.path().to_owned());
         log.skip().unwrap();
-        writer.add(&record(1));
+        writer.add(record(1));
         assert_eq!(log.read().unwrap(), [record(1)]);
         let mut log = NetworkLog::of(folder.path().to_owned());
         log.skip().unwrap();
         assert_eq!(log.read().unwrap(), []);
-        writer.add(&record(2));
+        writer.add(record(2));
         assert_eq!(log.read().unwrap(), [record(2)]);
     }
 
@@ -243,7 +255,7 @@ mod tests {
         let mut next = 0;
         // Enough for several parts.
         for number in 0..40_000 {
-            writer.add(&record(number));
+            writer.add(record(number));
             if number % 1000 == 999 {
                 for read in log.read().unwrap() {
                     assert_eq!(read.time_ms, next);

@@ -63,7 +63,8 @@ impl Route {
         if let Some(port) = self.address.port {
             command.args(["-p", &port.to_string()]);
         }
-        command.kill_on_drop(true);
+        // It keeps its variables for as long as the shared connection stays, and sends those on that its configuration names.
+        command.env_remove("SANDBAR_KEY").kill_on_drop(true);
         command
     }
 }
