@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use sandbar_core::{
-    CheckpointId, Context, ErrorKind, Feature, Lifetime, Network, ProvisionRequest, RestoreRequest, Result, RootSource, SandboxHandle,
-    SandboxId, SandboxSpec, SecretValue, check_name,
+    CheckpointId, Context, Error, ErrorKind, Feature, Lifetime, Network, ProvisionRequest, RestoreRequest, Result, RootSource,
+    SandboxHandle, SandboxId, SandboxSpec, SecretValue, check_name,
 };
 
 use crate::{
@@ -20,8 +20,8 @@ use crate::{
     runtime::{gone, to_the_end},
 };
 
-/// How long a creation with a given id waits for another one who has its lock: more than `gc` needs to remove a lock that has no sandbox yet.
-const COLLECTED: Duration = Duration::from_secs(1);
+/// How long a creation waits for somebody who has the lock of its id: more than `gc` needs to remove one that has no sandbox yet.
+const COLLECTED: Duration = Duration::from_secs(5);
 
 /// A sandbox about to be made, from an image or from a checkpoint.
 pub(crate) struct Plan {
@@ -92,6 +92,19 @@ impl Runtime {
         self.bring_up(Plan { id, name, choice, image, root, pin, spec, lifetime, vault, secret_values, from: None }).await
     }
 
+    /// The lock of an id that no sandbox has. `gc` may have it for a moment, when it finds the file before it is locked here.
+    async fn lock_of_new(&self, id: &SandboxId) -> Result<SandboxLock> {
+        if let Some(lock) = SandboxLock::try_take(self.home(), id, "create")? {
+            return Ok(lock);
+        }
+        let lock = SandboxLock::take(self.home(), id, "create", COLLECTED).await?;
+        // It was no `gc`: somebody has made a sandbox of this id meanwhile.
+        if self.ledger().sandbox(id)?.is_some() {
+            return Err(Error::new(ErrorKind::Conflict, "create", "somebody works on a sandbox of this id").with("id", id));
+        }
+        Ok(lock)
+    }
+
     /// Carries out a plan. Undoes what it did when it fails.
     pub(crate) async fn bring_up(&self, mut plan: Plan) -> Result<Sandbox> {
         let provider = &plan.choice.provider;
@@ -99,12 +112,8 @@ impl Runtime {
             holder.allow(&plan.spec, provider.info().isolation, provider.is_elsewhere())?;
             holder.allow_network(&plan.spec.network, &self.config().network)?;
         }
-        // Of a new id `gc` alone can have the lock, for a moment, when it finds the file before it is locked here.
-        let (id, wait) = match plan.id.take() {
-            Some(id) => (id, COLLECTED),
-            None => (SandboxId::from_random(random()?), self.config().lock_wait),
-        };
-        let lock = SandboxLock::take(self.home(), &id, "create", wait).await?;
+        let id = plan.id.take().map_or_else(|| Ok(SandboxId::from_random(random()?)), Ok)?;
+        let lock = self.lock_of_new(&id).await?;
         let expires_ms = plan.spec.ttl.map(|ttl| clock::now_ms().saturating_add(clock::millis(ttl)));
         let asks = !plan.choice.provider.is_elsewhere() && plan.choice.provider.info().features.has(Feature::NetworkRules);
         let gated = plan.spec.network.policy().is_some() && asks;

@@ -1,9 +1,16 @@
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
-    header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, HeaderName, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, TRANSFER_ENCODING, UPGRADE},
     uri::Authority,
 };
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
@@ -20,14 +27,14 @@ use tokio::sync::{Mutex, Notify};
 
 use super::{
     log::NetworkEvent,
+    shown::{Beginning, Shown},
     tasks::{Beside, Tasks},
 };
 
 /// How long the head of a request may take, from the end of the one before: browsers and servers close what idles after one to five minutes.
 pub(super) const HEAD: Duration = Duration::from_secs(60);
-/// Bytes of a request's head and of an answer's, and of what is read ahead, over HTTP/1.
-const REQUEST: usize = 32 << 10;
-const ANSWER: usize = 64 << 10;
+/// Requests of one connection that go no further, until it is ended: whoever goes on would only fill the log.
+const MOST_REFUSED: u32 = 16;
 /// Requests at the same time, over HTTP/2.
 const MOST_REQUESTS: u32 = 64;
 /// Bytes of a head over HTTP/2: servers take 8 to 32 KiB. And of a body that wait to be sent on, of each request and each answer.
@@ -55,12 +62,37 @@ pub(super) trait Overseer: Send + Sync + 'static {
     /// Looks at what stands before an answer.
     fn see_answer(&self, response: &mut Response<Incoming>);
 
+    /// Whether a connection that has gone over to another protocol may go on with this.
+    fn may_follow(&self, shown: &Shown) -> bool;
+
+    /// Whether a client may say its end before it has its answer. Over HTTP/1 nobody looks for its end then: that is for who runs the exchange.
+    const ENDS_EARLY: bool;
+
     /// Tells of what happened.
     fn tell(&self, event: NetworkEvent, reason: String);
 }
 
 /// Requests to one server, and its answers, on one connection.
-pub(super) struct Exchange<O>(pub(super) O);
+pub(super) struct Exchange<O> {
+    overseer: O,
+    buffers: Buffers,
+    /// Requests that went no further.
+    refused: AtomicU32,
+}
+
+/// How many bytes are held of what comes, over HTTP/1: of a request and its body, and of an answer. As many again wait to be sent on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Buffers {
+    request: usize,
+    answer: usize,
+}
+
+impl Buffers {
+    /// For heads as they are.
+    pub(super) const LARGE: Self = Self { request: 32 << 10, answer: 64 << 10 };
+    /// For very many connections at a time: as little as hyper can do with.
+    pub(super) const SMALL: Self = Self { request: 8 << 10, answer: 8 << 10 };
+}
 
 /// Where requests go.
 enum Server {
@@ -83,13 +115,18 @@ impl Objection {
 }
 
 impl<O: Overseer> Exchange<O> {
+    pub(super) const fn new(overseer: O, buffers: Buffers) -> Self {
+        Self { overseer, buffers, refused: AtomicU32::new(0) }
+    }
+
     /// Passes requests and answers on, until both sides have ended. Both speak HTTP/2, or neither does.
     pub(super) async fn run(self, inside: Connection, outside: Connection, is_h2: bool) -> io::Result<()> {
         let tasks = Tasks::default();
         let beside = tasks.beside();
         let closed = Arc::new(Notify::new());
-        let server = Arc::new(connect(outside, is_h2, &beside, &closed).await.map_err(io::Error::other)?);
+        let server = Arc::new(connect(outside, is_h2, self.buffers, &beside, &closed).await.map_err(io::Error::other)?);
         let exchange = Arc::new(self);
+        let own = Arc::clone(&exchange);
         let service = service_fn({
             let (server, beside) = (Arc::clone(&server), beside.clone());
             move |request| {
@@ -104,7 +141,9 @@ impl<O: Overseer> Exchange<O> {
             builder.initial_stream_window_size(STREAM_IN).initial_connection_window_size(CONNECTION_IN);
             builder.keep_alive_interval(PING).keep_alive_timeout(PONG);
             let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(inside), service));
+            // An answer that has come is passed on before its end is.
             tokio::select! {
+                biased;
                 served = &mut serving => served,
                 () = closed.notified() => {
                     serving.as_mut().graceful_shutdown();
@@ -114,10 +153,11 @@ impl<O: Overseer> Exchange<O> {
         } else {
             let mut builder = server::http1::Builder::new();
             builder.timer(TokioTimer::new()).auto_date_header(false).header_read_timeout(HEAD);
-            // A client that has said all may still wait for the answer.
-            builder.max_buf_size(REQUEST).preserve_header_case(true).half_close(true);
+            builder.max_buf_size(own.buffers.request).preserve_header_case(true).half_close(O::ENDS_EARLY);
             let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(inside), service).with_upgrades());
+            // An answer that has come is passed on before its end is.
             tokio::select! {
+                biased;
                 served = &mut serving => served,
                 () = closed.notified() => {
                     serving.as_mut().graceful_shutdown();
@@ -125,10 +165,14 @@ impl<O: Overseer> Exchange<O> {
                 }
             }
         };
-        if let Err(error) = served
-            && !has_left(&error)
-        {
-            return Err(io::Error::other(error));
+        match served {
+            Err(error) if error.is_parse() => {
+                own.overseer.tell(NetworkEvent::Refused, format!("an HTTP request that cannot be read: {error}"))
+            }
+            // The next request did not come.
+            Err(error) if error.is_timeout() || has_left(&error) => {}
+            Err(error) => return Err(io::Error::other(error)),
+            Ok(()) => {}
         }
         // Without requests to come the server's connection ends; what was made of others goes on until its own end.
         drop(server);
@@ -136,10 +180,13 @@ impl<O: Overseer> Exchange<O> {
         Ok(())
     }
 
-    async fn pass(&self, mut request: Request<Incoming>, server: &Server, beside: &Beside) -> io::Result<Response<Body>> {
-        if let Err(Objection { status, reason, said }) = self.0.oversee(&mut request) {
+    async fn pass(self: Arc<Self>, mut request: Request<Incoming>, server: &Server, beside: &Beside) -> io::Result<Response<Body>> {
+        if let Err(Objection { status, reason, said }) = self.overseer.oversee(&mut request) {
+            if self.refused.fetch_add(1, Ordering::Relaxed) >= MOST_REFUSED {
+                return Err(io::Error::other(format!("{MOST_REFUSED} requests of this connection were refused")));
+            }
             let response = told(status, said.unwrap_or(&reason));
-            self.0.tell(NetworkEvent::Refused, reason);
+            self.overseer.tell(NetworkEvent::Refused, reason);
             return Ok(response);
         }
         if matches!(server, Server::H1(_)) {
@@ -162,18 +209,23 @@ impl<O: Overseer> Exchange<O> {
                 sender.send_request(request).await.map_err(io::Error::other)?
             }
         };
-        self.0.see_answer(&mut response);
+        // Both say how long it is: the former counts (RFC 9112, 6.3), and is what was gone by.
+        if response.headers().contains_key(TRANSFER_ENCODING) {
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
+        self.overseer.see_answer(&mut response);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS || (is_connect && response.status().is_success()) {
             let inside = wanted.ok_or_else(|| io::Error::other("the server goes over to another protocol, which nobody asked for"))?;
             let outside = upgrade::on(&mut response);
-            beside.spawn(relay(inside, outside));
+            let exchange = Arc::clone(&self);
+            beside.spawn(relay(inside, outside, move |shown: &Shown| exchange.overseer.may_follow(shown)));
         }
         Ok(response.map(BodyExt::boxed))
     }
 }
 
 /// Speaks with the server. `closed` is told when that is over.
-async fn connect(outside: Connection, is_h2: bool, beside: &Beside, closed: &Arc<Notify>) -> hyper::Result<Server> {
+async fn connect(outside: Connection, is_h2: bool, buffers: Buffers, beside: &Beside, closed: &Arc<Notify>) -> hyper::Result<Server> {
     let outside = TokioIo::new(outside);
     let closed = Arc::clone(closed);
     if is_h2 {
@@ -189,9 +241,10 @@ async fn connect(outside: Connection, is_h2: bool, beside: &Beside, closed: &Arc
         return Ok(Server::H2(sender));
     }
     let mut builder = client::http1::Builder::new();
-    builder.max_buf_size(ANSWER).preserve_header_case(true);
+    builder.max_buf_size(buffers.answer).preserve_header_case(true);
     // As browsers take them.
     builder.allow_spaces_after_header_name_in_responses(true).allow_obsolete_multiline_headers_in_responses(true);
+    builder.ignore_invalid_headers_in_responses(true);
     let (sender, connection) = builder.handshake(outside).await?;
     beside.spawn(async move {
         let _ = connection.with_upgrades().await;
@@ -208,10 +261,14 @@ fn has_left(error: &hyper::Error) -> bool {
 }
 
 /// Passes everything on of what is HTTP no more.
-async fn relay(inside: OnUpgrade, outside: OnUpgrade) {
+///
+/// A server that takes a request to be connected through it for any other goes on with HTTP, and who is inside must not.
+async fn relay(inside: OnUpgrade, outside: OnUpgrade, judge: impl FnMut(&Shown) -> bool + Unpin) {
     if let (Ok(inside), Ok(outside)) = (inside.await, outside.await) {
+        let (reader, writer) = tokio::io::split(TokioIo::new(inside));
+        let mut inside = tokio::io::join(Beginning::new(reader, judge), writer);
         // Whoever is inside sees that it is broken off.
-        let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(inside), &mut TokioIo::new(outside)).await;
+        let _ = tokio::io::copy_bidirectional(&mut inside, &mut TokioIo::new(outside)).await;
     }
 }
 

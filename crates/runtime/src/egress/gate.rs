@@ -5,7 +5,7 @@ use std::{
 };
 
 use sandbar_core::{ClaimedProcess, Decision, DomainName, NetworkLimits, Policy, Protocol, SandboxId};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{
     counts::Counter,
@@ -26,10 +26,15 @@ pub(super) struct Gate {
     pub(super) meter: Meter,
     pub(super) counter: Counter,
     pub(super) resolver: Resolver,
+    /// Places of connections that are taken apart with room for large heads.
+    pub(super) large_exchanges: Semaphore,
     log: Writer,
     /// Its secrets, when they were looked for; they do not change.
     keyring: OnceLock<Option<Arc<Keyring>>>,
 }
+
+/// Connections of plain HTTP with room for large heads.
+const LARGE_EXCHANGES: usize = 256;
 
 /// Who wants to reach what.
 #[derive(Debug, Clone, Default)]
@@ -54,6 +59,7 @@ impl Gate {
             meter: Meter::new(folder),
             counter: Counter::new(folder),
             resolver: Resolver::default(),
+            large_exchanges: Semaphore::new(LARGE_EXCHANGES),
             log: Writer::new(folder.to_owned()),
             keyring: OnceLock::new(),
         }

@@ -12,7 +12,7 @@ use sandbar_core::NetworkLimits;
 use tokio::time::{Instant, sleep_until};
 
 /// Connections of one sandbox at the same time, with those that are being made, where no limit says otherwise. Those that wait for
-/// bytes have no buffers; what is on its way takes 256 MiB at most, by far the most of it in the kernel.
+/// bytes have no buffers; what is on its way takes 256 MiB at most, by far the most of it in the kernel, or as much in this process where all speak plain HTTP.
 pub(super) const MOST_CONNECTIONS: u32 = 2048;
 /// Bytes that one direction of a connection holds at most where they are copied, and that pass at once under a limit.
 pub(super) const BUFFER: usize = 32 << 10;

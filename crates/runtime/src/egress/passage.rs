@@ -277,6 +277,7 @@ impl Admitted {
 
     /// Tells of what happens on it.
     pub(super) fn tell(&self, event: NetworkEvent, reason: String) {
+        self.gate.counter.decided(event);
         self.gate.tell_of(&self.wish, self.decision.rule.clone(), event, reason);
     }
 

@@ -1,14 +1,31 @@
-use std::{io, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io,
+    ops::RangeInclusive,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::BytesMut;
-use http::{Request, Response, StatusCode};
+use http::{
+    Method, Request, Response, StatusCode,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+};
 use hyper::body::Incoming;
 use sandbar_core::Decision;
-use tokio::{io::join, net::TcpStream, time::sleep};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, join},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 
 use super::{
     carrier::{Carrier, Inside, Verdict, between, relay},
-    exchange::{Exchange, HEAD, Objection, Overseer, named},
+    exchange::{Buffers, Exchange, HEAD, Objection, Overseer, named},
+    held::Held,
     log::NetworkEvent,
     passage::Admitted,
     secret::Watched,
@@ -19,6 +36,16 @@ use super::{
 /// How long a client may be silent in the middle of what may be the first line of a request, until that is passed on as it is: there are protocols in which
 /// a server answers to a word.
 const LINE: Duration = Duration::from_secs(10);
+
+/// Bytes of a client that are read ahead.
+const AHEAD: usize = 8 << 10;
+/// How long a server may be silent to a client that has said its end.
+const ANSWER: Duration = Duration::from_secs(60);
+/// How long, and how much, a client may still say to a server that has ended.
+const FAREWELL: Duration = Duration::from_secs(5);
+const MOST_REST: u64 = 16 << 20;
+/// Different reasons for refusals that are told of one connection: the client chooses the words.
+const MOST_REASONS: usize = 4;
 
 /// How a connection begins.
 enum Begun {
@@ -49,9 +76,19 @@ pub(super) async fn carry(
             let held = inside.hold();
             // HTTP tells how much there is to come.
             answer.say(true).await;
-            let inside = join(Watched::new(held.clone(), admitted.watch()), held);
-            let exchange = Exchange(Requests(Arc::clone(admitted)));
-            between(outside, carriers, |near| exchange.run(Box::new(inside), near, false)).await
+            let place = admitted.gate.large_exchanges.try_acquire();
+            let buffers = if place.is_ok() { Buffers::LARGE } else { Buffers::SMALL };
+            let received = carriers[1].counters[0];
+            let (said, mut ahead) = duplex(AHEAD);
+            let exchange = Exchange::new(Requests::new(Arc::clone(admitted)), buffers);
+            let mut reader = Watched::new(held.clone(), admitted.watch());
+            let exchanged = between(outside, carriers, |near| exchange.run(Box::new(join(said, held.clone())), near, false));
+            tokio::select! {
+                done = exchanged => done?,
+                left = leave(&mut reader, &mut ahead, received) => return Err(left),
+            }
+            farewell(held).await;
+            Ok(())
         }
         Begun::Other => {
             let judge = |shown: &Shown| {
@@ -61,6 +98,31 @@ pub(super) async fn carry(
             relay(inside, outside, carriers, admitted.watch(), judge, answer).await
         }
     }
+}
+
+/// Reads ahead of whoever serves the requests, who does not look for an end while an answer is awaited. Returns when the client is gone: its connection is
+/// broken, or it has said its end and no answer has come for a while, whatever the server does.
+async fn leave(reader: &mut (impl AsyncRead + Unpin), ahead: &mut DuplexStream, received: &AtomicU64) -> io::Error {
+    if let Err(error) = tokio::io::copy(reader, ahead).await
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        return error;
+    }
+    let _ = ahead.shutdown().await;
+    loop {
+        let before = received.load(Ordering::Relaxed);
+        sleep(ANSWER).await;
+        if received.load(Ordering::Relaxed) == before {
+            return io::Error::new(io::ErrorKind::TimedOut, "the client has ended, and no answer comes");
+        }
+    }
+}
+
+/// Takes what the client still says after the last answer: closed with that unread it would hear of a reset, and perhaps not of the answer.
+async fn farewell(mut held: Held) {
+    let _ = held.shutdown().await;
+    let mut rest = held.take(MOST_REST);
+    let _ = timeout(FAREWELL, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
 }
 
 /// Those that follow it could not be told from its bytes.
@@ -127,17 +189,35 @@ fn has_line(seen: &[u8]) -> bool {
 }
 
 /// Requests that go out as they are, if they may.
-struct Requests(Arc<Admitted>);
+struct Requests {
+    admitted: Arc<Admitted>,
+    told: Mutex<BTreeSet<String>>,
+}
+
+impl Requests {
+    fn new(admitted: Arc<Admitted>) -> Self {
+        Self { admitted, told: Mutex::default() }
+    }
+}
 
 impl Overseer for Requests {
+    const ENDS_EARLY: bool = true;
+
     fn oversee(&self, request: &mut Request<Incoming>) -> Result<(), Objection> {
+        if request.method() == Method::CONNECT {
+            // Who has resolved a name speaks with it already. And a body would be a request to who does not expect one.
+            let has_body = [CONTENT_LENGTH, TRANSFER_ENCODING].iter().any(|header| request.headers().contains_key(header));
+            if self.admitted.wish.name.is_some() || has_body {
+                return Err(Objection::of(StatusCode::METHOD_NOT_ALLOWED, "a request to be connected through a host".to_owned()));
+            }
+        }
         let named = named(request.uri(), request.headers())?;
         let place = if request.uri().authority().is_some() { Place::Target } else { Place::Header };
         let shown: Vec<Shown> = named.iter().map(|authority| Shown::named(authority, place)).collect();
         if shown.windows(2).any(|pair| pair[0] != pair[1]) {
             return Err(Objection::of(StatusCode::BAD_REQUEST, "an HTTP request for two hosts".to_owned()));
         }
-        match shown.first().and_then(|shown| self.0.disagreement(shown)) {
+        match shown.first().and_then(|shown| self.admitted.disagreement(shown)) {
             None => Ok(()),
             Some(decision) => Err(Objection::of(StatusCode::MISDIRECTED_REQUEST, decision.reason)),
         }
@@ -145,8 +225,15 @@ impl Overseer for Requests {
 
     fn see_answer(&self, _: &mut Response<Incoming>) {}
 
+    fn may_follow(&self, shown: &Shown) -> bool {
+        !shown.is_request() && self.admitted.disagreement(shown).is_none()
+    }
+
     fn tell(&self, event: NetworkEvent, reason: String) {
-        self.0.tell(event, reason);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < MOST_REASONS && told.insert(reason.clone()) {
+            self.admitted.tell(event, reason);
+        }
     }
 }
 

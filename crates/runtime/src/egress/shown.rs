@@ -1,5 +1,6 @@
 use std::{
     fmt, io,
+    ops::RangeInclusive,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -104,6 +105,7 @@ fn head(bytes: &[u8]) -> Option<Shown> {
         Ok(httparse::Status::Partial) => None,
         Err(_) if is_line_of_text(bytes) => None,
         Err(_) if looks_like_http(bytes) => Some(Shown::Unclear("an HTTP request that is not well-formed")),
+        Err(_) if is_first_http(bytes) => Some(Shown::Unclear("a request of HTTP/0.9")),
         Err(_) => Some(Shown::Nothing),
     }
 }
@@ -138,19 +140,38 @@ fn host_of(request: &httparse::Request<'_, '_>) -> Shown {
     }
 }
 
+/// What some server may take for the space between two words: RFC 9112 (3) lists what lenient ones do, and there are languages in which more is.
+const fn is_space(byte: u8) -> bool {
+    !byte.is_ascii_graphic()
+}
+
+/// The words of the first line that has some, and whether it has come to its end.
+fn first_line(bytes: &[u8]) -> (impl Iterator<Item = &[u8]>, bool) {
+    let begin = bytes.iter().position(|byte| !is_space(*byte)).unwrap_or(bytes.len());
+    let end = bytes[begin..].iter().position(|byte| *byte == b'\n');
+    let line = &bytes[begin..end.map_or(bytes.len(), |end| begin + end)];
+    (line.split(|byte| is_space(*byte)).filter(|word| !word.is_empty()), end.is_some())
+}
+
 /// Whether it is the beginning of a line that a lenient server could take for a request when it has come to its end: a word, a space, and text.
 fn is_line_of_text(bytes: &[u8]) -> bool {
-    let line = bytes.trim_ascii_start();
-    let is_text =
-        |byte: &u8| byte.is_ascii_graphic() || (*byte != b'\n' && byte.is_ascii_whitespace()) || *byte == 0x0b || !byte.is_ascii();
-    line.iter().position(u8::is_ascii_whitespace).is_some_and(|end| end > 0) && line.iter().all(is_text)
+    /// Of text there is none of it.
+    const BINARY: RangeInclusive<u8> = 0..=8;
+    let line = &bytes[bytes.iter().position(|byte| !is_space(*byte)).unwrap_or(bytes.len())..];
+    line.iter().copied().any(is_space) && !line.iter().any(|byte| *byte == b'\n' || BINARY.contains(byte))
+}
+
+/// Whether it is a request as there were before there were versions of HTTP: a method and a target, which may have a host in it.
+fn is_first_http(bytes: &[u8]) -> bool {
+    let (mut words, is_whole) = first_line(bytes);
+    let method = words.next().is_some_and(|word| word.eq_ignore_ascii_case(b"GET"));
+    let target = words.next().is_some_and(|word| word.starts_with(b"/") || word.windows(3).any(|part| part == b"://"));
+    is_whole && method && target
 }
 
 /// Whether a lenient server could take it for HTTP.
 fn looks_like_http(bytes: &[u8]) -> bool {
-    let begin = bytes.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(bytes.len());
-    let line = bytes[begin..].split(|byte| *byte == b'\n').next().unwrap_or_default();
-    line.to_ascii_uppercase().windows(6).any(|part| part.ends_with(b"HTTP/") && part[0].is_ascii_whitespace())
+    first_line(bytes).0.skip(1).any(|word| word.get(..5).is_some_and(|begin| begin.eq_ignore_ascii_case(b"HTTP/")))
 }
 
 /// What a client sends, looked at until it is clear what it shows. Bytes are passed on meanwhile, since there are protocols in which a server answers to
@@ -236,6 +257,12 @@ mod tests {
             "GET / HTTP/1.1\r\n Host: a.com\r\nHost : b.com\r\n\r\n",
             "GET  / HTTP/1.1\r\nHost: b.com\r\n\r\n",
             "\x0bGET / http/1.1\nHost: b.com\n\n",
+            "GET\x0b/\x0bHTTP/1.1\r\nHost: b.com\r\n\r\n",
+            "GET /x \u{a0}HTTP/1.1\r\nHost: b.com\r\n\r\n",
+            "GET\x1c/\x1dHTTP/1.1\r\n",
+            "GET http://b.com/secret\r\n",
+            "get\t/ \r\nHost: b.com\r\n\r\n",
+            "\r\nGET /\n",
             "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
         ] {

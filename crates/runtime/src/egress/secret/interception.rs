@@ -11,7 +11,12 @@ use tokio::{
 };
 
 use super::{
-    super::{exchange::Exchange, held::Held, log::NetworkEvent, shown},
+    super::{
+        exchange::{Buffers, Exchange},
+        held::Held,
+        log::NetworkEvent,
+        shown,
+    },
     Keyring, Watch, Watched,
     keyring::MOST_CONNECTIONS,
     requests::Requests,
@@ -96,17 +101,28 @@ impl Interception {
         match spoken {
             Spoken::Tls => {
                 let Opened { inside, outside, is_h2 } = tls::open(Box::new(again), outside, &self.host, &self.keyring).await?;
-                Exchange(Requests::new(self.keyring, self.host, self.tell)).run(inside, outside, is_h2).await?;
+                Exchange::new(Requests::new(self.keyring, self.host, self.tell), Buffers::LARGE).run(inside, outside, is_h2).await?;
             }
-            Spoken::Http => Exchange(Requests::new(self.keyring, self.host, self.tell)).run(Box::new(again), outside, false).await?,
+            Spoken::Http => {
+                Exchange::new(Requests::new(self.keyring, self.host, self.tell), Buffers::LARGE)
+                    .run(Box::new(again), outside, false)
+                    .await?
+            }
             Spoken::Other => {
                 let (reader, writer) = again.into_inner();
                 let tell = self.tell;
                 let watch = Watch::new(self.keyring, move |name| {
                     tell(NetworkEvent::Leak, format!("the placeholder of {name} goes out as it is: neither HTTP nor TLS is spoken"));
                 });
-                let mut inside = tokio::io::join(Watched::new(reader, Some(watch)), writer);
-                tokio::io::copy_bidirectional(&mut inside, &mut outside).await?;
+                // A request that comes later would have no secret in it, and perhaps another host.
+                let judge = |shown: &shown::Shown| !shown.is_request() && !matches!(shown, shown::Shown::Unclear(_));
+                let mut inside = tokio::io::join(shown::Beginning::new(Watched::new(reader, Some(watch)), judge), writer);
+                tokio::io::copy_bidirectional(&mut inside, &mut outside).await.map_err(|error| -> Failure {
+                    match error.kind() {
+                        io::ErrorKind::PermissionDenied => Refusal::refused("an HTTP request where none was begun with".to_owned()).into(),
+                        _ => error.into(),
+                    }
+                })?;
             }
         }
         Ok(())
@@ -138,8 +154,8 @@ async fn sort(inside: &mut Held, outside: &mut Connection) -> Result<(Spoken, Ve
             return Ok((Spoken::Tls, seen));
         }
         match shown::read(&seen) {
-            Some(shown::Shown::Host(..)) => return Ok((Spoken::Http, seen)),
-            Some(shown::Shown::Nothing | shown::Shown::NoHost) => return Ok((Spoken::Other, seen)),
+            Some(shown::Shown::Host(..) | shown::Shown::NoHost) => return Ok((Spoken::Http, seen)),
+            Some(shown::Shown::Nothing) => return Ok((Spoken::Other, seen)),
             Some(shown::Shown::Unclear(what)) => return Err(Refusal::refused(format!("it begins with {what}")).into()),
             None if seen.len() >= MOST => return Err(Refusal::refused("it begins with a beginning without end".to_owned()).into()),
             None => {}

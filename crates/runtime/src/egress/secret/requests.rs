@@ -11,6 +11,7 @@ use super::{
     super::{
         exchange::{Objection, Overseer, named},
         log::NetworkEvent,
+        shown::Shown,
     },
     interception::Tell,
     keyring::Keyring,
@@ -54,6 +55,8 @@ impl Requests {
 }
 
 impl Overseer for Requests {
+    const ENDS_EARLY: bool = false;
+
     fn oversee(&self, request: &mut Request<Incoming>) -> Result<(), Objection> {
         let refused = |reason: &str| Err(Objection::of(StatusCode::METHOD_NOT_ALLOWED, reason.to_owned()));
         if request.method() == Method::CONNECT {
@@ -101,6 +104,10 @@ impl Overseer for Requests {
         for name in found {
             self.tell_once(NetworkEvent::Leak, format!("the secret {name} is in the head of an answer, where its placeholder is put back"));
         }
+    }
+
+    fn may_follow(&self, shown: &Shown) -> bool {
+        !shown.is_request() && !matches!(shown, Shown::Unclear(_))
     }
 
     fn tell(&self, event: NetworkEvent, reason: String) {

@@ -312,3 +312,32 @@ async fn what_is_not_http_passes_as_it_is_and_a_placeholder_in_it_is_told() {
     task.await.unwrap().unwrap();
     assert_eq!(told.lock().unwrap()[0].0, NetworkEvent::Leak);
 }
+
+#[tokio::test]
+async fn no_request_passes_where_none_is_looked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    // One that names nobody, and then another.
+    let Middle { mut client, server, told, task, .. } = middle(folder.path());
+    let seen = Seen::default();
+    tokio::spawn(serve(Box::new(server), false, Arc::clone(&seen)));
+    client
+        .write_all(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /b HTTP/1.1\r\nHost: b.test\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut said = String::new();
+    client.read_to_string(&mut said).await.unwrap();
+    drop(client);
+    let _ = task.await.unwrap();
+    assert!(seen.lock().unwrap().is_empty() && said.contains(" 400 ") && said.contains(" 421 "), "{said}");
+    assert_eq!(told.lock().unwrap().len(), 2);
+    // After a server that speaks first.
+    let Middle { mut client, mut server, task, .. } = middle(folder.path());
+    server.write_all(b"hello\n").await.unwrap();
+    client.read_exact(&mut [0; 6]).await.unwrap();
+    client.write_all(b"GET /b HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
+    let Err(Failure::Refused(refusal)) = task.await.unwrap() else { panic!("it was not refused") };
+    assert_eq!(refusal.reason, "an HTTP request where none was begun with");
+    let mut said = Vec::new();
+    server.read_to_end(&mut said).await.unwrap();
+    assert!(said.is_empty(), "{}", String::from_utf8_lossy(&said));
+}
