@@ -16,7 +16,7 @@ use clap::Parser;
 /// Measures sandbar beside named peers.
 #[derive(Parser)]
 struct Arguments {
-    /// Only the cases whose names contain one of these words: exec, create, limits, stream, egress, parallel, idle, server, load, gvisor, docker, qemu, firecracker.
+    /// Only the cases whose names contain one of these words: exec, create, limits, stream, egress, expose, parallel, idle, server, load, gvisor, docker, qemu, firecracker.
     only: Vec<String>,
     /// Samples per row.
     #[arg(long, default_value_t = 60)]

@@ -15,6 +15,7 @@ pub mod usernet;
 
 use std::{process::Stdio, time::Duration};
 
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, ChildStdin, Command},
@@ -47,6 +48,8 @@ pub async fn output(program: &str, arguments: &[String]) -> Result<String> {
 pub struct Served {
     child: Child,
     input: Option<ChildStdin>,
+    /// What it needs until then.
+    folder: Option<TempDir>,
 }
 
 impl Served {
@@ -59,15 +62,21 @@ impl Served {
         let output = child.stdout.take().ok_or("no output")?;
         let mut lines = BufReader::new(output).lines();
         match timeout(Duration::from_secs(20), lines.next_line()).await {
-            Ok(Ok(Some(line))) if line == "ready" => Ok(Self { child, input }),
+            Ok(Ok(Some(line))) if line == "ready" => Ok(Self { child, input, folder: None }),
             other => Err(format!("{program}: it says {other:?}, and is not ready").into()),
         }
+    }
+
+    /// Keeps a folder for it.
+    pub fn with(self, folder: TempDir) -> Self {
+        Self { folder: Some(folder), ..self }
     }
 
     /// Ends it.
     pub async fn end(mut self) -> Result {
         drop(self.input.take());
         timeout(Duration::from_secs(20), self.child.wait()).await.map_err(|_| "it does not end")??;
+        self.folder.map_or(Ok(()), TempDir::close)?;
         Ok(())
     }
 }

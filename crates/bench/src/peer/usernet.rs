@@ -78,17 +78,18 @@ impl Usernet {
 
     /// A server in a namespace of its own, whose port is one of this host's loopback.
     pub async fn serve(self, program: &str, port: u16, inside: u16) -> Result<Served> {
-        // Not removed before it ends: it is small, and in the folder for what is temporary.
-        let folder = TempDir::new()?.keep();
+        let folder = TempDir::new()?;
         let (port, inside) = (port.to_string(), inside.to_string());
-        let arguments = |script: &str| ["-c", script, "sh", &folder.display().to_string(), program, &port, &inside].map(str::to_owned);
-        match self {
+        let arguments =
+            |script: &str| ["-c", script, "sh", &folder.path().display().to_string(), program, &port, &inside].map(str::to_owned);
+        let served = match self {
             Self::Slirp4netns => Served::begin("sh", &arguments(SLIRP4NETNS_SERVES)).await,
             Self::Pasta => {
                 let script = ["--mount", "--propagation", "private", "sh"].map(str::to_owned);
                 Served::begin("unshare", &[script.as_slice(), &arguments(PASTA_SERVES)].concat()).await
             }
-        }
+        };
+        Ok(served?.with(folder))
     }
 
     /// What a program prints in a namespace of its own.
