@@ -9,18 +9,17 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{Setting, sandbox::Stage};
+use super::{
+    Setting,
+    sandbox::Stage,
+    transfer::{self, CHUNK, TOTAL, Transfer},
+};
 use crate::{
     Result,
     peer::{self, docker::Docker, usernet::Usernet},
     sample::Samples,
     table,
 };
-
-/// Bytes of the transfer.
-const TOTAL: u64 = 1 << 30;
-/// Bytes of each read and write.
-const CHUNK: usize = 256 << 10;
 
 /// What the same program gets by a connection of its own, and through the host's decisions: 1 GiB, and how long it takes until a connection answers. The
 /// server is at an address of this host's own, so that nothing leaves it.
@@ -35,7 +34,7 @@ pub async fn run(setting: &Setting, stage: &Stage) -> Result {
     let server = tokio::spawn(serve(listener));
     let program = program(own, port, setting.samples);
     let arguments = ["-c".to_owned(), program.clone()];
-    let mut rows = vec![("directly".to_owned(), Measured::read(&peer::output("python3", &arguments).await?)?)];
+    let mut rows = vec![("directly".to_owned(), Transfer::read(&peer::output("python3", &arguments).await?)?)];
     for provider in ["container", "gvisor"] {
         let spec = SandboxSpec { network: format!("allow={own}:{port}").parse()?, ..SandboxSpec::default() };
         let sandbox = match stage.sandbox(provider, None, spec).await {
@@ -51,7 +50,7 @@ pub async fn run(setting: &Setting, stage: &Stage) -> Result {
         if !said.status.success() {
             return Err(format!("{provider}: {}: {}", said.status, said.stderr_text()).into());
         }
-        rows.push((format!("out of `{provider}`"), Measured::read(&said.stdout_text())?));
+        rows.push((format!("out of `{provider}`"), Transfer::read(&said.stdout_text())?));
     }
     for peer in Usernet::ALL {
         if !peer.is_here().await {
@@ -59,37 +58,24 @@ pub async fn run(setting: &Setting, stage: &Stage) -> Result {
             continue;
         }
         match peer.python(&program).await {
-            Ok(said) => rows.push((format!("`{}`, a rootless namespace", peer.name()), Measured::read(&said)?)),
+            Ok(said) => rows.push((format!("`{}`, a rootless namespace", peer.name()), Transfer::read(&said)?)),
             Err(error) => table::paragraph(&format!("{} cannot be measured: {error}", peer.name())),
         }
     }
     match Docker::find().await {
         Some(docker) => match docker.python_on_a_bridge(&program).await {
-            Ok(said) => rows.push(("a bridge of `docker`".to_owned(), Measured::read(&said)?)),
+            Ok(said) => rows.push(("a bridge of `docker`".to_owned(), Transfer::read(&said)?)),
             Err(error) => table::paragraph(&format!("Docker's bridge cannot be measured: {error}")),
         },
         None => table::paragraph("There is no docker."),
     }
     server.abort();
-    let base = rows[0].1.rate;
-    let cells = |(name, measured): &(String, Measured)| {
-        let rates = [format!("{:.2}", measured.rate / f64::from(1u32 << 30)), format!("{:.2}", measured.rate / base)];
-        let times = [table::milliseconds(measured.connections.p50()), table::milliseconds(measured.connections.p99())];
-        [name.clone()].into_iter().chain(rates).chain(times).collect()
-    };
-    let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
-    table::rows(&["", "GiB/s", "ratio", "connection p50 ms", "p99 ms"], &rows);
+    transfer::rows(&rows);
     Ok(())
 }
 
-/// What the program has measured.
-struct Measured {
-    /// Bytes a second.
-    rate: f64,
-    connections: Samples,
-}
-
-impl Measured {
+impl Transfer {
+    /// What the program has printed.
     fn read(text: &str) -> Result<Self> {
         let mut numbers = text.lines().map(|line| line.trim().parse::<f64>());
         let rate = numbers.next().ok_or("the program said nothing")??;

@@ -9,7 +9,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{Setting, sandbox::Stage};
+use super::{
+    Setting,
+    sandbox::Stage,
+    transfer::{self, CHUNK, TOTAL, Transfer},
+};
 use crate::{
     Result,
     peer::{Served, docker::Docker, usernet::Usernet},
@@ -17,10 +21,6 @@ use crate::{
     table,
 };
 
-/// Bytes of the transfer.
-const TOTAL: u64 = 1 << 30;
-/// Bytes of each read and write.
-const CHUNK: usize = 256 << 10;
 /// Where the program listens.
 const PORT: u16 = 8000;
 /// How long one row may take.
@@ -69,18 +69,11 @@ pub async fn run(setting: &Setting, stage: &Stage) -> Result {
     } else {
         table::paragraph("There is no docker.");
     }
-    let base = rows[0].1.rate;
-    let cells = |(name, measured): &(String, Measured)| {
-        let rates = [format!("{:.2}", measured.rate / f64::from(1u32 << 30)), format!("{:.2}", measured.rate / base)];
-        let times = [table::milliseconds(measured.connections.p50()), table::milliseconds(measured.connections.p99())];
-        [name.clone()].into_iter().chain(rates).chain(times).collect()
-    };
-    let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
-    table::rows(&["", "GiB/s", "ratio", "connection p50 ms", "p99 ms"], &rows);
+    transfer::rows(&rows);
     Ok(())
 }
 
-async fn exposed(setting: &Setting, stage: &Stage, provider: &str) -> Result<Measured> {
+async fn exposed(setting: &Setting, stage: &Stage, provider: &str) -> Result<Transfer> {
     let sandbox = stage.sandbox(provider, None, SandboxSpec::default()).await?;
     let request = ExecRequest { stdin: true, ..ExecRequest::argv(["python3", "-c", &server(PORT)]) };
     let mut stream = sandbox.exec_stream(request).await?;
@@ -98,14 +91,7 @@ async fn exposed(setting: &Setting, stage: &Stage, provider: &str) -> Result<Mea
     measured
 }
 
-/// What was measured.
-struct Measured {
-    /// Bytes a second.
-    rate: f64,
-    connections: Samples,
-}
-
-async fn measure(port: u16, samples: usize) -> Result<Measured> {
+async fn measure(port: u16, samples: usize) -> Result<Transfer> {
     tokio::time::timeout(ROW, async {
         let mut stream = connect(port, b"all").await?;
         let begun = Instant::now();
@@ -126,7 +112,7 @@ async fn measure(port: u16, samples: usize) -> Result<Measured> {
             }
             times.push(begun.elapsed());
         }
-        Ok(Measured { rate, connections: Samples::new(times) })
+        Ok(Transfer { rate, connections: Samples::new(times) })
     })
     .await?
 }

@@ -15,6 +15,7 @@ mod parallel;
 mod sandbox;
 mod server;
 mod stream;
+mod transfer;
 
 use std::{
     path::PathBuf,
