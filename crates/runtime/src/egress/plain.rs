@@ -47,6 +47,9 @@ const MOST_REST: u64 = 16 << 20;
 /// Different reasons for refusals that are told of one connection: the client chooses the words.
 const MOST_REASONS: usize = 4;
 
+/// Why a request is refused that comes where none is looked for: those that follow it could not be told from its bytes.
+const LATE: &str = "a part of an HTTP request, or with what the server says";
+
 /// How a connection begins.
 enum Begun {
     /// With an HTTP request, whose head has come, or will not be waited for any longer.
@@ -124,9 +127,6 @@ async fn farewell(mut held: Held) {
     let mut rest = held.take(MOST_REST);
     let _ = timeout(FAREWELL, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
 }
-
-/// Those that follow it could not be told from its bytes.
-const LATE: &str = "a part of an HTTP request, or with what the server says";
 
 /// Looks at the beginning until it is clear what is spoken, and puts it back.
 async fn begin(inside: &mut Inside, outside: &TcpStream) -> io::Result<Begun> {
