@@ -38,7 +38,7 @@ const FIRST_LOOK: Duration = Duration::from_secs(1);
 const NEXT_LOOK: Duration = Duration::from_secs(5);
 /// An agent that is alive, does not do what it was asked and gives no sign of life for this long hangs: a status says so much earlier, but it
 /// ends nobody's work.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+pub(super) const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 
 /// One operation on the generation that was in force when it began.
 pub(super) struct Call<B: Backend> {

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::{
     Backend, Facts, answer,
-    client::{Call, exchange},
+    client::{Call, SIGN_OF_LIFE, exchange},
     exec::MAX_PROCESSES,
     live::{Current, Fate, Running, Shared},
     output::{self, Keeping},
@@ -44,6 +44,8 @@ pub(super) async fn stop<B: Backend>(shared: Arc<Shared<B>>) -> Result<()> {
     let journal = Arc::clone(&shared.request.journal);
     journal.step("stop.begun");
     let sandbox = shared.request.folder.clone();
+    // One that was asked to end before may be at its last work, and answer nobody.
+    let is_ending = output::begun_or_kept(&sandbox);
     // The output is worth less than the stop: a full disk must not keep a sandbox running.
     let keeping = blocking(move || Keeping::begin(&sandbox)).await;
     let keeping = keeping.inspect_err(|error| tracing::warn!(error = %error.chain(), "the output is not kept")).ok();
@@ -52,7 +54,7 @@ pub(super) async fn stop<B: Backend>(shared: Arc<Shared<B>>) -> Result<()> {
         shared.backend.thaw(running.place()).await?;
     }
     let mut keeping = keeping;
-    let incomplete = hand_over(&shared, &running, &mut keeping).await;
+    let incomplete = hand_over(&shared, &running, &mut keeping, is_ending).await;
     journal.step("stop.handed-over");
     let current = running.current();
     shared.backend.halt(running.place(), &shared.folder_of(current), &current.journal()).await?;
@@ -69,10 +71,23 @@ pub(super) async fn stop<B: Backend>(shared: Arc<Shared<B>>) -> Result<()> {
 
 /// Asks the agent to end everything and takes what it gives. Whatever the agent does, the stop goes on; the answer is why something is
 /// missing.
-async fn hand_over<B: Backend>(shared: &Arc<Shared<B>>, running: &Running<B::Place>, keeping: &mut Option<Keeping>) -> Option<String> {
+async fn hand_over<B: Backend>(
+    shared: &Arc<Shared<B>>,
+    running: &Running<B::Place>,
+    keeping: &mut Option<Keeping>,
+    is_ending: bool,
+) -> Option<String> {
     let call = Call { shared: Arc::clone(shared), running: running.clone(), verb: "stop" };
-    let received = timeout(GRACE + B::SETTLING + HAND_OVER, receive(&call, keeping)).await;
-    let error = received.unwrap_or_else(|_| Err(Error::new(ErrorKind::TimedOut, "stop", "handing over the output took too long"))).err()?;
+    let received = async {
+        if !is_ending {
+            // Nothing is handed over by a machine that hangs.
+            call.ping(SIGN_OF_LIFE).await?;
+        }
+        timeout(GRACE + B::SETTLING + HAND_OVER, receive(&call, keeping))
+            .await
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::TimedOut, "stop", "handing over the output took too long")))
+    };
+    let error = received.await.err()?;
     tracing::warn!(error = %error.chain(), "the agent did not hand over all output");
     Some(error.chain())
 }

@@ -7,6 +7,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::world::World;
 
+/// After this, `gc` has ended what gave no sign of life: two silences of 15 s, and the end.
+const GIVEN_UP: Duration = Duration::from_secs(50);
+
 /// Ends the machine in every way, and the process beside it.
 pub fn are_told(world: &World) {
     let id = world.create();
@@ -33,6 +36,12 @@ pub fn are_told(world: &World) {
     kill_process(world.machine(), Signal::STOP).unwrap();
     let told = is_told("a machine that hangs");
     assert!(told.contains("does not answer"), "{told}");
+    let begun = Instant::now();
+    assert_eq!(world.is_settled("a machine that hangs"), [id.as_str()]);
+    let told = world.inspect(&id);
+    assert!(told["state"] == "stopped" && told.to_string().contains("does not answer"), "{told}");
+    // A silence for `gc`, and another for the stop: what a machine has for its orderly end is not waited for.
+    assert!(begun.elapsed() < GIVEN_UP, "{:?}", begun.elapsed());
     again();
 
     kill_process(world.machine(), Signal::KILL).unwrap();
