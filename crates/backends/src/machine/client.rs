@@ -161,17 +161,46 @@ impl<B: Backend> Call<B> {
     /// `TimedOut` or `Unavailable`.
     pub(super) async fn ping(&self, patience: Duration) -> Result<Pong> {
         let asked = async {
-            let mut link = self.dial().await?;
-            match exchange(&mut link, Operation::Ping(Ping {})).await {
-                Ok(Answer::Pong(pong)) => Ok(pong),
-                Ok(answer) => Err(self.accept(answer).err().unwrap_or_else(|| self.unexpected())),
+            match self.pinged().await? {
+                Ok(answer) => self.pong(answer),
                 Err(error) => Err(self.explain(error).await),
             }
         };
-        timeout(patience, asked).await.unwrap_or_else(|_| {
-            let message = format!("the agent does not answer within {} ms", patience.as_millis());
-            Err(Error::new(ErrorKind::TimedOut, self.verb, message))
-        })
+        timeout(patience, asked).await.unwrap_or_else(|_| Err(self.silent(patience)))
+    }
+
+    /// The same of one that is coming up, whose connections may be cut while it does: why is not waited for, since whoever knocks looks at the facts and
+    /// knocks again.
+    ///
+    /// # Errors
+    /// `TimedOut`, `Unavailable`, or `Corrupt` for what is no answer.
+    pub(super) async fn knock(&self, patience: Duration) -> Result<Pong> {
+        let asked = async {
+            match self.pinged().await? {
+                Ok(answer) => self.pong(answer),
+                Err(error @ (FrameError::Cut | FrameError::Io(_))) => {
+                    Err(Error::new(ErrorKind::Unavailable, self.verb, "the connection was cut").with_source(error))
+                }
+                Err(error) => Err(self.explain(error).await),
+            }
+        };
+        timeout(patience, asked).await.unwrap_or_else(|_| Err(self.silent(patience)))
+    }
+
+    async fn pinged(&self) -> Result<Result<Answer, FrameError>> {
+        let mut link = self.dial().await?;
+        Ok(exchange(&mut link, Operation::Ping(Ping {})).await)
+    }
+
+    fn pong(&self, answer: Answer) -> Result<Pong> {
+        match self.accept(answer)? {
+            Answer::Pong(pong) => Ok(pong),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    fn silent(&self, patience: Duration) -> Error {
+        Error::new(ErrorKind::TimedOut, self.verb, format!("the agent does not answer within {} ms", patience.as_millis()))
     }
 
     /// Whether memory can be saved here: then a connection may be cut for it.

@@ -41,6 +41,8 @@ pub(super) struct Fake {
     /// What fails from now on.
     pub(super) failing: Mutex<Vec<&'static str>>,
     pub(super) dials: AtomicU32,
+    /// So many of the next pings have their connection cut.
+    pub(super) cut_pings: AtomicU32,
     /// Whether it claims to save memory.
     pub(super) has_memory: AtomicBool,
     boots: AtomicU32,
@@ -71,6 +73,10 @@ impl Fake {
         }
         let Ok(Request { operation: Some(operation) }) = reader.message::<Request>().await else { return };
         if let Operation::Ping(_) = operation {
+            let one_less = |left: u32| left.checked_sub(1);
+            if self.cut_pings.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok() {
+                return;
+            }
             if self.fail_if_told("life").is_err() {
                 *self.gone.lock().unwrap() = Some("it died when it was asked".to_owned());
             } else if self.fail_if_told("ping").is_ok() {

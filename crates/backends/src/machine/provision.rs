@@ -165,7 +165,7 @@ pub(super) async fn greet<B: Backend>(
     let call = Call { shared, running, verb: "provision" };
     let mut attempt = FIRST_ATTEMPT;
     loop {
-        let error = match timeout_at(deadline, call.ping(attempt.min(patience))).await {
+        let error = match timeout_at(deadline, call.knock(attempt.min(patience))).await {
             Ok(Ok(pong)) => {
                 let is_gated = request.spec.network.policy().is_some();
                 let no_datagrams = pong.no_datagrams.filter(|_| is_gated).map(|why| answer::text(&why));

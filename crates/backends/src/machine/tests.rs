@@ -1,6 +1,6 @@
 //! What the machine makes of agents, honest and hostile, and of walls that fail.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::BytesMut;
 use sandbar_core::{
@@ -366,6 +366,17 @@ async fn an_agent_that_hands_nothing_over_cannot_keep_a_sandbox_from_stopping() 
     sandbox.stop().await.unwrap();
     assert!(sandbox.processes().await.unwrap().is_empty());
     assert!(bench.fake.alive.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_cut_while_a_place_comes_up_is_made_again_at_once() {
+    let bench = Bench::new();
+    // As one that a kernel loses while it goes on from memory.
+    bench.fake.cut_pings.store(3, Ordering::SeqCst);
+    let begun = tokio::time::Instant::now();
+    let sandbox = bench.sandbox().await;
+    assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+    assert_eq!(sandbox.status().await.state, State::Running);
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 use sandbar_backends::kvm;
-use sandbar_conformance::{Account, Availability, Part, Subject, Variant, World};
+use sandbar_conformance::{Account, Availability, Subject, Variant, World};
 
 use super::stock;
 use crate::variants::{Found, Preparing, TEST_USER, is_root};
@@ -9,18 +9,12 @@ pub const JAILED: Variant = Variant { name: "firecracker-jailed", prepare: prepa
 /// As a plain user who may use KVM: without a jail.
 pub const PLAIN_USER: Variant = Variant { name: "firecracker-plain-user", prepare: prepare_plain_user };
 
-/// What another user, without a jail, changes: how a machine is started, saved, loaded and ended, and how one talks to it.
-const OF_A_USER: Part = Part {
-    names: &["destroy", "memory", "port", "status", "stop_start", "volume"],
-    reason: "machines in an emulated machine are slow, and `firecracker-jailed` shows it: SANDBAR_LONG=1 asks for it here as well",
-};
-
 fn prepare_jailed(world: &World) -> Preparing<'_> {
     Box::pin(async {
         if !is_root() {
             return Availability::Unavailable("these tests do not run as root".to_owned());
         }
-        look(world, JAILED.name, None).await.unwrap_or_else(Availability::Unavailable)
+        look(world, JAILED.name).await.unwrap_or_else(Availability::Unavailable)
     })
 }
 
@@ -31,12 +25,11 @@ fn prepare_plain_user(world: &World) -> Preparing<'_> {
             let missing = || Availability::Unavailable(format!("there is no user {TEST_USER}, or no group kvm"));
             return user.map_or_else(missing, Availability::As);
         }
-        let part = std::env::var_os("SANDBAR_LONG").is_none().then_some(OF_A_USER);
-        look(world, PLAIN_USER.name, part).await.unwrap_or_else(Availability::Unavailable)
+        look(world, PLAIN_USER.name).await.unwrap_or_else(Availability::Unavailable)
     })
 }
 
-async fn look(world: &World, variant: &str, only: Option<Part>) -> Result<Availability, String> {
+async fn look(world: &World, variant: &str) -> Result<Availability, String> {
     // Before anything is made for it.
     let kvm = kvm::probe();
     if !kvm.is_usable() {
@@ -48,7 +41,6 @@ async fn look(world: &World, variant: &str, only: Option<Part>) -> Result<Availa
     Ok(Availability::Here(Box::new(Subject {
         memory: Some(64 << 20),
         patience: 8,
-        only,
         ..stock::subject(found.subject(variant, root), "firecracker")
     })))
 }
