@@ -16,12 +16,6 @@ use crate::{
 
 /// The walls that need KVM. Their guests are machines in an emulated machine, in which everything takes its time.
 pub const WALLS: &str = "firecracker-jailed,firecracker-plain-user,qemu-kvm";
-/// A disk for what cannot be a layer over the lab's own root, whose files are in memory: `$0` is the test program.
-const LIMITS: &str =
-    "set -e; truncate -s 2G /tmp/disk.img; mkfs.ext4 -q /tmp/disk.img; mkdir /tmp/disk; mount -o loop /tmp/disk.img /tmp/disk
-TMPDIR=/tmp/disk \"$0\" container-root::limits
-TMPDIR=/tmp/disk \"$0\" gvisor-root::limits --test-threads=1";
-
 /// Runs it all.
 pub fn run(shell: &Shell) -> Result<(), Failure> {
     let built = cmd!(shell, "cargo test --workspace --no-run").quiet().output()?;
@@ -34,10 +28,13 @@ pub fn run(shell: &Shell) -> Result<(), Failure> {
     // Deadlines are several times what each takes on a quiet machine.
     let minutes = |minutes: u64| if is_long { 12 * 3600 } else { minutes * 60 };
     let walls = format!("SANDBAR_REQUIRE={WALLS}");
+    // The program is `$0`.
+    let limits = on_a_disk("\"$0\" container-root::limits; \"$0\" gvisor-root::limits --test-threads=1");
+    let whole = on_a_disk("\"$0\" firecracker- --test-threads=1");
     let shard = |shard: &str| -> Elsewhere {
         let shard = format!("SANDBAR_SHARD={shard}");
         // Two emulated processors beside each other lose a guest of a guest now and then (it stands still, or panics); one does not.
-        in_lab("firecracker", minutes(35), 1, &["env", &walls, &shard, &providers, "firecracker-", "--test-threads=1"])
+        in_lab("firecracker", minutes(35), 1, &["env", &walls, &shard, "sh", "-c", &whole, &providers])
     };
     let faults = |what: &'static str, words: &[&str]| -> Elsewhere {
         in_lab(what, minutes(25), 1, &[&["env", &walls, &machines], words, &["--test-threads=1"]].concat())
@@ -48,7 +45,7 @@ pub fn run(shell: &Shell) -> Result<(), Failure> {
             "limits by control groups of version 2",
             minutes(15),
             2,
-            &["env", "SANDBAR_REQUIRE=container-root,gvisor-root", "sh", "-c", LIMITS, &providers],
+            &["env", "SANDBAR_REQUIRE=container-root,gvisor-root", "sh", "-c", &limits, &providers],
         ),
         in_lab("attacks", minutes(15), 1, &["env", &walls, &escape, "firecracker-jailed::", "--test-threads=1"]),
         // Sandbar is killed at each step of a machine's life; machines and what belongs to them end or hang.
@@ -72,6 +69,12 @@ pub fn run(shell: &Shell) -> Result<(), Failure> {
     };
     let steps: Vec<Step<'_>> = vec![("the end of a lab", Box::new(|| ends_in_time(shell))), ("two labs", Box::new(both))];
     all(steps)
+}
+
+/// A script with a disk for temporary files. The lab's own root is in memory, which keeps no attributes of users, and over which no overlay can be put.
+fn on_a_disk(script: &str) -> String {
+    let disk = "set -e; truncate -s 3G /tmp/disk.img; mkfs.ext4 -q /tmp/disk.img; mkdir /tmp/disk; mount -o loop /tmp/disk.img /tmp/disk";
+    format!("{disk}; chmod 1777 /tmp/disk; export TMPDIR=/tmp/disk\n{script}")
 }
 
 /// One after the other.

@@ -113,14 +113,21 @@ fn program() -> Option<&'static str> {
     SQFSTAR.into_iter().find(|path| Path::new(path).exists())
 }
 
+/// Whether everything in layers is this user's: only root can give files to others. What is ours is the guest's root's then, as in a user namespace of
+/// one id.
+fn is_all_ours() -> bool {
+    !rustix::process::geteuid().is_root()
+}
+
 /// The root directory is the topmost layer's. It is told apart, since the program takes no entry for it.
 fn root_options(layer: Option<&File>) -> Result<Vec<String>> {
     let Some(layer) = layer else { return Ok(Vec::new()) };
     let metadata = layer.metadata().context(OPERATION, || "cannot look at the layer".to_owned())?;
+    let (uid, gid) = if is_all_ours() { (0, 0) } else { (metadata.uid(), metadata.gid()) };
     let options = [
         ("-root-mode", format!("{:o}", metadata.mode() & 0o7777)),
-        ("-root-uid", metadata.uid().to_string()),
-        ("-root-gid", metadata.gid().to_string()),
+        ("-root-uid", uid.to_string()),
+        ("-root-gid", gid.to_string()),
         ("-root-time", metadata.mtime().max(0).to_string()),
     ];
     Ok(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect())
@@ -157,7 +164,7 @@ fn make(layers: &[PathBuf], below: Below, path: &Path) -> Result<()> {
         |input| {
             let mut stream = BufWriter::with_capacity(256 << 10, input);
             // The program takes no entry for the root.
-            let pack = PackOptions { root_entry: false, ..PackOptions::default() };
+            let pack = PackOptions { root_entry: false, as_root: is_all_ours(), ..PackOptions::default() };
             let layers: Vec<_> = layers.into_iter().map(Into::into).collect();
             pack_merged(&layers, &MergeOptions { below, pack, ..MergeOptions::default() }, &mut stream)
                 .map_err(|error| Error::new(ErrorKind::Corrupt, OPERATION, "the layers cannot be merged").with_source(error))

@@ -42,11 +42,13 @@ impl<'entry> Entry<'entry> {
 pub(crate) struct Emitter<Output> {
     output: Output,
     buffer: Vec<u8>,
+    as_root: bool,
 }
 
 impl<Output: Write> Emitter<Output> {
-    pub(crate) fn new(output: Output) -> Self {
-        Self { output, buffer: vec![0; CHUNK] }
+    /// With every entry as it is, or as root's.
+    pub(crate) fn new(output: Output, as_root: bool) -> Self {
+        Self { output, buffer: vec![0; CHUNK], as_root }
     }
 
     /// Writes an entry's headers.
@@ -60,8 +62,9 @@ impl<Output: Write> Emitter<Output> {
         copy_name(&mut header.as_old_mut().name, entry.path, b"path", &mut pax);
         copy_name(&mut header.as_old_mut().linkname, entry.link, b"linkpath", &mut pax);
         header.set_size(fitting(entry.size, LONG_FIELD, b"size", &mut pax));
-        header.set_uid(fitting(metadata.uid.into(), SHORT_FIELD, b"uid", &mut pax));
-        header.set_gid(fitting(metadata.gid.into(), SHORT_FIELD, b"gid", &mut pax));
+        let (uid, gid) = if self.as_root { (0, 0) } else { (metadata.uid, metadata.gid) };
+        header.set_uid(fitting(uid.into(), SHORT_FIELD, b"uid", &mut pax));
+        header.set_gid(fitting(gid.into(), SHORT_FIELD, b"gid", &mut pax));
 
         let whole = u64::try_from(metadata.mtime.seconds).ok().filter(|seconds| *seconds <= LONG_FIELD);
         header.set_mtime(whole.unwrap_or(0));

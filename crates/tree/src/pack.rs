@@ -48,11 +48,13 @@ pub struct PackOptions {
     pub overlay_attributes: bool,
     /// Whether a directory gets an entry for itself (`./`), with its owner, mode and time. Default: yes.
     pub root_entry: bool,
+    /// Whether everything is said to be root's, user and group 0. Default: whose it is.
+    pub as_root: bool,
 }
 
 impl Default for PackOptions {
     fn default() -> Self {
-        Self { whiteouts: PackWhiteouts::AsIs, overlay_attributes: false, root_entry: true }
+        Self { whiteouts: PackWhiteouts::AsIs, overlay_attributes: false, root_entry: true, as_root: false }
     }
 }
 
@@ -117,7 +119,14 @@ struct Packing<'options, Output> {
 
 impl<'options, Output: Write> Packing<'options, Output> {
     fn new(writer: Output, options: &'options PackOptions) -> Self {
-        Self { emitter: Emitter::new(writer), options, linked: HashMap::new(), shown: false, is_merged: false, packed: Packed::default() }
+        Self {
+            emitter: Emitter::new(writer, options.as_root),
+            options,
+            linked: HashMap::new(),
+            shown: false,
+            is_merged: false,
+            packed: Packed::default(),
+        }
     }
 
     fn tree(&mut self, root: OwnedFd) -> Result<()> {

@@ -4,7 +4,7 @@ use sandbar_core::{Connection, Error, ErrorKind, Feature, Result};
 use sandbar_protocol::{FrameError, FrameReader, FrameWriter, Ping, Pong, Reply, Request, reply::Answer, request::Operation};
 use tokio::{
     io::{ReadHalf, WriteHalf},
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
@@ -39,6 +39,12 @@ const NEXT_LOOK: Duration = Duration::from_secs(5);
 /// An agent that is alive, does not do what it was asked and gives no sign of life for this long hangs: a status says so much earlier, but it
 /// ends nobody's work.
 pub(super) const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+
+/// Between attempts while a machine's listener is not there yet.
+const KNOCK_AGAIN: Duration = Duration::from_millis(5);
+/// How long the first connection has to be answered; the next has twice as much. A kernel that goes on from memory may lose one that comes before it has
+/// dropped those it had: its driver for vsock forgets them without a word to the other end (a race that Firecracker mended in its pull request 5882).
+const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
 
 /// One operation on the generation that was in force when it began.
 pub(super) struct Call<B: Backend> {
@@ -169,12 +175,34 @@ impl<B: Backend> Call<B> {
         timeout(patience, asked).await.unwrap_or_else(|_| Err(self.silent(patience)))
     }
 
-    /// The same of one that is coming up, whose connections may be cut while it does: why is not waited for, since whoever knocks looks at the facts and
-    /// knocks again.
+    /// Waits until the agent answers of a place that comes up or wakes: its listener may not be there yet, and connections may be cut or lost.
     ///
     /// # Errors
-    /// `TimedOut`, `Unavailable`, or `Corrupt` for what is no answer.
-    pub(super) async fn knock(&self, patience: Duration) -> Result<Pong> {
+    /// `Unavailable` with `gone` and the reason when the place is gone, `TimedOut`, or `Corrupt` for what is no answer.
+    pub(super) async fn answers(&self, patience: Duration, gone: &str) -> Result<Pong> {
+        let deadline = Instant::now() + patience;
+        let mut attempt = FIRST_ATTEMPT;
+        loop {
+            let error = match timeout_at(deadline, self.knock(attempt)).await {
+                Ok(Ok(pong)) => return Ok(pong),
+                Ok(Err(error)) => error,
+                Err(_) => self.silent(patience),
+            };
+            if let Facts::Gone(reason) = self.shared.facts(&self.running) {
+                return Err(Error::new(ErrorKind::Unavailable, self.verb, format!("{gone}: {reason}")).with_source(error));
+            }
+            if Instant::now() >= deadline || error.kind() == ErrorKind::Corrupt {
+                return Err(error);
+            }
+            if error.kind() == ErrorKind::TimedOut {
+                attempt *= 2;
+            }
+            sleep(KNOCK_AGAIN).await;
+        }
+    }
+
+    /// One attempt. Why a connection was cut is not waited for.
+    async fn knock(&self, patience: Duration) -> Result<Pong> {
         let asked = async {
             match self.pinged().await? {
                 Ok(answer) => self.pong(answer),

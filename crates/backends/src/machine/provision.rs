@@ -1,25 +1,19 @@
-use std::{os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
+use std::{os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
 
 use sandbar_core::{
     Context, Error, ErrorKind, ProvisionRequest, Renewal, Resource, RestoreRequest, Result, RootSource, State, no_datagrams_leave,
     only_ports_leave,
 };
 use sandbar_protocol::AgentConfig;
-use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Backend, Boot, Facts, Memory, answer,
+    Backend, Boot, Memory, answer,
     client::Call,
     live::{COMING_UP, Current, Running, Shared},
     record::{Holdings, Record, generation_folder},
     renewal, template,
 };
 
-/// Between attempts while a machine's listener is not there yet.
-const RETRY: Duration = Duration::from_millis(5);
-/// How long the first connection has to be answered; the next has twice as much. A kernel that goes on from memory may lose one that comes before it has
-/// dropped those it had: its driver for vsock forgets them without a word to the other end (a race that Firecracker mended in its pull request 5882).
-const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
 /// Most ports that an agent may say are the only ones.
 const MOST_PORTS: usize = 1024;
 
@@ -154,50 +148,29 @@ pub(super) async fn greet<B: Backend>(
     request: &ProvisionRequest,
     place: &B::Place,
     holdings: Arc<Holdings>,
-    mut resumed: Option<Resumption>,
+    resumed: Option<Resumption>,
 ) -> Result<Greeting> {
-    let patience = backend.patience();
-    let deadline = Instant::now() + patience;
     // The pings go through a handle of its own, which nobody else has yet.
     let record = Record::new(COMING_UP, RootSource::empty(), Some(place.clone()), Vec::new());
     let shared = Arc::new(Shared::new(Arc::clone(backend), request.clone(), Current::new(record, holdings)));
     let Some(running) = Running::of(shared.current()) else { return Ok(Greeting::default()) };
     let call = Call { shared, running, verb: "provision" };
-    let mut attempt = FIRST_ATTEMPT;
-    loop {
-        let error = match timeout_at(deadline, call.knock(attempt.min(patience))).await {
-            Ok(Ok(pong)) => {
-                let is_gated = request.spec.network.policy().is_some();
-                let no_datagrams = pong.no_datagrams.filter(|_| is_gated).map(|why| answer::text(&why));
-                if let Some(why) = no_datagrams.as_deref().filter(|_| request.spec.network.needs_udp()) {
-                    return Err(no_datagrams_leave(why));
-                }
-                let ports = pong.only_ports.into_iter().filter(|_| is_gated).filter_map(|port| u16::try_from(port).ok());
-                let only_ports: Vec<u16> = ports.take(MOST_PORTS).collect();
-                if let Some(rule) = request.spec.network.needs_port_beside(&only_ports) {
-                    return Err(only_ports_leave(&rule, &only_ports));
-                }
-                let renewal = match resumed.take() {
-                    Some(resumption) => Some(renewal::renew(&call, request, resumption.config).await?),
-                    None => None,
-                };
-                return Ok(Greeting { renewal, no_datagrams, only_ports });
-            }
-            Ok(Err(error)) => error,
-            Err(_) => Error::new(ErrorKind::TimedOut, "provision", format!("the agent did not answer within {} s", patience.as_secs())),
-        };
-        if let Facts::Gone(reason) = backend.facts(place) {
-            return Err(Error::new(ErrorKind::Unavailable, "provision", format!("the agent did not come up: {reason}")).with_source(error));
-        }
-        if Instant::now() >= deadline || error.kind() == ErrorKind::Corrupt {
-            return Err(error);
-        }
-        if error.kind() == ErrorKind::TimedOut {
-            attempt *= 2;
-        }
-        // A virtual machine's listener appears some time after the machine.
-        tokio::time::sleep(RETRY).await;
+    let pong = call.answers(backend.patience(), "the agent did not come up").await?;
+    let is_gated = request.spec.network.policy().is_some();
+    let no_datagrams = pong.no_datagrams.filter(|_| is_gated).map(|why| answer::text(&why));
+    if let Some(why) = no_datagrams.as_deref().filter(|_| request.spec.network.needs_udp()) {
+        return Err(no_datagrams_leave(why));
     }
+    let ports = pong.only_ports.into_iter().filter(|_| is_gated).filter_map(|port| u16::try_from(port).ok());
+    let only_ports: Vec<u16> = ports.take(MOST_PORTS).collect();
+    if let Some(rule) = request.spec.network.needs_port_beside(&only_ports) {
+        return Err(only_ports_leave(&rule, &only_ports));
+    }
+    let renewal = match resumed {
+        Some(resumption) => Some(renewal::renew(&call, request, resumption.config).await?),
+        None => None,
+    };
+    Ok(Greeting { renewal, no_datagrams, only_ports })
 }
 
 /// Takes a generation down altogether, after a failure: what cannot be removed stays in the ledger for `reclaim`.

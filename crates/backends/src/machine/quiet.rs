@@ -2,12 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sandbar_core::{CheckpointKind, CheckpointOptions, Error, ErrorKind, Result, SavedCheckpoint};
+use sandbar_core::{CheckpointKind, CheckpointOptions, Result, SavedCheckpoint};
 use sandbar_protocol::{Quiesce, request::Operation};
-use tokio::time::Instant;
 
 use super::{
-    Backend, Facts,
+    Backend,
     client::{Call, Patience},
     live::{Running, Shared},
     provision::complain,
@@ -18,8 +17,6 @@ use super::{
 const QUIET: Duration = Duration::from_secs(60);
 /// How long the agent has until it answers again after a save.
 const AWAKE: Duration = Duration::from_secs(10);
-/// Between attempts to reach it.
-const RETRY: Duration = Duration::from_millis(2);
 
 /// Saves processes and layer, with the agent quiet meanwhile, and returns when it answers again.
 ///
@@ -43,33 +40,11 @@ pub(super) async fn save<B: Backend>(
     journal.step("checkpoint.quiet");
     let saved = shared.backend.save(Some(running.place()), &folder, options).await;
     journal.step("checkpoint.memory-saved");
-    let awake = answers(&call).await;
+    let awake = call.answers(AWAKE, "the sandbox did not survive being saved").await;
     if awake.is_ok() {
         complain("the note of a save", shared.backend.note_quiet(running.place(), false).await);
     }
     journal.step("checkpoint.awake");
     let saved = saved.map_err(|error| room::told(error, &options.into))?;
-    awake.map(|()| saved)
-}
-
-/// Waits until the agent answers.
-///
-/// # Errors
-/// `Unavailable` when it is gone, `TimedOut`.
-async fn answers<B: Backend>(call: &Call<B>) -> Result<()> {
-    let deadline = Instant::now() + AWAKE;
-    loop {
-        let error = match call.ping(AWAKE).await {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
-        };
-        if let Facts::Gone(reason) = call.shared.facts(&call.running) {
-            let message = format!("the sandbox did not survive being saved: {reason}");
-            return Err(Error::new(ErrorKind::Unavailable, call.verb, message).with_source(error));
-        }
-        if Instant::now() >= deadline {
-            return Err(error);
-        }
-        tokio::time::sleep(RETRY).await;
-    }
+    awake.map(|_| saved)
 }

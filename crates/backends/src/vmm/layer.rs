@@ -28,7 +28,7 @@ pub(crate) struct Fetched {
 }
 
 /// Fetches the writable layer through a connection to the agent, and unpacks it into the folder `layer` of `into`, in the host's own form. As root
-/// owners are kept, otherwise everything belongs to this user. The agent may take `patience` until it begins: its machine may still boot, and processes
+/// owners are kept, otherwise everything belongs to this user, and is root's in a guest again. The agent may take `patience` until it begins: its machine may still boot, and processes
 /// have to stand still. Blocks.
 ///
 /// # Errors
@@ -73,8 +73,18 @@ pub(crate) fn fetch_layer(mut stream: UnixStream, into: &Path, patience: Duratio
         return Err(failure);
     }
     let unpacked = unpacked.map_err(|error| {
-        let kind = if error.kind() == sandbar_tree::ErrorKind::LimitExceeded { ErrorKind::ResourceExhausted } else { ErrorKind::Corrupt };
-        Error::new(kind, VERB, "the writable layer cannot be kept").with_source(error)
+        let kind = match error.kind() {
+            sandbar_tree::ErrorKind::LimitExceeded | sandbar_tree::ErrorKind::NoSpace => ErrorKind::ResourceExhausted,
+            sandbar_tree::ErrorKind::Unsupported => ErrorKind::Unsupported,
+            _ => ErrorKind::Corrupt,
+        };
+        let told = Error::new(kind, VERB, "the writable layer cannot be kept").with_source(error);
+        match kind {
+            ErrorKind::Unsupported => told.with_hint(
+                "a plain user's state folder must be where attributes of users can be kept, which a tmpfs can from Linux 6.6 on: set SANDBAR_HOME",
+            ),
+            _ => told,
+        }
     })?;
     Ok(Fetched { bytes: unpacked.bytes, files: unpacked.entries })
 }

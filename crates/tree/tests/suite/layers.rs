@@ -28,7 +28,7 @@ fn packed(path: &Path, options: &PackOptions) -> Result<Vec<u8>> {
     pack(&Base::jail(File::open(path).unwrap(), None), ".", &mut archive, options).map(|_| archive)
 }
 
-const OCI: PackOptions = PackOptions { whiteouts: PackWhiteouts::Oci, overlay_attributes: false, root_entry: true };
+const OCI: PackOptions = PackOptions { whiteouts: PackWhiteouts::Oci, overlay_attributes: false, root_entry: true, as_root: false };
 
 #[test]
 fn whiteouts_become_devices_and_opaque_markers_attributes() {

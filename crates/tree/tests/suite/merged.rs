@@ -11,7 +11,7 @@ use sandbar_tree::{
 };
 use std::fs::{self, File, Permissions};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 fn open(path: &Path) -> OwnedFd {
@@ -151,6 +151,30 @@ fn layers_that_became_one_do_to_those_below_what_they_did() {
     let (archive, _) = merged_as(&layers[1..], &MergeOptions { below: Below::Layers, ..MergeOptions::default() }).unwrap();
     let marks = archive.windows(24).filter(|window| *window == b"trusted.overlay.opaque=y").count();
     assert_eq!(marks, 2, "`replaced` and `gone`");
+}
+
+#[test]
+fn owners_are_told_or_everything_is_roots() {
+    let place = tempfile::tempdir().unwrap();
+    let layer = place.path().join("layer");
+    fs::create_dir_all(layer.join("folder")).unwrap();
+    fs::write(layer.join("folder/file"), "x").unwrap();
+    fs::hard_link(layer.join("folder/file"), layer.join("link")).unwrap();
+    for name in ["folder", "folder/file"] {
+        // Only root may give files away; others see their own id become root's.
+        let _ = chown(layer.join(name), Some(1234), Some(2345));
+    }
+    let own = layer.join("folder").metadata().unwrap();
+    let owners = |as_root| {
+        let pack = PackOptions { as_root, ..PackOptions::default() };
+        let (archive, _) = merged_as(&[layer.clone()], &MergeOptions { pack, ..MergeOptions::default() }).unwrap();
+        let mut archive = tar::Archive::new(archive.as_slice());
+        let entries = archive.entries().unwrap().map(|entry| entry.unwrap());
+        let of = |entry: tar::Entry<'_, _>| (entry.header().uid().unwrap(), entry.header().gid().unwrap());
+        entries.map(of).collect::<std::collections::BTreeSet<_>>()
+    };
+    assert!(owners(false).contains(&(own.uid().into(), own.gid().into())));
+    assert_eq!(owners(true), [(0, 0)].into());
 }
 
 #[test]
