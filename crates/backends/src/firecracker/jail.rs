@@ -17,6 +17,10 @@ const OPERATION: &str = "jail";
 pub(super) const BASE: &str = "jail";
 /// The group of all of them. It stays, since somebody else may be about to make a group in it.
 const PARENT: &str = "sandbar-firecracker";
+/// Where a hierarchy of version 2 is mounted.
+const HIERARCHY: &str = "/sys/fs/cgroup";
+/// Of a share of the processors, in microseconds: the kernel's own.
+const PERIOD: u64 = 100_000;
 /// Threads of one Firecracker: one for each processor, the interface, the monitor, and what it may start for an instant.
 const THREADS: u32 = 128;
 /// Open files of one Firecracker: its disks, and each connection to the agent.
@@ -65,15 +69,27 @@ impl Jail {
         if !self.groups.is_empty() {
             arguments.extend(["--cgroup-version".into(), self.version.to_string().into(), "--parent-cgroup".into(), PARENT.into()]);
             arguments.extend(["--cgroup".into(), format!("pids.max={THREADS}").into()]);
+            if self.version == 2 && shares_processors() {
+                // A processor for the monitor's own work, beside those of the machine.
+                let processors = u64::from(shape.processors) + 1;
+                arguments.extend(["--cgroup".into(), format!("cpu.max={} {PERIOD}", processors * PERIOD).into()]);
+            }
         }
         arguments.push("--".into());
         arguments
     }
 }
 
+/// Whether the groups of a hierarchy of version 2 can have shares of the processors. A kernel may refuse that while it runs processes in real time.
+fn shares_processors() -> bool {
+    let control = Path::new(HIERARCHY).join("cgroup.subtree_control");
+    let _ = fs::write(&control, "+cpu");
+    fs::read_to_string(control).is_ok_and(|controllers| controllers.split_whitespace().any(|name| name == "cpu"))
+}
+
 /// Version and mount of the hierarchy that has the controller `pids`.
 fn hierarchy() -> (u32, Option<PathBuf>) {
-    let root = Path::new("/sys/fs/cgroup");
+    let root = Path::new(HIERARCHY);
     if fs::read_to_string(root.join("cgroup.controllers"))
         .is_ok_and(|controllers| controllers.split_whitespace().any(|name| name == "pids"))
     {

@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::{
+    pipe::{PipeFlags, pipe_with},
+    process::{Pid, Rlimit, prlimit},
+};
 use sandbar_core::{Context, Error, Journal, Lifetime, Resource, Result};
 
 use super::{
@@ -41,6 +44,8 @@ const ROOM: &str = "room";
 /// How long a killed machine may take to be gone: the kernel frees its memory first.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Addresses that a monitor may have beside its machine's memory: its program, and stacks and heaps of its threads, which it uses little of.
+const OWN_MEMORY: u64 = 1 << 30;
 /// How long the last words of a machine may take until they are written down.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -108,8 +113,10 @@ impl Start<'_> {
             journal: self.journal,
         };
         let mut console = None;
+        let machine_memory = machine.shape.memory;
         let started = launch.start_after(|machine| {
             self.journal.step(STEPS[1]);
+            bound(machine, machine_memory).context(OPERATION, || "cannot bound the monitor's memory".to_owned())?;
             let owned = (self.lifetime == Lifetime::Owned).then_some(machine);
             let process = vmm::start_console(agent, self.generation, printed, owned)?;
             console = Some(process);
@@ -171,6 +178,14 @@ impl Place {
     fn log(&self) -> PathBuf {
         if self.jail.is_some() { self.generation.join(LOG) } else { self.room.folder.join(LOG) }
     }
+}
+
+/// Bounds what a monitor that was taken over could have of the host's memory: the machine's, and its own.
+fn bound(monitor: HostProcess, memory: u64) -> io::Result<()> {
+    let most = Some(memory.saturating_add(OWN_MEMORY));
+    let pid = i32::try_from(monitor.pid).ok().and_then(Pid::from_raw);
+    prlimit(pid, rustix::process::Resource::As, Rlimit { current: most, maximum: most })?;
+    Ok(())
 }
 
 /// Ends a process of a machine.

@@ -21,7 +21,10 @@ pub fn is_told(world: &World) {
         let id = output(&world.creation());
         assert_eq!(output(&["exec", &id, "--", "echo", "here"]), "here");
         let told: serde_json::Value = serde_json::from_str(&output(&["inspect", &id])).unwrap();
-        let user = user_of(world.machine().as_raw_pid());
+        let machine = world.machine().as_raw_pid();
+        let user = user_of(machine);
+        assert!(!limit_of(machine, "Max address space").starts_with("unlimited"), "a monitor could have all memory of the host");
+        let group = group_of(machine);
         output(&["rm", "-f", &id]);
         // Whether the machine as a whole is healthy is another question.
         let looked = command(&["doctor", "--json"]).output().unwrap();
@@ -30,10 +33,12 @@ pub fn is_told(world: &World) {
         let verdict = verdict["verdict"].as_str().unwrap().to_owned();
         let note = told["provider_notes"][0].as_str().unwrap().to_owned();
         assert!(verdict.contains(&note), "{verdict}: {note}");
-        (note, user)
+        (note, user, group)
     };
     let jailed = around(&|words| world.command(words));
     assert!(jailed.0.contains("in a jail of its own") && jailed.1 != 0, "{jailed:?}");
+    // Of a machine of one processor.
+    assert_eq!(jailed.2, Some(("128".to_owned(), "200000 100000".to_owned())));
 
     let config = world.state().join("sandbar.toml");
     let without = fs::read_to_string(&config).unwrap().replace("jail = true", "jail = false");
@@ -49,6 +54,19 @@ pub fn is_told(world: &World) {
     assert!(Command::new("chown").arg("-R").arg(USER.to_string()).arg(world.state()).status().unwrap().success());
     let plain = around(&|words| as_user(&program, &home, &world.state(), words));
     assert!(plain.0.starts_with("weaker: ") && plain.0.contains("runs as this user") && plain.1 == USER, "{plain:?}");
+}
+
+fn limit_of(pid: i32, name: &str) -> String {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    limits.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned()
+}
+
+/// What the control group of a machine bounds, if it has one of its own: threads and processors.
+fn group_of(pid: i32) -> Option<(String, String)> {
+    let group = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let group = Path::new("/sys/fs/cgroup/sandbar-firecracker").join(group.trim().rsplit_once("/sandbar-firecracker/")?.1);
+    let bound = |name| fs::read_to_string(group.join(name)).unwrap().trim().to_owned();
+    Some((bound("pids.max"), bound("cpu.max")))
 }
 
 fn as_user(program: &Path, home: &Path, state: &Path, words: &[&str]) -> Command {
