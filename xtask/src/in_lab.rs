@@ -4,14 +4,19 @@
 //! A lab has one emulated processor, so two of them keep two processors busy. Each is a process of its own: it hands descriptors to the programs it starts,
 //! and no other thread may start programs meanwhile.
 
-use std::{env, process::Command, thread};
+use std::{
+    env,
+    process::Command,
+    sync::{Mutex, PoisonError},
+    thread,
+};
 
 use xshell::{Shell, cmd};
 
 use crate::{
     failures::told_again,
     lab,
-    outcome::{Elsewhere, Failure, Step, all},
+    outcome::{Elsewhere, Failure, all},
 };
 
 /// The walls that need KVM. Their guests are machines in an emulated machine, in which everything takes its time.
@@ -39,8 +44,14 @@ pub fn run(shell: &Shell) -> Result<(), Failure> {
     let faults = |what: &'static str, words: &[&str]| -> Elsewhere {
         in_lab(what, minutes(25), 1, &[&["env", &walls, &machines], words, &["--test-threads=1"]].concat())
     };
-    let mut first = vec![
-        in_lab("the KVM probe", minutes(5), 2, &[&probe, "kvm::tests::guests::", "kvm::tests::kvm_runs"]),
+    // The longest first, so that both labs end at about the same time.
+    let mut steps = vec![
+        // Sandbar is killed at each step of a machine's life; machines and what belongs to them end or hang.
+        faults("faults", &["firecracker::a_"]),
+        shard("1/4"),
+        shard("2/4"),
+        shard("3/4"),
+        shard("4/4"),
         in_lab(
             "limits by control groups of version 2",
             minutes(15),
@@ -48,27 +59,15 @@ pub fn run(shell: &Shell) -> Result<(), Failure> {
             &["env", "SANDBAR_REQUIRE=container-root,gvisor-root", "sh", "-c", &limits, &providers],
         ),
         in_lab("attacks", minutes(15), 1, &["env", &walls, &escape, "firecracker-jailed::", "--test-threads=1"]),
-        // Sandbar is killed at each step of a machine's life; machines and what belongs to them end or hang.
-        faults("faults", &["firecracker::a_"]),
-        shard("1/2"),
-    ];
-    let second = vec![
-        in_lab("qemu with KVM", minutes(15), 1, &["env", &walls, &providers, "qemu-kvm::", "--test-threads=1"]),
         in_lab("commands", minutes(15), 1, &["env", &walls, &command_line, "firecracker-jailed::", "--test-threads=1"]),
         faults("images of memory", &["firecracker::an_"]),
-        shard("2/2"),
+        in_lab("qemu with KVM", minutes(15), 1, &["env", &walls, &providers, "qemu-kvm::", "--test-threads=1"]),
+        in_lab("the KVM probe", minutes(5), 2, &[&probe, "kvm::tests::guests::", "kvm::tests::kvm_runs"]),
     ];
     if is_long {
-        first.push(faults("lives of machines", &["firecracker::many_"]));
+        steps.insert(0, faults("lives of machines", &["firecracker::many_"]));
     }
-    let both = || {
-        let second = thread::spawn(|| lane(second));
-        let first = lane(first);
-        let second = second.join().unwrap_or_else(|_| Err(Failure::new("its thread panicked")));
-        all(vec![("the first of two labs", Box::new(|| first)), ("the second", Box::new(|| second))])
-    };
-    let steps: Vec<Step<'_>> = vec![("the end of a lab", Box::new(|| ends_in_time(shell))), ("two labs", Box::new(both))];
-    all(steps)
+    all(vec![("the end of a lab", Box::new(|| ends_in_time(shell))), ("two labs", Box::new(|| in_two(steps)))])
 }
 
 /// A script with a disk for temporary files. The lab's own root is in memory, which keeps no attributes of users, and over which no overlay can be put.
@@ -77,9 +76,29 @@ fn on_a_disk(script: &str) -> String {
     format!("{disk}; chmod 1777 /tmp/disk; export TMPDIR=/tmp/disk\n{script}")
 }
 
-/// One after the other.
-fn lane(steps: Vec<Elsewhere>) -> Result<(), Failure> {
-    all(steps.into_iter().map(|(what, step)| -> Step<'_> { (what, step) }).collect())
+/// Two of them at a time.
+fn in_two(steps: Vec<Elsewhere>) -> Result<(), Failure> {
+    let steps = Mutex::new(steps.into_iter());
+    let lane = || {
+        let mut done = Ok(());
+        loop {
+            let next = steps.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((what, step)) = next else { return done };
+            done = both(done, all(vec![(what, step)]));
+        }
+    };
+    thread::scope(|scope| {
+        let second = scope.spawn(lane);
+        let first = lane();
+        both(first, second.join().unwrap_or_else(|_| Err(Failure::new("its thread panicked"))))
+    })
+}
+
+fn both(first: Result<(), Failure>, second: Result<(), Failure>) -> Result<(), Failure> {
+    match (first, second) {
+        (Err(first), Err(second)) => Err(Failure::new(format!("{first}; {second}"))),
+        (first, second) => first.and(second),
+    }
 }
 
 /// A command in a lab of so many processors, as a step.

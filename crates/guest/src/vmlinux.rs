@@ -100,7 +100,7 @@ fn release(elf: &[u8]) -> Option<String> {
     const BANNER: &[u8] = b"Linux version ";
     const LONGEST: usize = 64;
     // The format string `Linux version %s` comes first in some kernels.
-    let candidates = elf.windows(BANNER.len()).enumerate().filter(|(_, window)| *window == BANNER).map(|(at, _)| at + BANNER.len());
+    let candidates = memchr::memmem::find_iter(elf, BANNER).map(|at| at + BANNER.len());
     candidates.take(16).find_map(|at| {
         let text = &elf[at..elf.len().min(at + LONGEST)];
         let text = &text[..text.iter().position(|byte| *byte == b' ')?];

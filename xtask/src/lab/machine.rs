@@ -19,6 +19,8 @@ use super::{
 };
 use crate::outcome::Failure;
 
+/// All that the emulator has, but for the instructions for bytes being fast: a kernel that believes it clears and copies its pages with them, byte by byte.
+const PROCESSOR: &str = "max,-erms";
 /// The kernel's command line. Emulated time is no reference, and nothing here is worth a mitigation.
 ///
 /// `nohz=off highres=off`: each processor's timer ticks for ever, and is not set anew for each event. QEMU's emulation of AMD's extensions marks a virtual
@@ -51,7 +53,7 @@ impl Machine {
         let mut launch = Launch::new("nice");
         launch.args(["-n", "-15", "qemu-system-x86_64"]);
         let size = options.memory;
-        launch.args(["-M", "q35,memory-backend=memory", "-accel", "tcg,thread=multi", "-cpu", "max"]);
+        launch.args(["-M", "q35,memory-backend=memory", "-accel", "tcg,thread=multi", "-cpu", PROCESSOR]);
         launch.arg("-object").arg(format!("memory-backend-memfd,id=memory,size={size}M,share=on"));
         launch.arg("-m").arg(size.to_string()).arg("-smp").arg(options.processors.to_string());
         launch.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);

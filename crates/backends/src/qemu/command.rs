@@ -49,7 +49,11 @@ impl Machine {
     /// QEMU's arguments. `waiting`: the machine does nothing until its state is loaded.
     pub(super) fn arguments(&self, waiting: bool) -> Vec<OsString> {
         let mut line = Line::default();
-        let processor = if self.accelerator == Accelerator::Kvm { "host" } else { "max" };
+        let processor = match self.accelerator {
+            Accelerator::Kvm => "host",
+            // Where a guest takes the instructions for bytes for fast, it clears and copies its pages with them, and emulated they go byte by byte.
+            Accelerator::Tcg => "max,-erms",
+        };
         let threads = if self.accelerator == Accelerator::Tcg { ",thread=multi" } else { "" };
         line.option("-M", "q35,memory-backend=ram,graphics=off,vmport=off,hpet=off");
         line.option("-accel", &format!("{}{threads}", self.accelerator.name()));
