@@ -101,7 +101,7 @@ mod tests {
     async fn everything_is_looked_at_and_leaves_nothing() {
         let home = tempfile::tempdir().unwrap();
         let checks = examine(home.path()).await;
-        let names: Vec<_> = checks.iter().map(|check| check.name).collect();
+        let names: Vec<_> = checks.iter().map(|check| check.name.as_str()).collect();
         assert_eq!(names, ["kvm", "user-namespaces", "cgroups", "landlock", "disk", "clock"]);
         assert!(checks.iter().all(|check| !check.finding.is_empty()));
         assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
