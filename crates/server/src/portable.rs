@@ -71,11 +71,7 @@ pub(crate) async fn export(app: May<Use>, Path(checkpoint): Path<String>, Query(
     }
     let end = stream::once(writing).map(|written| Ok(Frame::trailers(told(&written.map_err(io::Error::other)?)?)));
     let file = ReaderStream::with_capacity(reader, BUFFER).map_ok(Frame::data).chain(end);
-    let head = [
-        (header::CONTENT_TYPE, "application/x-tar"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::TRAILER, EXPORTED),
-    ];
+    let head = [(header::CONTENT_TYPE, "application/x-tar"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff"), (header::TRAILER, EXPORTED)];
     Ok((head, Stream::new(StreamBody::new(file))).into_response())
 }
 

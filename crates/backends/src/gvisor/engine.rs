@@ -14,9 +14,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::{
-    fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, openat},
-};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, openat};
 use sandbar_core::{Context, Error, ErrorKind, Result};
 
 use super::{GvisorOptions, Platform, version::Version};

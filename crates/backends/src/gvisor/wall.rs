@@ -12,7 +12,14 @@ use sandbar_core::{
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use super::{GvisorOptions, Place, boot::OwnedBoot, engine::{Engine, OPERATION}, info, limits, memory, place::end_process, probe, wire};
+use super::{
+    GvisorOptions, Place,
+    boot::OwnedBoot,
+    engine::{Engine, OPERATION},
+    info, limits, memory,
+    place::end_process,
+    probe, wire,
+};
 use crate::{
     host::{
         cgroup, folder, kernel, lingering,

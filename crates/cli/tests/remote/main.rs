@@ -40,8 +40,7 @@ fn main() -> ExitCode {
             ways::over_http(*body);
             Ok(())
         });
-        let over_ssh =
-            trial::trial(&format!("ssh::{name}"), "remote-ssh", world::Login::new, |login| ways::over_ssh(&login, *body));
+        let over_ssh = trial::trial(&format!("ssh::{name}"), "remote-ssh", world::Login::new, |login| ways::over_ssh(&login, *body));
         [over_http, over_ssh]
     });
     let over_ssh =

@@ -110,7 +110,12 @@ impl Runtime {
     }
 
     /// Has it written by the host that has it.
-    async fn export_elsewhere(&self, row: &CheckpointRow, options: ExportOptions, mut into: impl Write + Send + 'static) -> Result<Exported> {
+    async fn export_elsewhere(
+        &self,
+        row: &CheckpointRow,
+        options: ExportOptions,
+        mut into: impl Write + Send + 'static,
+    ) -> Result<Exported> {
         let gone = || Error::new(ErrorKind::Internal, OPERATION, "its provider is on no other host").with("provider", &row.provider);
         let host = self.providers().elsewhere(&row.provider)?.ok_or_else(gone)?;
         let (pieces, mut coming) = mpsc::channel::<Bytes>(AHEAD);
