@@ -90,7 +90,12 @@ impl Audit {
         let since = self.since.map(|since| SystemTime::now().checked_sub(since).unwrap_or(UNIX_EPOCH));
         let since = since.map_or(Duration::ZERO, |since| since.duration_since(UNIX_EPOCH).unwrap_or_default());
         let since_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        let filter = AuditFilter { since_ms, sandbox: self.id };
+        let sandbox = match (&log, self.id) {
+            // What it is called here the other host does not know.
+            (Log::Elsewhere(..), Some(id)) => Some(runtime.sandbox(&id).await.map_or(id, |sandbox| sandbox.id().to_string())),
+            (_, id) => id,
+        };
+        let filter = AuditFilter { since_ms, sandbox };
         loop {
             let records = log.next(&filter).await?;
             for record in &records {
