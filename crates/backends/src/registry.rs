@@ -1,6 +1,6 @@
 use std::{path::PathBuf, sync::Arc};
 
-use sandbar_core::{Checked, Claim, Error, ErrorKind, Isolation, Result, SandboxProvider};
+use sandbar_core::{Checked, Claim, Error, ErrorKind, Feature, Isolation, Result, SandboxProvider};
 
 #[cfg(target_os = "linux")]
 use crate::{container, dangerous_host, docker, firecracker, gvisor, qemu};
@@ -154,6 +154,24 @@ impl Registry {
         let name = self.canonical(name)?;
         match self.remotes.as_ref().filter(|_| Address::is_one(&name)) {
             Some(remotes) => remotes.elsewhere(&name).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Where a name stands for another host and for no provider there: the address of the one that this host chooses for what is asked.
+    ///
+    /// # Errors
+    /// As [`canonical`](Self::canonical); what the other side says when none of its providers will do, and `Unavailable` when it cannot be reached.
+    pub async fn chosen_elsewhere(
+        &self,
+        name: &str,
+        isolation: Isolation,
+        image: Option<&str>,
+        features: &[Feature],
+    ) -> Result<Option<String>> {
+        let name = self.canonical(name)?;
+        match self.remotes.as_ref().filter(|_| Address::is_one(&name)) {
+            Some(remotes) => remotes.choose(&name, isolation, image, features, &self.claims).await,
             None => Ok(None),
         }
     }

@@ -3,8 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "what a test cannot do, it has to fail of")]
 
 use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, net::UnixListener},
     path::Path,
     process::{Command, Output},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -44,6 +47,34 @@ fn what_works_here_says_hello_and_what_does_not_is_told_with_what_to_do() {
     }
     let left = Command::new(env!("CARGO_BIN_EXE_sandbar")).args(["ls", "-q"]).env("SANDBAR_HOME", home.path()).output().unwrap();
     assert!(left.status.success() && left.stdout.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_program_and_an_engine_that_hang_are_told_by_a_deadline_and_hold_up_nobody() {
+    let home = home();
+    let folder = home.path().join("programs");
+    fs::create_dir(&folder).unwrap();
+    let program = folder.join("qemu-system-x86_64");
+    fs::write(&program, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    // Whoever comes is taken, and told nothing.
+    let engine = folder.join("engine.sock");
+    let _silent = UnixListener::bind(&engine).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sandbar"));
+    command.args(["doctor", "--json"]).env("SANDBAR_HOME", home.path().join("state"));
+    command.env("PATH", format!("{}:{}", folder.display(), std::env::var("PATH").unwrap()));
+    let begun = Instant::now();
+    let output = command.env("DOCKER_HOST", format!("unix://{}", engine.display())).output().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(70), "{:?}", begun.elapsed());
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    let verdict = |name: &str| {
+        let provider = named(&found["providers"], name);
+        assert_eq!(provider["usable"], false, "{found}");
+        provider["verdict"].as_str().unwrap().to_owned()
+    };
+    assert!(verdict("qemu").contains("qemu-system-x86_64 does not answer"), "{found}");
+    assert!(verdict("docker").contains("did not answer within 10 s"), "{found}");
+    assert_eq!(named(&found["providers"], "dangerous-host")["usable"], true, "{found}");
 }
 
 #[test]

@@ -39,6 +39,16 @@ impl RootImage {
         program().is_some()
     }
 
+    /// Makes a disk of an empty layer in a folder, which shows whether that works here. Blocks for some milliseconds.
+    ///
+    /// # Errors
+    /// `Unavailable` without `sqfstar`; what that says; of the file system.
+    pub fn rehearse(folder: &Path) -> Result<()> {
+        let layer = folder.join("layer");
+        fs::create_dir(&layer).context(OPERATION, || format!("cannot make {}", layer.display()))?;
+        make(&[layer], Below::Nothing, &folder.join("image"))
+    }
+
     /// The disk of a root's image layers, made at the first use and shared by all guests. Blocks for a second or so when it must be made.
     ///
     /// # Errors

@@ -9,14 +9,14 @@ use sandbar_core::{Context as _, Error, ErrorKind, Result};
 const OPERATION: &str = "scratch disk";
 /// Where distributions put it.
 const MKFS: [&str; 3] = ["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4", "/usr/bin/mkfs.ext4"];
-/// An ext4 with a journal of 4 MiB and anything in it.
-const LEAST: u64 = 16 << 20;
 
 /// The writable disk of one guest: an empty ext4 in a sparse file, which takes only what is written.
 #[derive(Debug, Clone, Copy)]
 pub struct Scratch;
 
 impl Scratch {
+    /// The smallest: an ext4 with a journal of 4 MiB and anything in it.
+    pub const LEAST: u64 = 16 << 20;
     /// The size of a disk that nobody asked to limit. Sparse: it costs what is written.
     pub const DEFAULT: u64 = 16 << 30;
 
@@ -30,10 +30,10 @@ impl Scratch {
     /// # Errors
     /// `InvalidInput` for less than a file system needs; `Unavailable` without `mkfs.ext4`.
     pub fn make(path: &Path, bytes: u64) -> Result<()> {
-        if bytes < LEAST {
+        if bytes < Self::LEAST {
             return Err(Error::new(ErrorKind::InvalidInput, OPERATION, "the disk limit is too small for a file system")
                 .with("bytes", bytes)
-                .with("least", LEAST));
+                .with("least", Self::LEAST));
         }
         let program = MKFS.iter().find(|path| Path::new(path).exists()).ok_or_else(|| {
             Error::new(ErrorKind::Unavailable, OPERATION, "mkfs.ext4 is missing").with_hint("install e2fsprogs: sandbar setup qemu")

@@ -41,7 +41,8 @@ pub(crate) struct Wish<'a> {
 impl Runtime {
     /// Chooses a provider.
     ///
-    /// One that is named, by the request or by the configuration, is taken without asking whether it is usable: making the sandbox tells. Otherwise, and for
+    /// One that is named, by the request or by the configuration, is taken without asking whether it is usable: making the sandbox tells. Of another host without a provider's name that
+    /// host chooses, by the same rules. Otherwise, and for
     /// the name `auto`, the usable ones that meet the floor and claim everything that is asked for are taken in the order of their isolation, the weakest
     /// first, and within it in the order of the table; so the container is the default (quick, offline, on any Linux), and a floor gives the cheapest wall
     /// that meets it. What has no wall is never chosen, only named.
@@ -52,10 +53,17 @@ impl Runtime {
     pub(crate) async fn choose(&self, wish: Wish<'_>) -> Result<Choice> {
         let config = self.config();
         let floor = wish.isolation.max(config.isolation).unwrap_or(Isolation::None);
-        match (wish.provider, &config.provider) {
-            (Some(name), _) if name != AUTO => self.named(name, floor, wish.spec, "asked for by name"),
-            (None, Some(name)) if name != AUTO => self.named(name, floor, wish.spec, "named by the configuration"),
-            _ => self.first_usable(floor, &wish).await,
+        let (name, reason) = match (wish.provider, &config.provider) {
+            (Some(name), _) if name != AUTO => (name, "asked for by name"),
+            (None, Some(name)) if name != AUTO => (name.as_str(), "named by the configuration"),
+            _ => return self.first_usable(floor, &wish).await,
+        };
+        match self.providers().chosen_elsewhere(name, floor, wish.image, &wish.features).await? {
+            None => self.named(name, floor, wish.spec, reason),
+            Some(chosen) => {
+                let choice = self.named(&chosen, floor, wish.spec, &format!("{reason}; the other host's choice among its providers"))?;
+                Ok(Choice { notable: wish.isolation.is_some(), ..choice })
+            }
         }
     }
 
@@ -66,6 +74,19 @@ impl Runtime {
     pub async fn provider_for(&self, name: &str) -> Result<Arc<dyn SandboxProvider>> {
         let provider = Some(name).filter(|name| *name != AUTO);
         self.choose(Wish { provider, ..Wish::default() }).await.map(|choice| choice.provider)
+    }
+
+    /// The provider that is taken where none is named, and this is asked for.
+    ///
+    /// # Errors
+    /// `Unavailable` with what each provider lacks when there is none; `Unsupported` when the configuration names one below the floor.
+    pub async fn provider_with(
+        &self,
+        isolation: Option<Isolation>,
+        image: Option<&str>,
+        features: Vec<Feature>,
+    ) -> Result<Arc<dyn SandboxProvider>> {
+        self.choose(Wish { isolation, image, features, ..Wish::default() }).await.map(|choice| choice.provider)
     }
 
     /// Refuses a provider below the configuration's floor.

@@ -7,7 +7,7 @@ use sandbar_backends::{
     doctor::{Check, examine},
 };
 use sandbar_core::{Error, ErrorKind, ExecRequest, Isolation, Probe, Result, SandboxProvider};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use crate::{CreateRequest, Runtime};
@@ -21,7 +21,7 @@ const HELLO: &str = "hello";
 
 /// What was found.
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Diagnosis {
     /// Whether code can be run behind a wall here: a provider with one is usable, and whatever was asked to say hello has said it.
     pub healthy: bool,
@@ -33,7 +33,7 @@ pub struct Diagnosis {
 
 /// A provider.
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ProviderDiagnosis {
     /// Its name, as given to `--on`.
     pub name: String,

@@ -3,14 +3,14 @@
 use std::{fs, path::Path};
 
 use sandbar_core::{CheckpointId, Error, ErrorKind, ImageKind, Needs, Result, SandboxId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use crate::{Runtime, egress::Vault, lock::SandboxLock, recover::Recovered};
 
 /// What [`Runtime::gc`] did. The names of the fields are those of the JSON.
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GcReport {
     /// What was brought to an end, and goes on to be: a verb whose process died, and what was left of a sandbox that crashed.
     pub recovered: Vec<GcItem>,
@@ -22,7 +22,7 @@ pub struct GcReport {
 
 /// One thing that was found.
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GcItem {
     /// `sandbox`, `checkpoint`, `folder`, `secrets`, `lock`, `keeper`, `image layers`, `root images`, `template`.
     pub kind: String,

@@ -1,7 +1,7 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::Json;
-use sandbar_core::{Error, ErrorKind, Isolation, Result};
+use sandbar_core::{Error, ErrorKind, Feature, Isolation, Result, SandboxProvider};
 use sandbar_runtime::{Address, Diagnosis, Runtime};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, time::Instant};
@@ -63,6 +63,31 @@ pub(crate) struct Question {
     /// Whether it is to be tried, which may take a moment.
     #[serde(default)]
     probe: bool,
+    /// Of `auto`: the least isolation that is accepted.
+    isolation: Option<Isolation>,
+    /// Of `auto`: the image that is to be begun with.
+    image: Option<String>,
+    /// Of `auto`: names of what is needed, with commas between.
+    features: Option<String>,
+}
+
+impl Question {
+    /// Answers for a name.
+    async fn provider(&self, runtime: &Runtime, name: &str) -> Result<Arc<dyn SandboxProvider>> {
+        if self.isolation.is_none() && self.image.is_none() && self.features.is_none() {
+            return runtime.provider_for(name).await;
+        }
+        let bad = |message: &str| Error::new(ErrorKind::InvalidInput, "provider", message);
+        if name != "auto" {
+            return Err(bad("what a provider is to have is asked of auto, which chooses one"));
+        }
+        let words = self.features.as_deref().unwrap_or_default().split(',').filter(|word| !word.is_empty());
+        let known = |word: &str| {
+            let found = Feature::ALL.iter().copied().find(|feature| feature.name() == word);
+            found.ok_or_else(|| bad("this version knows no such feature").with("feature", format!("{word:?}")))
+        };
+        runtime.provider_with(self.isolation, self.image.as_deref(), words.map(known).collect::<Result<_>>()?).await
+    }
 }
 
 /// A provider of the server's host.
@@ -97,13 +122,13 @@ struct Tried {
     hint: Option<String>,
 }
 
-/// Tell what a provider of the server's host can do; `auto` is the one that is taken where none is named
+/// Tell what a provider of the server's host can do; `auto` is the one that is taken where none is named, and this is asked for
 #[utoipa::path(get, path = "/v1/providers/{name}", tag = "host", operation_id = "inspect_provider",
     params(("name" = String, Path), Question),
     responses((status = 200, body = Offer), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn provider(app: May<Read>, Path(name): Path<String>, Query(question): Query<Question>) -> Answer<Json<Offer>> {
     require_own(&app.runtime, Some(&name))?;
-    let provider = app.runtime.provider_for(&name).await?;
+    let provider = question.provider(&app.runtime, &name).await?;
     let info = provider.info();
     let probe = match question.probe {
         false => None,

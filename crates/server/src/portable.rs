@@ -3,12 +3,14 @@ use std::io;
 use axum::{
     Json,
     body::Body as Stream,
-    http::{StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::IntoResponse,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
+use http_body::Frame;
+use http_body_util::StreamBody;
 use sandbar_core::{Error, ErrorKind};
-use sandbar_runtime::{ExportOptions, Imported};
+use sandbar_runtime::{ExportOptions, Exported, Imported};
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
@@ -22,6 +24,9 @@ use crate::{
 
 /// Bytes between the writer of the file and the connection.
 const BUFFER: usize = 256 << 10;
+
+/// The field after the file that says what was written, as JSON.
+const EXPORTED: &str = "sandbar-exported";
 
 /// How a checkpoint leaves.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -41,7 +46,8 @@ pub(crate) struct Leaving {
 
 /// Read a checkpoint as one file, a tar of an OCI image layout
 ///
-/// A connection that breaks before the end is a failure.
+/// A connection that breaks before the end is a failure. Who takes trailers (`TE: trailers`) is told after the file what was written, as JSON in the field `sandbar-exported`: the manifest's
+/// digest, bytes and layers, and what was left out.
 #[utoipa::path(get, path = "/v1/checkpoints/{checkpoint}/export", tag = "checkpoints", operation_id = "export_checkpoint",
     params(("checkpoint" = String, Path), Leaving),
     responses((status = 200, description = "The file", content_type = "application/x-tar"),
@@ -63,9 +69,15 @@ pub(crate) async fn export(app: May<Use>, Path(checkpoint): Path<String>, Query(
         let nothing = writing.await.err().unwrap_or_else(|| Error::new(ErrorKind::Internal, "checkpoint export", "the file is empty"));
         return Err(nothing.into());
     }
-    let end = stream::once(writing).filter_map(|written| async { written.err().map(|error| Err(io::Error::other(error))) });
-    let file = Stream::from_stream(ReaderStream::with_capacity(reader, BUFFER).chain(end));
-    Ok(([(header::CONTENT_TYPE, "application/x-tar"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], file))
+    let end = stream::once(writing).map(|written| Ok(Frame::trailers(told(&written.map_err(io::Error::other)?)?)));
+    let file = ReaderStream::with_capacity(reader, BUFFER).map_ok(Frame::data).chain(end);
+    let head = [(header::CONTENT_TYPE, "application/x-tar"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff"), (header::TRAILER, EXPORTED)];
+    Ok((head, Stream::new(StreamBody::new(file))).into_response())
+}
+
+fn told(exported: &Exported) -> io::Result<HeaderMap> {
+    let value = HeaderValue::from_bytes(&serde_json::to_vec(exported)?).map_err(io::Error::other)?;
+    Ok(HeaderMap::from_iter([(HeaderName::from_static(EXPORTED), value)]))
 }
 
 /// What a checkpoint is called that comes in.

@@ -39,8 +39,13 @@ pub(super) fn domain() -> Result<Option<(OwnedFd, Domain)>> {
     Ok(Option::<OwnedFd>::from(created).map(|ruleset| (ruleset, domain)))
 }
 
-/// What it does for containers here.
+/// What it does for containers here: a thread that ends at once has itself kept from a folder.
 pub(crate) fn check() -> Check {
+    if landlock_version() >= REFER
+        && let Err(message) = try_domain()
+    {
+        return Check::new("landlock", Health::Missing, format!("{}, which does not work: {message}", describe()));
+    }
     let (health, hint) = match landlock_version() {
         version if version < REFER => (
             Health::Missing,
@@ -56,6 +61,20 @@ pub(crate) fn check() -> Check {
     }
 }
 
+/// Whether a domain keeps what it should. It is a thread's own, and cannot be left.
+fn try_domain() -> std::result::Result<(), String> {
+    let kept = || -> std::result::Result<(), String> {
+        let ruleset = Ruleset::default().handle_access(AccessFs::ReadDir).and_then(Ruleset::create);
+        ruleset.and_then(landlock::RulesetCreated::restrict_self).map_err(|error| error.to_string())?;
+        match std::fs::read_dir("/") {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+            Err(error) => Err(error.to_string()),
+            Ok(_) => Err("what a domain forbids can be done in it".to_owned()),
+        }
+    };
+    std::thread::spawn(kept).join().unwrap_or_else(|_| Err("the trial ended early".to_owned()))
+}
+
 /// In words, for the provider's notes.
 pub(super) fn describe() -> String {
     match landlock_version() {
@@ -65,5 +84,19 @@ pub(super) fn describe() -> String {
         }
         version if version < SCOPES => format!("Landlock {version}, without scopes"),
         version => format!("Landlock {version}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_keeps_its_thread_and_no_other() {
+        if landlock_version() >= REFER {
+            assert_eq!(try_domain(), Ok(()));
+            assert_eq!(check().finding, describe());
+        }
+        assert!(std::fs::read_dir("/").is_ok());
     }
 }

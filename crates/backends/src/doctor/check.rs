@@ -29,10 +29,10 @@ impl fmt::Display for Health {
 
 /// One thing that was looked at.
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// What was looked at, in one word.
-    pub name: &'static str,
+    pub name: String,
     /// How it is.
     pub health: Health,
     /// One sentence: what was found.
@@ -42,8 +42,8 @@ pub struct Check {
 }
 
 impl Check {
-    pub(crate) fn new(name: &'static str, health: Health, finding: impl Into<String>) -> Self {
-        Self { name, health, finding: finding.into(), hint: None }
+    pub(crate) fn new(name: &str, health: Health, finding: impl Into<String>) -> Self {
+        Self { name: name.to_owned(), health, finding: finding.into(), hint: None }
     }
 
     pub(crate) fn with_hint(self, hint: impl Into<String>) -> Self {
@@ -51,8 +51,8 @@ impl Check {
     }
 
     #[cfg(target_os = "linux")]
-    pub(super) fn of_probe(name: &'static str, probe: Probe) -> Self {
+    pub(super) fn of_probe(name: &str, probe: Probe) -> Self {
         let health = if probe.usable { Health::Good } else { Health::Missing };
-        Self { name, health, finding: probe.verdict, hint: probe.hint }
+        Self { name: name.to_owned(), health, finding: probe.verdict, hint: probe.hint }
     }
 }

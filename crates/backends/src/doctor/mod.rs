@@ -22,7 +22,10 @@ mod place;
 
 use std::{path::Path, thread, time::Duration};
 
-use tokio::sync::oneshot;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
 
 pub use check::{Check, Health};
 
@@ -49,14 +52,19 @@ pub async fn examine(home: &Path) -> Vec<Check> {
         begin("clock", clock::check),
     ];
     let mut checks = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
     for (name, answer) in begun {
-        checks.push(match tokio::time::timeout(PATIENCE, answer).await {
-            Ok(Ok(check)) => check,
-            Ok(Err(_)) => Check::new(name, Health::Missing, "could not be looked at"),
-            Err(_) => Check::new(name, Health::Missing, format!("did not answer within {} seconds", PATIENCE.as_secs())),
-        });
+        checks.push(answered(name, answer, deadline).await);
     }
     checks
+}
+
+async fn answered(name: &str, answer: oneshot::Receiver<Check>, deadline: Instant) -> Check {
+    match timeout_at(deadline, answer).await {
+        Ok(Ok(check)) => check,
+        Ok(Err(_)) => Check::new(name, Health::Missing, "could not be looked at"),
+        Err(_) => Check::new(name, Health::Missing, format!("did not answer within {} seconds", PATIENCE.as_secs())),
+    }
 }
 
 /// Begins one on a thread of its own: what hangs in the kernel holds up nothing else, not even the end of this process.
@@ -101,10 +109,22 @@ mod tests {
     async fn everything_is_looked_at_and_leaves_nothing() {
         let home = tempfile::tempdir().unwrap();
         let checks = examine(home.path()).await;
-        let names: Vec<_> = checks.iter().map(|check| check.name).collect();
+        let names: Vec<_> = checks.iter().map(|check| check.name.as_str()).collect();
         assert_eq!(names, ["kvm", "user-namespaces", "cgroups", "landlock", "disk", "clock"]);
         assert!(checks.iter().all(|check| !check.finding.is_empty()));
         assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_hangs_is_told_when_the_time_is_up() {
+        let (held, wait) = std::sync::mpsc::channel::<()>();
+        let (name, answer) = begin("other", move || {
+            let _ = wait.recv();
+            Check::new("other", Health::Good, "too late")
+        });
+        let check = answered(name, answer, Instant::now() + PATIENCE).await;
+        assert_eq!((check.health, check.finding.as_str()), (Health::Missing, "did not answer within 75 seconds"));
+        drop(held);
     }
 
     #[tokio::test]

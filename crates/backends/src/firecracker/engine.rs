@@ -6,7 +6,7 @@ use std::{
 use sandbar_core::{Error, ErrorKind, IdRange, Probe, Result};
 
 use super::{FirecrackerOptions, version::Version};
-use crate::{find_program, kvm::Noted};
+use crate::find_program;
 
 const OPERATION: &str = "firecracker";
 /// What names the programs, before `PATH` is asked.
@@ -85,8 +85,8 @@ fn jailer(options: &FirecrackerOptions, program: &Path) -> Option<PathBuf> {
 ///
 /// # Errors
 /// `Unavailable`, in the words of the KVM probe.
-pub(super) fn require_kvm(kvm: &Noted) -> Result<()> {
-    let Probe { usable, verdict, hint } = kvm.get();
+pub(super) fn require_kvm(found: &Probe) -> Result<()> {
+    let Probe { usable, verdict, hint } = found;
     if *usable {
         return Ok(());
     }

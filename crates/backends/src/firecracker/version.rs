@@ -1,11 +1,12 @@
-use std::{
-    fmt,
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{fmt, path::Path, process::Command, time::Duration};
 
 use sandbar_core::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
+
+use crate::host::asked::ask;
+
+/// How long saying its version may take.
+const QUICK: Duration = Duration::from_secs(10);
 
 /// Which Firecracker: major, minor, patch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -20,9 +21,7 @@ impl Version {
     /// # Errors
     /// `Unavailable` when it does not say, or is too old.
     pub(super) fn of(program: &Path) -> Result<Self> {
-        let said = Command::new(program).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).env_clear().output();
-        let said = said.map_err(|error| Error::io("probe", "firecracker cannot be executed", error).with("program", program.display()))?;
-        let version = Self::parse(&String::from_utf8_lossy(&said.stdout))
+        let version = Self::parse(&said_version("firecracker", program)?)
             .ok_or_else(|| Error::new(ErrorKind::Unavailable, "probe", "firecracker does not tell its version"))?;
         if version < Self::OLDEST {
             return Err(Error::new(
@@ -40,6 +39,24 @@ impl Version {
         let mut numbers = word.split(|character: char| !character.is_ascii_digit()).map(str::parse);
         Some(Self(numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
     }
+}
+
+/// Tries the jailer. Blocks for some milliseconds.
+///
+/// # Errors
+/// `Unavailable` when it does not run here.
+pub(super) fn try_jailer(program: &Path) -> Result<()> {
+    let said = said_version("jailer", program)?;
+    if said.contains("Jailer v") {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Unavailable, "probe", "the jailer does not tell its version").with("program", program.display()))
+}
+
+fn said_version(name: &'static str, program: &Path) -> Result<String> {
+    let mut command = Command::new(program);
+    command.arg("--version").env_clear();
+    Ok(ask(name, command, "", QUICK)?.text)
 }
 
 impl fmt::Display for Version {

@@ -16,7 +16,7 @@ use sandbar_protocol::AgentConfig;
 use super::{
     Platform,
     bundle::{self, BUNDLE, IMAGE, WIRE_INSIDE, specification},
-    engine::{Engine, STATE, first_line, read_back},
+    engine::{Engine, STATE, read_back},
     limits,
     place::{Place, end_process, engine_of, prefer, runners},
     plan::{Outline, files, plan},
@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     host::{
+        asked::first_line,
         capabilities,
         cgroup::{Groups, Made},
         child::{Channel, Child, StayDumpable},

@@ -4,34 +4,35 @@
 use std::{
     env,
     fs::File,
-    io::{self, Read},
+    io,
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::process::CommandExt,
     },
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    time::{Duration, Instant},
+    process::Command,
+    time::Duration,
 };
 
-use rustix::{
-    fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, openat},
-    process::{Pid, PidfdFlags, pidfd_open},
-};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, openat};
 use sandbar_core::{Context, Error, ErrorKind, Result};
 
 use super::{GvisorOptions, Platform, version::Version};
-use crate::{Distribution, host::syscall, machine::process::wait_for_exit};
+use crate::{
+    Distribution,
+    host::{
+        asked::{Said, ask},
+        syscall,
+    },
+};
 
-const OPERATION: &str = "runsc";
+pub(super) const OPERATION: &str = "runsc";
 /// Names the program where no option does.
 pub(super) const VARIABLE: &str = "RUNSC_PATH";
 /// Where it may be beside the folders of `PATH`.
 const FOLDERS: [&str; 4] = ["/usr/local/bin", "/usr/bin", "/usr/sbin", "/usr/local/sbin"];
 /// How long saying its version may take.
 const QUICK: Duration = Duration::from_secs(10);
-/// Bytes of a command's words that are kept.
-const MOST_SAID: u64 = 256 << 10;
 
 /// The folder of `runsc`'s state, as its processes see it.
 pub(super) const STATE: &str = "/state";
@@ -71,7 +72,7 @@ impl Engine {
     pub(super) fn version(&self) -> Result<Version> {
         let mut command = Command::new(&self.path);
         command.arg("--version");
-        let said = run(command, QUICK)?;
+        let said = ask(OPERATION, command, "", QUICK)?;
         Version::parse(&said.text).ok_or_else(|| {
             Error::new(ErrorKind::Unavailable, OPERATION, "runsc does not say its version")
                 .with("path", self.path.display())
@@ -122,7 +123,7 @@ impl Engine {
         unsafe {
             command.pre_exec(move || enter(first, kept));
         }
-        run(command, patience)
+        ask(OPERATION, command, "", patience)
     }
 }
 
@@ -148,70 +149,6 @@ fn enter(process: i32, kept: Option<i32>) -> io::Result<()> {
 #[expect(clippy::cast_sign_loss, reason = "an open descriptor is not negative")]
 const fn number(descriptor: i32) -> usize {
     descriptor as usize
-}
-
-/// What a command said, on both streams, and how it ended.
-#[derive(Debug)]
-pub(super) struct Said {
-    /// How it ended.
-    pub(super) status: ExitStatus,
-    /// Its words, cut off where they become too many.
-    pub(super) text: String,
-}
-
-impl Said {
-    /// # Errors
-    /// What it says of its failure.
-    pub(super) fn success(self, message: &str) -> Result<String> {
-        if self.status.success() {
-            return Ok(self.text);
-        }
-        Err(Error::new(ErrorKind::Internal, OPERATION, message)
-            .with("status", self.status)
-            .with_source(io::Error::other(first_line(&self.text))))
-    }
-}
-
-/// The first line of what was said: what follows is the trace of a program.
-pub(super) fn first_line(text: &str) -> String {
-    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing").trim();
-    line.trim_end_matches(':').chars().take(500).collect()
-}
-
-/// Runs a command to its end.
-fn run(mut command: Command, patience: Duration) -> Result<Said> {
-    let program = command.get_program().to_owned();
-    let (reader, writer) = io::pipe().context(OPERATION, || "cannot make a pipe".to_owned())?;
-    let again = writer.try_clone().context(OPERATION, || "cannot make a pipe".to_owned())?;
-    command.stdin(Stdio::null()).stdout(writer).stderr(again);
-    let spawned = command.spawn().context(OPERATION, || format!("cannot run {}", program.display()));
-    // Holds the ends for writing, without which the reader would not see the end.
-    drop(command);
-    let mut child = spawned?;
-    let heard = std::thread::spawn(move || {
-        let mut text = Vec::new();
-        let _ = reader.take(MOST_SAID).read_to_end(&mut text);
-        String::from_utf8_lossy(&text).into_owned()
-    });
-    let status = wait(&mut child, patience);
-    let text = heard.join().unwrap_or_default();
-    Ok(Said { status: status?, text })
-}
-
-fn wait(child: &mut Child, patience: Duration) -> Result<ExitStatus> {
-    let begun = Instant::now();
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let held = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    let ended = held.map_or(Ok(true), |held| wait_for_exit(&held, patience)).context(OPERATION, || "cannot wait for runsc".to_owned())?;
-    if !ended {
-        let _ = child.kill();
-    }
-    let status = child.wait().context(OPERATION, || "cannot wait for runsc".to_owned())?;
-    if ended {
-        Ok(status)
-    } else {
-        Err(Error::new(ErrorKind::TimedOut, OPERATION, "runsc does not answer").with("after", format!("{:?}", begun.elapsed())))
-    }
 }
 
 /// Whether there is no `runsc` that is new enough where one is looked for; where one was named, that one counts. Blocks for some milliseconds.

@@ -17,12 +17,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    engine::{Engine, Said, first_line},
+    engine::{self, Engine},
     place::Place,
     wall::hold,
     wire,
 };
-use crate::host::{folder, ids::is_root, unsaved};
+use crate::host::{
+    asked::{Said, first_line},
+    folder,
+    ids::is_root,
+    unsaved,
+};
 
 const OPERATION: &str = "checkpoint";
 /// The folder of a checkpoint with what the sentry wrote.
@@ -143,10 +148,10 @@ fn save_paused(engine: &Engine, place: &Place, folder: &Path, into: &Path) -> Re
     give(&images, &place.process.pid.to_string())?;
     let ask = |verb: &str| engine.ask(&first, None, |_| vec![verb.to_owned(), place.id.clone()], PAUSE);
     // Nothing runs between the memory and the layer.
-    let paused = ask("pause").and_then(|said| said.success("runsc cannot pause the sandbox"));
+    let paused = ask("pause").and_then(|said| said.success(engine::OPERATION, "runsc cannot pause the sandbox"));
     let saved = paused.and_then(|_| both(engine, place, &first, &images, folder, into));
     // Also after a pause that failed: it may have paused a part. Whoever dials it after this process was killed resumes it.
-    let resumed = ask("resume").and_then(|said| said.success("runsc cannot resume the sandbox"));
+    let resumed = ask("resume").and_then(|said| said.success(engine::OPERATION, "runsc cannot resume the sandbox"));
     let saved = saved.and_then(|saved| resumed.map(|_| saved));
     let (bytes, files) = saved?;
     let memory = settle(&into.join(MEMORY))?;

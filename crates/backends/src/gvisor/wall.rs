@@ -12,7 +12,14 @@ use sandbar_core::{
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use super::{GvisorOptions, Place, boot::OwnedBoot, engine::Engine, info, limits, memory, place::end_process, probe, wire};
+use super::{
+    GvisorOptions, Place,
+    boot::OwnedBoot,
+    engine::{Engine, OPERATION},
+    info, limits, memory,
+    place::end_process,
+    probe, wire,
+};
 use crate::{
     host::{
         cgroup, folder, kernel, lingering,
@@ -111,7 +118,7 @@ impl Gvisor {
         let engine = self.engine()?;
         let first = hold(&place.process)?;
         let arguments = |_| vec![verb.to_owned(), place.id.clone()];
-        engine.ask(&first, None, arguments, PAUSE)?.success("runsc refuses").map(drop)
+        engine.ask(&first, None, arguments, PAUSE)?.success(OPERATION, "runsc refuses").map(drop)
     }
 }
 

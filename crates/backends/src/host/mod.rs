@@ -17,7 +17,9 @@
 //! | `worker` | threads that live as long as the process |
 //! | `unsaved` | what a kernel in user space cannot save with memory, by name |
 //! | `kernel` | what this kernel can do |
+//! | `asked` | a program of this host, asked within a deadline |
 
+pub(crate) mod asked;
 pub(crate) mod capabilities;
 pub(crate) mod cgroup;
 pub(crate) mod child;

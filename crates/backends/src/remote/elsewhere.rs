@@ -1,10 +1,21 @@
-use http::Method;
-use sandbar_core::Result;
+use std::path::Path;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, header};
+use http_body_util::BodyExt;
+use sandbar_core::{Error, ErrorKind, Result};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::io::AsyncRead;
+use tokio::{io::AsyncRead, sync::mpsc};
 
-use super::client::{Ask, Client};
+use super::{
+    client::{Ask, Client},
+    marker::Marker,
+    problem::{lost, strange},
+};
+
+/// What a server tells of a checkpoint that has left, at the end of it.
+const EXPORTED: &str = "sandbar-exported";
 
 /// What another sandbar has beside sandboxes, as its server tells of it: there, and not here.
 ///
@@ -114,6 +125,59 @@ impl Elsewhere {
     /// As [`images`](Self::images).
     pub async fn remove_key(&self, name: &str) -> Result<()> {
         self.client.tell(removal("keys", name)).await
+    }
+
+    /// A part of its audit log, as its server answers: from a place on, which is the beginning if it is left out.
+    ///
+    /// # Errors
+    /// As [`images`](Self::images).
+    pub async fn audit<T: DeserializeOwned>(&self, cursor: Option<&str>, limit: usize, since_ms: u64, sandbox: Option<&str>) -> Result<T> {
+        let ask = Ask::get("/v1/audit").with("limit", limit.to_string()).with("since_ms", since_ms.to_string());
+        self.client.ask(with_some(ask, [("cursor", cursor), ("sandbox", sandbox)])).await
+    }
+
+    /// What its host can do; with `say_hello` by sandboxes that it makes.
+    ///
+    /// # Errors
+    /// As [`images`](Self::images).
+    pub async fn doctor<T: DeserializeOwned>(&self, say_hello: bool) -> Result<T> {
+        let method = if say_hello { Method::POST } else { Method::GET };
+        self.client.ask(Ask::new(method, "/v1/doctor").slow()).await
+    }
+
+    /// Has what crashed there cleared up.
+    ///
+    /// # Errors
+    /// As [`images`](Self::images).
+    pub async fn gc<T: DeserializeOwned>(&self) -> Result<T> {
+        self.client.ask(Ask::new(Method::POST, "/v1/gc").slow()).await
+    }
+
+    /// Fetches a checkpoint as one file, of which `folder` is what is kept here; `options` are the server's. The file goes to `into`, piece by piece; what is told of it at its end is
+    /// returned. Whoever takes the pieces no more ends it.
+    ///
+    /// # Errors
+    /// As [`images`](Self::images); `Unsupported` for a checkpoint that this host does not have.
+    pub async fn export_checkpoint<T: DeserializeOwned>(
+        &self,
+        folder: &Path,
+        options: &[(&str, bool)],
+        into: mpsc::Sender<Bytes>,
+    ) -> Result<T> {
+        let marker = Marker::read(folder)?.filter(|marker| marker.is_of(&self.client.address));
+        let marker = marker.ok_or_else(|| Error::new(ErrorKind::Unsupported, "checkpoint export", "the checkpoint is not on that host"))?;
+        let ask = Ask::get(format!("/v1/checkpoints/{}/export", marker.checkpoint)).header(header::TE, "trailers".to_owned()).slow();
+        let ask = options.iter().filter(|(_, wanted)| *wanted).fold(ask, |ask, (name, _)| ask.with(name, "true"));
+        let mut body = self.client.open(ask).await?.into_body();
+        let mut end = HeaderMap::new();
+        while let Some(frame) = body.frame().await {
+            match frame.map_err(|error| lost("the file was cut off").with_source(error))?.into_data() {
+                Ok(piece) => into.send(piece).await.map_err(|_| lost("nobody takes the file any more"))?,
+                Err(frame) => end.extend(frame.into_trailers().unwrap_or_default()),
+            }
+        }
+        let told = end.get(EXPORTED).ok_or_else(|| strange("the end of the file does not say what it is"))?;
+        serde_json::from_slice(told.as_bytes()).map_err(|error| strange("the end of the file cannot be understood").with_source(error))
     }
 
     async fn list<T: DeserializeOwned>(&self, kind: &str) -> Result<T> {

@@ -29,6 +29,9 @@ use super::{
     ssh::Login,
 };
 
+/// The name by which a host is asked for its own choice.
+pub(super) const AUTO: &str = "auto";
+
 /// What both sides must understand.
 const PROTOCOL: u32 = 1;
 
@@ -60,10 +63,41 @@ impl Remote {
         Self { client: Arc::new(Client::new(address, contexts, login)), offer: OnceLock::new() }
     }
 
+    /// The one that a host chooses among its own for what is asked.
+    pub(super) async fn chosen(
+        host: Address,
+        contexts: Contexts,
+        login: Login,
+        isolation: Isolation,
+        image: Option<&str>,
+        features: &[Feature],
+    ) -> Result<Self> {
+        let auto = Self::at(host.origin(), contexts.clone(), login.clone());
+        let features: Vec<&str> = features.iter().filter(|feature| !NEVER.contains(feature)).map(|feature| feature.name()).collect();
+        let ask = Ask::get(format!("/v1/providers/{AUTO}"));
+        // What is not asked for is not said, so that a server of before takes the question.
+        let ask = if isolation > Isolation::None { ask.with("isolation", isolation.to_string()) } else { ask };
+        let ask = image.into_iter().fold(ask, |ask, image| ask.with("image", image));
+        let ask = if features.is_empty() { ask } else { ask.with("features", features.join(",")) };
+        // To choose it may have to try them.
+        let offer = auto.put(ask.slow()).await?;
+        let chosen = Self::at(Address { provider: Some(offer.name.clone()), ..host }, contexts, login);
+        Ok(Self { offer: OnceLock::from(offer), ..chosen })
+    }
+
+    pub(super) fn address(&self) -> &Address {
+        &self.client.address
+    }
+
     async fn ask(&self, probe: bool) -> Result<Offer> {
-        let name = self.client.address.provider.as_deref().unwrap_or("auto");
+        let name = self.client.address.provider.as_deref().unwrap_or(AUTO);
         let ask = Ask::get(format!("/v1/providers/{name}")).with("probe", if probe { "true" } else { "false" });
-        let value: Value = self.client.ask(if probe { ask.slow() } else { ask }).await?;
+        self.put(if probe { ask.slow() } else { ask }).await
+    }
+
+    /// Puts a question about a provider there.
+    async fn put(&self, ask: Ask) -> Result<Offer> {
+        let value: Value = self.client.ask(ask).await?;
         let other =
             |version: &str| strange("the server is of another version, which this one does not understand").with("its version", version);
         let version = value.get("version").and_then(Value::as_str).unwrap_or("?").to_owned();

@@ -4,14 +4,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use sandbar_core::{Checked, Claim, Result, SandboxProvider};
+use sandbar_core::{Checked, Claim, Feature, Isolation, Result, SandboxProvider};
 
 use super::{
     address::Address,
     client::Client,
     context::Contexts,
     elsewhere::Elsewhere,
-    provider::Remote,
+    provider::{AUTO, Remote},
     ssh::{Login, SshOptions},
 };
 
@@ -56,6 +56,29 @@ impl Remotes {
     /// `InvalidInput` for what is none.
     pub fn elsewhere(&self, address: &str) -> Result<Elsewhere> {
         Ok(Elsewhere::of(Client::new(address.parse()?, self.contexts.clone(), self.login.clone())))
+    }
+
+    /// The address of the provider that the host at an address chooses for what is asked; `None` where the address names one.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what is no address; what the other side says when none of its providers will do, and `Unavailable` when it cannot be reached.
+    pub async fn choose(
+        &self,
+        address: &str,
+        isolation: Isolation,
+        image: Option<&str>,
+        features: &[Feature],
+        claims: &Arc<[Claim]>,
+    ) -> Result<Option<String>> {
+        let address: Address = address.parse()?;
+        if address.provider.as_deref().is_some_and(|name| name != AUTO) {
+            return Ok(None);
+        }
+        let chosen = Remote::chosen(address, self.contexts.clone(), self.login.clone(), isolation, image, features).await?;
+        let address = chosen.address().clone();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.entry(address.clone()).or_insert_with(|| Arc::new(Checked::new(chosen, Arc::clone(claims))));
+        Ok(Some(address.to_string()))
     }
 
     /// The provider at an address.

@@ -33,7 +33,7 @@ pub(crate) use claimed::{FEATURES, LIMITS, VOLUMES};
 pub(crate) use files::{copy, dig, occupied, open_to_all, remove};
 pub(crate) use launched::{Launch, end, how_ended, start_console, start_pipe, start_share};
 pub(crate) use layer::{Fetched, fetch_layer};
-pub(crate) use programs::require_programs;
+pub(crate) use programs::{require_programs, try_disks};
 pub(crate) use record::{read_record, require, write_record};
 pub(crate) use shape::{DiskRate, Shape, reports, usage};
 pub(crate) use share::{Shares, Sharing, check_volumes, refuse_memory};

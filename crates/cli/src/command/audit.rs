@@ -1,13 +1,17 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use sandbar_core::{Error, ErrorKind};
-use sandbar_runtime::{AuditFilter, AuditPlace, AuditRecord, Runtime};
+use sandbar_core::{Error, ErrorKind, Result};
+use sandbar_runtime::{AuditFilter, AuditLog, AuditPlace, AuditRecord, Elsewhere, Runtime};
+use serde::Deserialize;
 
+use super::elsewhere;
 use crate::{args, error::Outcome, output};
 
 /// How often a log that is followed is read.
 const LOOK: Duration = Duration::from_millis(200);
+/// The same of another host, where each time is a connection.
+const LOOK_ELSEWHERE: Duration = Duration::from_secs(1);
 /// Lines that are read at once.
 const AT_ONCE: usize = 1000;
 
@@ -19,8 +23,12 @@ const AT_ONCE: usize = 1000;
 #[command(after_help = "\
 Examples:
   sandbar audit --since 1h web
+  sandbar audit --on farm --json > farm.jsonl      what its server's host has, as your key of it allows
   sandbar audit --follow --json | while read -r line; do logger -t sandbar \"$line\"; done")]
 pub(crate) struct Audit {
+    /// That of another host: a context, https:// or ssh://
+    #[arg(long, value_name = "PLACE")]
+    on: Option<String>,
     /// Go on with what comes
     #[arg(short = 'f', long)]
     follow: bool,
@@ -34,27 +42,72 @@ pub(crate) struct Audit {
     id: Option<String>,
 }
 
+/// A log that is read part by part.
+enum Log {
+    /// This state folder's, and where it has been read to.
+    Here(AuditLog, AuditPlace),
+    /// Another host's, with its own word for the place.
+    Elsewhere(Elsewhere, Option<String>),
+}
+
+/// A part of another host's.
+#[derive(Debug, Deserialize)]
+struct Part {
+    items: Vec<AuditRecord>,
+    next_cursor: String,
+}
+
+impl Log {
+    async fn next(&mut self, filter: &AuditFilter) -> Result<Vec<AuditRecord>> {
+        match self {
+            Self::Here(log, place) => {
+                let (records, next) = log.read(*place, AT_ONCE, filter)?;
+                *place = next;
+                Ok(records)
+            }
+            Self::Elsewhere(host, cursor) => {
+                let part: Part = host.audit(cursor.as_deref(), AT_ONCE, filter.since_ms, filter.sandbox.as_deref()).await?;
+                *cursor = Some(part.next_cursor);
+                Ok(part.items)
+            }
+        }
+    }
+
+    fn look(&self) -> Duration {
+        match self {
+            Self::Here(..) => LOOK,
+            Self::Elsewhere(..) => LOOK_ELSEWHERE,
+        }
+    }
+}
+
 impl Audit {
     pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
-        let log = runtime.audit_log();
+        let mut log = match elsewhere::other_host(runtime, self.on.as_deref(), "audit log")? {
+            None => Log::Here(runtime.audit_log(), AuditPlace::default()),
+            Some(host) => Log::Elsewhere(host, None),
+        };
         let since = self.since.map(|since| SystemTime::now().checked_sub(since).unwrap_or(UNIX_EPOCH));
         let since = since.map_or(Duration::ZERO, |since| since.duration_since(UNIX_EPOCH).unwrap_or_default());
         let since_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        let filter = AuditFilter { since_ms, sandbox: self.id };
-        let mut place = AuditPlace::default();
+        let sandbox = match (&log, self.id) {
+            // What it is called here the other host does not know.
+            (Log::Elsewhere(..), Some(id)) => Some(runtime.sandbox(&id).await.map_or(id, |sandbox| sandbox.id().to_string())),
+            (_, id) => id,
+        };
+        let filter = AuditFilter { since_ms, sandbox };
         loop {
-            let (records, next) = log.read(place, AT_ONCE, &filter)?;
+            let records = log.next(&filter).await?;
             for record in &records {
                 output::line(&if self.json { json(record)? } else { line(record) })?;
             }
-            place = next;
             if records.len() == AT_ONCE {
                 continue;
             }
             if !self.follow {
                 return Ok(());
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(log.look()).await;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `--on` of what is no sandbox's: images, kernels, templates, keys.
+//! `--on` of what is no sandbox's: images, kernels, templates, keys, the audit log, what `doctor` and `gc` find.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ pub(super) fn other_host(runtime: &Runtime, place: Option<&str>, what: &'static 
 
 /// Says that a provider of this host was named where only another host has things of its own.
 pub(super) fn of_all_providers(what: &'static str, place: &str) -> Error {
-    Error::new(ErrorKind::InvalidInput, what, format!("all providers of this host have the same {what}s"))
+    Error::new(ErrorKind::InvalidInput, what, format!("all providers of this host have the same {what}"))
         .with("on", format!("{place:?}"))
         .with_hint("leave --on out, or name another host")
 }

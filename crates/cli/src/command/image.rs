@@ -84,7 +84,7 @@ impl Image {
                         .ok_or_else(|| Error::new(ErrorKind::Unsupported, "image pull", format!("{place} has no images of its own")))?;
                     if json { output::json(&image) } else { output::line(&image.id.to_string()) }
                 }
-                (None, _) => Err(elsewhere::of_all_providers("image", &place).into()),
+                (None, _) => Err(elsewhere::of_all_providers("images", &place).into()),
             },
         }
     }

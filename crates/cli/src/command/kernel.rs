@@ -63,7 +63,7 @@ enum Action {
 
 impl Kernel {
     pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
-        let there = elsewhere::other_host(runtime, self.on.as_deref(), "kernel")?;
+        let there = elsewhere::other_host(runtime, self.on.as_deref(), "kernels")?;
         match self.action {
             Action::Import { modules, name, json, file } => {
                 let kernel = match &there {

@@ -67,7 +67,7 @@ enum Action {
 
 impl Key {
     pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
-        let there = elsewhere::other_host(runtime, self.on.as_deref(), "key")?;
+        let there = elsewhere::other_host(runtime, self.on.as_deref(), "keys")?;
         match self.action {
             Action::Create { scope, max_sandboxes, ttl, name } => {
                 let Some(host) = there else {

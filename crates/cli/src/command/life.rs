@@ -2,9 +2,10 @@ use std::future::Future;
 
 use clap::Args;
 use sandbar_core::{Error, ErrorKind, Result, State};
-use sandbar_runtime::{GcItem, Runtime, Sandbox};
+use sandbar_runtime::{GcItem, GcReport, Runtime, Sandbox};
 use tokio::task::JoinSet;
 
+use super::elsewhere;
 use crate::{
     error::{Failure, Outcome},
     output,
@@ -94,6 +95,9 @@ impl Rm {
 /// runs is never touched, except one whose time to live has passed or whose owner is gone.
 #[derive(Debug, Args)]
 pub(crate) struct Gc {
+    /// What crashed on another host: a context, https:// or ssh://
+    #[arg(long, value_name = "PLACE")]
+    on: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -101,7 +105,10 @@ pub(crate) struct Gc {
 
 impl Gc {
     pub(super) async fn run(self, runtime: &Runtime) -> Outcome {
-        let report = runtime.gc().await?;
+        let report: GcReport = match elsewhere::other_host(runtime, self.on.as_deref(), "state folder")? {
+            None => runtime.gc().await?,
+            Some(host) => host.gc().await?,
+        };
         if self.json {
             output::json(&report)?;
             return if report.failed.is_empty() {

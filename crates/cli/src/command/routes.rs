@@ -85,6 +85,64 @@ const FOR_CLIENTS: &[&str] = &[
     "metrics",
 ];
 
+/// Verbs that name a sandbox or a checkpoint that is known here, which knows its host.
+const OF_ITS_HOST: &[&str] = &[
+    "exec",
+    "shell",
+    "ps",
+    "attach",
+    "kill",
+    "logs",
+    "cp",
+    "inspect",
+    "stats",
+    "checkpoint",
+    "checkpoint export",
+    "checkpoint rm",
+    "restore",
+    "pause",
+    "resume",
+    "stop",
+    "start",
+    "rm",
+    "expose",
+    "unexpose",
+    "net log",
+    "net set",
+];
+
+/// Verbs that another host is not asked for, beside those that no server does.
+const HERE_ALONE: &[(&str, &str)] = &[
+    ("ls", "it lists what the ledger here has, on whichever host: what others have made there cannot be named from here"),
+    ("checkpoints", "likewise"),
+    ("checkpoint import", "what a server takes in has a row there alone, and could not be named from here"),
+    ("version", "it is the client's; doctor --on tells of the other side"),
+];
+
+/// The verbs below a command that take `--on`.
+fn taking_on(command: &Command, before: &str, inherited: bool, found: &mut BTreeSet<String>) {
+    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
+        let name = format!("{before}{}", inner.get_name());
+        let on = inner.get_arguments().find(|argument| argument.get_long() == Some("on"));
+        if inherited || on.is_some() {
+            found.insert(name.clone());
+        }
+        taking_on(inner, &format!("{name} "), inherited || on.is_some_and(clap::Arg::is_global_set), found);
+    }
+}
+
+#[test]
+fn every_verb_takes_another_host_or_knows_it_or_has_a_reason() {
+    let (mut all, mut taking) = (BTreeSet::new(), BTreeSet::new());
+    verbs(&Cli::command(), "", &mut all);
+    taking_on(&Cli::command(), "", false, &mut taking);
+    let without = HERE_ALONE.iter().chain(OWN).map(|(verb, _)| *verb).chain(OF_ITS_HOST.iter().copied());
+    let without: BTreeSet<String> = without.map(str::to_owned).collect();
+    let taking: BTreeSet<String> = taking.intersection(&all).cloned().collect();
+    assert_eq!(taking.intersection(&without).collect::<Vec<_>>(), Vec::<&String>::new());
+    assert_eq!(taking.union(&without).cloned().collect::<BTreeSet<_>>(), all);
+}
+
 /// The verbs below a command that do something by themselves.
 fn verbs(command: &Command, before: &str, found: &mut BTreeSet<String>) {
     for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {

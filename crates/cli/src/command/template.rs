@@ -51,7 +51,7 @@ impl Template {
         match self.action {
             Action::Build { options } => Ok(runtime.build_template(options.request(runtime, Lifetime::Owned)?).await?),
             Action::Ls { on, json } => {
-                let templates = match elsewhere::other_host(runtime, on.as_deref(), "template")? {
+                let templates = match elsewhere::other_host(runtime, on.as_deref(), "templates")? {
                     None => runtime.templates()?,
                     Some(host) => host.templates().await?,
                 };
@@ -68,7 +68,7 @@ impl Template {
                 table.print()
             }
             Action::Rm { on, ids } => {
-                let there = elsewhere::other_host(runtime, on.as_deref(), "template")?;
+                let there = elsewhere::other_host(runtime, on.as_deref(), "templates")?;
                 elsewhere::each(&ids, async |id| match &there {
                     None => runtime.remove_template(id),
                     Some(host) => host.remove_template(id).await,

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot do, it has to fail of")]
 
+#[path = "../remote/authority.rs"]
+mod authority;
 mod choices;
 mod copies;
 mod crowd;

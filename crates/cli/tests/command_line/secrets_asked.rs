@@ -47,7 +47,12 @@ pub struct Server<'a> {
 impl<'a> Server<'a> {
     /// One whose log is in the folder around its state folder.
     pub fn new(stage: &'a Stage, home: &Home) -> Self {
-        let words = ["serve", "--listen", "127.0.0.1:0", "--log-format", "json"];
+        Self::serving(stage, home, &[])
+    }
+
+    /// One with these options too.
+    pub fn serving(stage: &'a Stage, home: &Home, options: &[&str]) -> Self {
+        let words = [&["serve", "--listen", "127.0.0.1:0", "--log-format", "json"], options].concat();
         let mut command = home.command(&words);
         command.env("SANDBAR_LOG", "trace").stderr(File::create(home.path().join("server.log")).unwrap());
         let mut process = Ending(command.spawn().unwrap());

@@ -14,6 +14,7 @@ use std::{
 };
 
 use crate::{
+    authority::Authority,
     secrets::{files_with, saw},
     secrets_asked::Server,
     sshd::Sshd,
@@ -22,6 +23,7 @@ use crate::{
 
 pub const CASES: &[Case] = &[
     Case::new("secrets::another_host_has_them_from_a_request_over_http", over_http).on(&["container-root"]).staged(),
+    Case::new("secrets::another_host_has_them_from_a_request_over_tls", over_tls).on(&["container-root"]).staged(),
     Case::new("secrets::another_host_has_them_from_a_login", by_a_login)
         .on(&["container-root"])
         .staged()
@@ -29,12 +31,27 @@ pub const CASES: &[Case] = &[
 ];
 
 fn over_http(outer: &Home) {
+    let url = over_a_server(outer, &[], &[]);
+    assert!(url.starts_with("http://"), "{url}");
+}
+
+fn over_tls(outer: &Home) {
+    let authority = Authority::of(&["127.0.0.1"]);
+    let [certificate, key, own] = ["certificate", "key", "authority"].map(|name| authority.file(name));
+    let url = over_a_server(outer, &["--tls-cert", &certificate, "--tls-key", &key], &["--authority", &own]);
+    assert!(url.starts_with("https://"), "{url}");
+}
+
+/// With options of the server and of the context; gives the server's address.
+fn over_a_server(outer: &Home, serving: &[&str], believing: &[&str]) -> String {
     let stage = Stage::new();
     let there = stage.believing_home(&outer.wall);
-    let server = Server::new(&stage, &there);
+    let server = Server::serving(&stage, &there, serving);
     let here = stage.home(&outer.wall);
     let key = there.state().join("server-token");
-    here.ok(&["context", "add", "there", &format!("{}/container", server.url), "--key-file", key.to_str().unwrap()]);
+    let url = server.url.clone();
+    let place = format!("{url}/container");
+    here.ok(&[&["context", "add", "there", &place, "--key-file", key.to_str().unwrap()], believing].concat());
     let pair = Pair::new(&stage, &there, &here, "there");
     pair.put_in(&[there.path()]);
     let told = fs::read_to_string(there.path().join("server.log")).unwrap();
@@ -42,6 +59,7 @@ fn over_http(outer: &Home) {
     here.close();
     drop(server);
     there.close();
+    url
 }
 
 fn by_a_login(outer: &Home) {

@@ -124,7 +124,9 @@ fn keys_of_a_server_there_are_made_and_removed_from_here() {
     std::fs::write(&file, &secret).unwrap();
     holder.says(&["context", "add", "there", &there.url, "--key-file", &file]);
     assert!(holder.says(&["image", "ls", "--on", "there"]).contains("NAMES"));
-    assert!(holder.complains(&["key", "create", "more", "--on", "there"]).contains("scope"));
+    for refused in [&["key", "create", "more"][..], &["audit"], &["gc"], &["doctor", "--self-test"]] {
+        assert!(holder.complains(&[refused, &["--on", "there"]].concat()).contains("scope"), "{refused:?}");
+    }
     assert!(here.complains(&["key", "ls", "--on", "container"]).contains("leave --on out"));
     here.says(&["key", "rm", "--on", "there", "ci"]);
     assert_eq!(there.home.says(&["key", "ls", "--json"]), "[]");

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `world` | two state folders, a server, a login |
 //! | `http` | over a server on loopback |
-//! | `tls` | over one that speaks TLS, with an authority of the test's own |
+//! | `ways` | what is the same over a server and over a login |
+//! | `tls`, `authority` | over one that speaks TLS, with an authority of the test's own |
 //! | `ssh`, `sshd` | over a real `sshd` on loopback |
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot do, it has to fail of")]
@@ -12,11 +13,13 @@
 #[path = "../../../conformance/tests/engines/trial.rs"]
 mod trial;
 
+mod authority;
 mod http;
 mod ssh;
 #[path = "../../../conformance/tests/elsewhere/sshd.rs"]
 mod sshd;
 mod tls;
+mod ways;
 mod world;
 
 use std::process::ExitCode;
@@ -32,6 +35,14 @@ fn main() -> ExitCode {
             })
         })
     });
+    let both_ways = ways::CASES.iter().flat_map(|(name, body)| {
+        let over_http = Trial::test(format!("http::{name}"), || {
+            ways::over_http(*body);
+            Ok(())
+        });
+        let over_ssh = trial::trial(&format!("ssh::{name}"), "remote-ssh", world::Login::new, |login| ways::over_ssh(&login, *body));
+        [over_http, over_ssh]
+    });
     let over_ssh =
         ssh::CASES.iter().map(|(name, body)| trial::trial(&format!("ssh::{name}"), "remote-ssh", world::Login::new, |login| body(&login)));
     let statically = trial::trial(
@@ -40,5 +51,5 @@ fn main() -> ExitCode {
         || Ok((ssh::static_program()?, world::Login::new()?)),
         |(program, login)| ssh::a_program_that_is_linked_statically_runs_there(&login, &program),
     );
-    libtest_mimic::run(&Arguments::from_args(), named.chain(over_ssh).chain([statically]).collect()).exit_code()
+    libtest_mimic::run(&Arguments::from_args(), named.chain(both_ways).chain(over_ssh).chain([statically]).collect()).exit_code()
 }

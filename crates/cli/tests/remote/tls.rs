@@ -6,10 +6,10 @@ use std::{
     time::Instant,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use tempfile::TempDir;
-
-use crate::world::{Home, PATIENCE, There};
+use crate::{
+    authority::Authority,
+    world::{Home, PATIENCE, There},
+};
 
 pub const CASES: &[(&str, fn())] = &[
     ("commands_terminals_and_files_go_over_it", commands_terminals_and_files_go_over_it),
@@ -20,33 +20,7 @@ pub const CASES: &[(&str, fn())] = &[
     ("a_certificate_or_key_that_cannot_be_used_is_told_before_anything_is_served", what_cannot_be_used),
 ];
 
-/// Somebody who vouches for servers, and a certificate of one.
-struct Authority {
-    folder: TempDir,
-}
-
 impl Authority {
-    /// One that has vouched for a server of these names.
-    fn of(names: &[&str]) -> Self {
-        let folder = tempfile::Builder::new().prefix("sandbar-tls-").tempdir_in("/var/tmp").unwrap();
-        let mut own = CertificateParams::new(Vec::new()).unwrap();
-        own.distinguished_name.push(DnType::CommonName, "authority of a test");
-        own.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        fs::write(folder.path().join("authority"), own.self_signed(&key).unwrap().pem()).unwrap();
-        let issuer = Issuer::new(own, key);
-        let key = KeyPair::generate().unwrap();
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
-        fs::write(folder.path().join("certificate"), certificate.pem()).unwrap();
-        fs::write(folder.path().join("key"), key.serialize_pem()).unwrap();
-        Self { folder }
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
-    }
-
     fn server(&self) -> There {
         let there = There::serving(&["--tls-cert", &self.file("certificate"), "--tls-key", &self.file("key")]);
         assert!(there.url.starts_with("https://127.0.0.1:"), "{}", there.url);

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::server::{PATIENCE, Server, Socket, expect};
 
-const MIB: u64 = 1 << 20;
+pub const MIB: u64 = 1 << 20;
 /// Bytes of a line of numbered output: what belongs at an offset is known from the offset.
 const LINE: u64 = 8;
 /// The first number, and how many there are that have as many digits.
@@ -25,8 +25,8 @@ const PACE: f64 = 24e6;
 /// Descriptors that may come and go: connections that this test's client keeps, and those of the ledger.
 const AROUND: usize = 8;
 /// Memory of the server for a command that somebody waits for, at most; and for one whose output is on its way.
-const EACH_COMMAND: u64 = 160 << 10;
-const EACH_STREAM: u64 = MIB / 2;
+pub const EACH_COMMAND: u64 = 160 << 10;
+pub const EACH_STREAM: u64 = MIB / 2;
 /// And for whatever happened once: the allocator's own, more threads for blocking work.
 const ONCE: u64 = 32 * MIB;
 /// Sandboxes that are made at once.
@@ -41,12 +41,12 @@ impl Server {
     }
 
     /// The most memory that the server ever had.
-    fn peak(&self) -> u64 {
+    pub fn peak(&self) -> u64 {
         self.status("VmHWM")
     }
 
     /// Fails where the peak is more than this much, and what happened once, above what it was before.
-    fn has_grown(&self, before: u64, most: u64) {
+    pub fn has_grown(&self, before: u64, most: u64) {
         let grown = self.peak() - before;
         assert!(grown <= most + ONCE, "by {} KiB, of {} KiB", grown >> 10, (most + ONCE) >> 10);
     }
@@ -65,11 +65,11 @@ impl Server {
         }
     }
 
-    async fn create_many(&self, count: usize) -> Vec<String> {
+    pub async fn create_many(&self, count: usize) -> Vec<String> {
         stream::iter(0..count).map(|_| self.create(json!({ "provider": "container" }))).buffered(MAKERS).collect().await
     }
 
-    async fn begin(&self, id: &str, command: Value) -> (Socket, u64) {
+    pub async fn begin(&self, id: &str, command: Value) -> (Socket, u64) {
         let mut socket = self.socket(&format!("/v1/sandboxes/{id}/exec")).await;
         socket.say(&command).await;
         let pid = socket.started().await;
@@ -88,14 +88,14 @@ impl Server {
         }
     }
 
-    async fn attended(&self) -> String {
+    pub async fn attended(&self) -> String {
         let text = self.request(Method::GET, "/metrics?sandboxes=false").send().await.unwrap().text().await.unwrap();
         text.lines().find_map(|line| line.strip_prefix("sandbar_commands_attended ")).unwrap().to_owned()
     }
 }
 
 /// Numbered lines without end, [`PACE`] bytes a second at most: after the last number comes the first.
-fn numbers(kill_on_disconnect: bool) -> Value {
+pub fn numbers(kill_on_disconnect: bool) -> Value {
     let (last, pause) = (FIRST + NUMBERS - 1, LINE as f64 * NUMBERS as f64 / PACE);
     let line = format!("seq {FIRST} {last} > /tmp/$$; while :; do cat /tmp/$$ & sleep {pause}; wait; done");
     json!({ "shell": line, "kill_on_disconnect": kill_on_disconnect })
@@ -120,16 +120,16 @@ fn is_numbered(offset: u64, mut data: &[u8]) -> bool {
 
 /// Where a reader of numbered output is.
 #[derive(Debug, Default)]
-struct Place {
-    offset: u64,
+pub struct Place {
+    pub offset: u64,
     /// What the ring did not keep.
-    lost: u64,
+    pub lost: u64,
     end: Option<Value>,
 }
 
 impl Place {
     /// Takes a message; what belongs at another place, or is something else, fails.
-    fn take(&mut self, message: Message) {
+    pub fn take(&mut self, message: Message) {
         match message {
             Message::Binary(bytes) => {
                 let (head, data) = bytes.split_at(9);
@@ -244,7 +244,7 @@ async fn what_streams_when_the_server_is_killed_goes_on_where_it_was() {
     let ids = server.create_many(sandboxes).await;
     let id = |number: usize| ids[number % ids.len()].as_str();
     // Most commands have little to say, and wait.
-    let waiting = json!({ "shell": "echo begun; read word; echo $word; exit 3", "stdin": true });
+    let waiting = waiting();
     let begun = stream::iter(0..streams + others).map(|number| {
         let (server, waiting) = (&server, &waiting);
         async move { server.begin(id(number), if number < streams { numbers(false) } else { waiting.clone() }).await }
@@ -258,9 +258,7 @@ async fn what_streams_when_the_server_is_killed_goes_on_where_it_was() {
         }
     }
     for Attended { socket, place, .. } in waiters {
-        let Some(Message::Binary(bytes)) = socket.next().await else { panic!("it has not begun") };
-        assert_eq!(&bytes[9..], b"begun\n");
-        place.offset = 6;
+        place.offset = has_begun(socket).await;
     }
     server.kill();
     let rest = stream::iter(clients).map(|Attended { mut socket, pid, mut place }| async move {
@@ -287,7 +285,7 @@ async fn what_streams_when_the_server_is_killed_goes_on_where_it_was() {
 
 impl Server {
     /// Output goes on, with what the ring does not have told as lost, to its very end.
-    async fn ends_streaming(&self, mut socket: Socket, mut place: Place, path: &str) {
+    pub async fn ends_streaming(&self, mut socket: Socket, mut place: Place, path: &str) {
         let reached = place.offset + MIB;
         while place.offset < reached {
             place.take(socket.next().await.unwrap());
@@ -303,8 +301,20 @@ impl Server {
     }
 }
 
+/// A command that has little to say, and waits.
+pub fn waiting() -> Value {
+    json!({ "shell": "echo begun; read word; echo $word; exit 3", "stdin": true })
+}
+
+/// Hears that it waits; where its output is then.
+pub async fn has_begun(socket: &mut Socket) -> u64 {
+    let Some(Message::Binary(bytes)) = socket.next().await else { panic!("it has not begun") };
+    assert_eq!(&bytes[9..], b"begun\n");
+    6
+}
+
 /// Who waited has lost nothing, and hears what is said.
-async fn ends_waiting(mut socket: Socket) {
+pub async fn ends_waiting(mut socket: Socket) {
     socket.write(b"word\n").await;
     let said = socket.listen().await;
     assert_eq!((String::from_utf8_lossy(&said.stdout).as_ref(), &said.end["exit_code"]), ("word\n", &3.into()), "{said:?}");

@@ -17,9 +17,11 @@
 //! | `vanished` | who goes without a word |
 //! | `faults` | a server that is stopped, or killed |
 //! | `load` | many at once |
+//! | `amid` | who does not read, and who goes without a word, amid all that |
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot do, it has to fail of")]
 
+mod amid;
 mod audit;
 mod commands;
 mod events;

@@ -19,7 +19,7 @@ fn ip(words: &str) {
 }
 
 /// A network of the test's own, and another one at the other end of a cable.
-struct Cable {
+pub struct Cable {
     near: File,
     far: File,
     holder: Child,
@@ -27,7 +27,7 @@ struct Cable {
 
 impl Cable {
     /// Of this thread, and of what it starts from then on.
-    fn new() -> Self {
+    pub fn new() -> Self {
         // SAFETY: descriptors are not unshared, which is what could surprise anybody.
         #[expect(unsafe_code, reason = "a network is this thread's alone")]
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.expect("a network of its own needs root");
@@ -58,7 +58,7 @@ impl Cable {
         done
     }
 
-    fn pull(&self) {
+    pub fn pull(&self) {
         self.there(|| ip("link set far down"));
     }
 }
@@ -71,15 +71,15 @@ impl Drop for Cable {
 }
 
 /// The server's connections to clients at an address.
-fn connections(server: &Server, address: &str) -> usize {
+pub fn connections(server: &Server, address: &str) -> usize {
     let port = server.address.rsplit_once(':').unwrap().1;
     let told = Command::new("ss").args(["-Htna", "state", "connected", "sport", "=", &format!(":{port}"), "and", "dst", address]).output();
     String::from_utf8(told.unwrap().stdout).unwrap().lines().count()
 }
 
 impl Server {
-    /// A client at the far end, which has come by the cable.
-    async fn socket_from(&self, cable: &Cable, path: &str) -> Socket {
+    /// A client at the far end, which has come by the cable. Nobody else may have a turn on this thread meanwhile.
+    pub async fn socket_from(&self, cable: &Cable, path: &str) -> Socket {
         move_into_link_name_space(cable.far.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
         // On this thread, which has one network at a time.
         let socket = self.socket_at(&format!("192.0.2.1:{}", self.address.rsplit_once(':').unwrap().1), path).await;

@@ -1,8 +1,10 @@
 use std::{io::Write, path::PathBuf, sync::Arc};
 
-use sandbar_core::{CheckpointKind, Error, ErrorKind, ImageKind, Result, RootSource};
-use serde::Serialize;
+use bytes::Bytes;
+use sandbar_core::{CheckpointKind, Context, Error, ErrorKind, ImageKind, Result, RootSource};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use super::description::{ANNOTATION, DescribedImage, Description, without_reach};
 use crate::{
@@ -16,6 +18,9 @@ const OPERATION: &str = "checkpoint export";
 /// No image has more layers: it is what engines stop at, and what an import takes.
 const MOST_LAYERS: usize = 127;
 
+/// Pieces between another host and whoever writes them here.
+const AHEAD: usize = 4;
+
 /// How a checkpoint leaves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ExportOptions {
@@ -28,7 +33,7 @@ pub struct ExportOptions {
 }
 
 /// What was written. The names of the fields are those of the JSON.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exported {
     /// The digest of the image's manifest.
     pub digest: Digest,
@@ -43,7 +48,7 @@ pub struct Exported {
 }
 
 impl Runtime {
-    /// Writes a checkpoint as one file. `stop` calls it off, after which there is an error and nothing of it in the state folder.
+    /// Writes a checkpoint as one file; one on another host is written there, and comes from there. `stop` calls it off, after which there is an error and nothing of it in the state folder.
     ///
     /// # Errors
     /// `NotFound`; `Unsupported`, with what to do, for a checkpoint with memory, or on the image `host`; `ResourceExhausted` on a full disk;
@@ -67,6 +72,13 @@ impl Runtime {
     ) -> Result<Exported> {
         let row = self.ledger().find_checkpoint(reference, self.own())?;
         check(&row, options)?;
+        if let ImageKind::Elsewhere { .. } = row.root.kind {
+            let fetch = self.export_elsewhere(&row, options, into);
+            tokio::select! {
+                fetched = fetch => return fetched,
+                () = stop => return Err(Error::new(ErrorKind::Conflict, OPERATION, "it was called off")),
+            }
+        }
         let (mut root, pin) = self.resolve_again(&row.root.kind).await?;
         root.saved_layers = self.layers(&row)?;
         let most = if options.flatten { 1 } else { root.layers.len() + root.saved_layers.len() };
@@ -96,6 +108,34 @@ impl Runtime {
         }
         work.await
     }
+
+    /// Has it written by the host that has it.
+    async fn export_elsewhere(
+        &self,
+        row: &CheckpointRow,
+        options: ExportOptions,
+        mut into: impl Write + Send + 'static,
+    ) -> Result<Exported> {
+        let gone = || Error::new(ErrorKind::Internal, OPERATION, "its provider is on no other host").with("provider", &row.provider);
+        let host = self.providers().elsewhere(&row.provider)?.ok_or_else(gone)?;
+        let (pieces, mut coming) = mpsc::channel::<Bytes>(AHEAD);
+        // It ends when nothing comes any more.
+        let writing = blocking(move || {
+            let mut write = || {
+                while let Some(piece) = coming.blocking_recv() {
+                    into.write_all(&piece)?;
+                }
+                into.flush()
+            };
+            write().context(OPERATION, || "cannot write the file".to_owned())
+        });
+        let options = [("flatten", options.flatten), ("thin", options.thin), ("without_memory", options.without_memory)];
+        let folder = self.home().checkpoint(&row.id);
+        let (written, fetched) = tokio::join!(writing, host.export_checkpoint(&folder, &options, pieces));
+        // Where writing has failed, fetching has for that reason.
+        written?;
+        fetched
+    }
 }
 
 fn check(row: &CheckpointRow, options: ExportOptions) -> Result<()> {
@@ -115,12 +155,9 @@ fn check(row: &CheckpointRow, options: ExportOptions) -> Result<()> {
             "the checkpoint lies on the image `host`, which is this machine's own programs",
             "--flatten takes those along, as one layer with the checkpoint: all of /usr that everybody may read",
         ),
-        ImageKind::Elsewhere { .. } => refuse(
-            "the checkpoint is on another host",
-            "that host exports it: sandbar checkpoint export there, or its server's /v1/checkpoints",
-        ),
         ImageKind::Empty => refuse("the sandbox has no image", "only a sandbox with an image can be taken elsewhere"),
-        ImageKind::Host { .. } | ImageKind::Layers { .. } => Ok(()),
+        // What keeps it there, that host knows.
+        ImageKind::Host { .. } | ImageKind::Layers { .. } | ImageKind::Elsewhere { .. } => Ok(()),
     }
 }
 
