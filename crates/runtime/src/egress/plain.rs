@@ -169,7 +169,7 @@ fn sort(seen: &[u8]) -> Option<Begun> {
     }
     match shown::read(seen) {
         Some(shown @ (Shown::NoHost | Shown::Host(..) | Shown::Unclear(_))) => Some(Begun::Request(shown)),
-        Some(Shown::Nothing) => Some(Begun::Other),
+        Some(Shown::Nothing | Shown::NoServerName) => Some(Begun::Other),
         None if seen.len() >= MOST => Some(Begun::Request(Shown::Unclear("a beginning without end"))),
         None if begins_with_method(seen) => None,
         // A server answers to it as it is, or not before it has come to its end.
@@ -239,7 +239,40 @@ impl Overseer for Requests {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use tokio::{net::TcpListener, time::Instant};
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_has_said_its_end_may_wait_as_long_as_the_server_is_not_silent() {
+        let ((mut client, mut reader), (_said, mut ahead)) = (duplex(AHEAD), duplex(AHEAD));
+        client.shutdown().await.unwrap();
+        let (received, begun) = (AtomicU64::new(0), Instant::now());
+        let speaks = async {
+            for _ in 0..3 {
+                sleep(ANSWER * 9 / 10).await;
+                received.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let (left, ()) = tokio::join!(leave(&mut reader, &mut ahead, &received), speaks);
+        assert_eq!(left.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(begun.elapsed(), 4 * ANSWER);
+    }
+
+    #[tokio::test]
+    async fn a_client_whose_connection_breaks_is_gone_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut reader, (_said, mut ahead)) = (listener.accept().await.unwrap().0, duplex(AHEAD));
+        let received = AtomicU64::new(0);
+        let mut left = pin!(leave(&mut reader, &mut ahead, &received));
+        assert!(timeout(Duration::from_millis(10), &mut left).await.is_err(), "it is there still");
+        client.set_zero_linger().unwrap();
+        drop(client);
+        assert_eq!(timeout(ANSWER, left).await.unwrap().kind(), io::ErrorKind::ConnectionReset);
+    }
 
     #[test]
     fn what_may_be_a_request_is_waited_for_and_nothing_else() {
