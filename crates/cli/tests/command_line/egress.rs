@@ -334,8 +334,8 @@ for number in range(int(sys.argv[1])):
 ";
 
 fn flooded(outer: &Home) {
-    /// Of more than 450 bytes each: more than the log has room for.
-    const NAMES: u64 = 20_000;
+    /// Of some 400 bytes each in the log, twice as many as it has room for.
+    const NAMES: u64 = 40_000;
     let stage = Stage::new();
     let home = stage.home(&outer.wall);
     let id = home.create(&["--net", "allow=allowed.test"]);

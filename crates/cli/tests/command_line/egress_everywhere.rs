@@ -67,7 +67,10 @@ fn open(outer: &Home) {
     std::fs::create_dir(stage.folder().join("packages")).unwrap();
     assert_refused(&home, &id, &["-L", "http://packages.test:8080/packages/away/"]);
     let log = home.ok(&["net", "log", &id]);
-    assert!(log.contains("169.254.169.254 is link-local, which only a rule with the address allows"), "{log}");
+    assert!(
+        log.contains("169.254.169.254 is link-local, as are the metadata services of clouds, which only a rule with the address allows"),
+        "{log}"
+    );
     for text in ["tcp 10.", "tcp 169.254", "tcp 192.168", "tcp 203", "tcp fd00", "tcp fe80", "tcp 127"] {
         stage.assert_not_seen(text);
     }
