@@ -453,7 +453,7 @@ async fn is_reset(sandbox: &Sandbox, decided: impl Future<Output = Result<(), Fa
     Ok(())
 }
 
-async fn begin(sandbox: &Sandbox, words: &[&str]) -> Result<ExecStream, Failure> {
+pub(super) async fn begin(sandbox: &Sandbox, words: &[&str]) -> Result<ExecStream, Failure> {
     Ok(sandbox.exec_stream(ExecRequest::argv(std::iter::once(guest::COMMAND).chain(words.iter().copied()))).await?)
 }
 

@@ -12,7 +12,7 @@ use sandbar_core::{CheckpointKind, CheckpointOptions, ErrorKind, Feature};
 use tokio::{io::AsyncReadExt, task::JoinSet};
 
 use super::{
-    egress::{WITH_MEMORY, address, is_refused, open, with_network},
+    egress::{WITH_MEMORY, address, begin, is_refused, open, with_network},
     memory::with_memory,
 };
 use crate::{
@@ -35,7 +35,7 @@ async fn what_is_loaded_is_asked_for_from_its_first_packet_on(context: &Context)
     let target = "93.184.215.14:80";
     let (sandbox, mut asking) = open(context).await?;
     // One that has left and says no more, and one that tries for ever.
-    let left = sandbox.start_guest(&["talk", "93.184.215.14:443", "hello"]).await?.pid;
+    let left = begin(&sandbox, &["talk", "93.184.215.14:443", "hello"]).await?.pid;
     let question = soon("a question", asking.next()).await??;
     let mut stream = sandbox.leave(question.id).await?;
     stream.read_exact(&mut [0; 5]).await?;

@@ -101,6 +101,16 @@ impl Wall {
         self
     }
 
+    /// Whether the kernel inside is gVisor's.
+    pub fn is_gvisor(&self) -> bool {
+        self.provider == "gvisor" || self.name == "docker-runsc"
+    }
+
+    /// Whether it is a machine, with a kernel of its own.
+    pub fn is_machine(&self) -> bool {
+        ["qemu", "firecracker"].contains(&self.provider)
+    }
+
     /// The same with these programs of this host inside.
     #[must_use]
     pub fn with_programs(&self, programs: &'static [&'static str]) -> Self {
