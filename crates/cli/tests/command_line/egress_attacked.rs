@@ -32,7 +32,7 @@ pub const CASES: &[Case] = &[
     Case::new("egress::those_who_speak_slowly_hold_nobody_up", slow).on(EVERYWHERE).staged().needs_beside(PYTHON),
     Case::new("egress::who_does_not_read_holds_the_other_side_back", held_back).on(EVERYWHERE).staged().needs_beside(PYTHON),
     Case::new("egress::a_client_that_breaks_off_its_request_is_gone_for_the_server_too", gone).on(EVERYWHERE).staged().needs_beside(PYTHON),
-    Case::new("egress::ten_gibibytes_pass_and_take_no_memory", large).on(EVERYWHERE).staged(),
+    Case::new("egress::gibibytes_pass_and_take_no_memory", large).on(EVERYWHERE).staged(),
 ];
 
 /// Whoever decides about a sandbox.
@@ -458,10 +458,11 @@ fn gone(outer: &Home) {
 }
 
 fn large(outer: &Home) {
-    const SIZE: u64 = 10 << 30;
     const MOST: u64 = 16 << 20;
     let stage = Stage::new();
     let home = stage.home(&outer.wall);
+    // An emulated machine passes seven MiB in a second.
+    let size: u64 = if home.wall.is_machine() { 1 << 30 } else { 10 << 30 };
     let id = home.create(&["--net", "allow=allowed.test"]);
     assert_reached(&home, &id, &["http://allowed.test/"], "you reached");
     let keeper = keeper(&home, &id);
@@ -476,7 +477,7 @@ fn large(outer: &Home) {
             }
             peak
         });
-        let script = format!("exec 3<>/dev/tcp/allowed.test/7004; head -c {SIZE} <&3 | tail -c 1 | wc -c");
+        let script = format!("exec 3<>/dev/tcp/allowed.test/7004; head -c {size} <&3 | tail -c 1 | wc -c");
         let got = home.start(&["exec", &id, "--", "bash", "-c", &script]).finish_within(Duration::from_secs(1200));
         is_over.store(true, Ordering::Relaxed);
         assert_eq!((got.code, got.text().as_str()), (0, "1\n"), "{got}");
@@ -484,6 +485,6 @@ fn large(outer: &Home) {
     });
     assert!(peak < before + MOST, "it took {} KiB, and {} KiB before", peak >> 10, before >> 10);
     let received = || -> u64 { home.json(&["stats", "--json", &id])["network_received_bytes"].as_u64().unwrap() };
-    eventually("it is counted", || received() >= SIZE);
+    eventually("it is counted", || received() >= size);
     home.close();
 }
