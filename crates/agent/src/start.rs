@@ -122,7 +122,8 @@ fn start() -> Result<Never, String> {
         stay_with_input()?;
     }
     // While this is the only thread: rights are each thread's own.
-    let redirected = config.egress.then(Redirected::begin).transpose().map_err(|error| format!("cannot redirect what leaves: {error}"))?;
+    let redirected =
+        config.egress.then(|| Redirected::begin(first)).transpose().map_err(|error| format!("cannot redirect what leaves: {error}"))?;
     let settings = Settings::new(config, guest.as_ref())?;
     let null = null().map_err(|errno| format!("cannot make an empty stdin: {errno}"))?;
     let processes = settings.rules.processes;

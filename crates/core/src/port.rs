@@ -36,6 +36,11 @@ impl ReadAhead {
         Self { ahead, stream }
     }
 
+    /// The stream behind the bytes.
+    pub const fn stream(&self) -> &Connection {
+        &self.stream
+    }
+
     /// What is left of the bytes, and the stream behind them.
     pub fn into_parts(self) -> (Bytes, Connection) {
         (self.ahead, self.stream)

@@ -47,7 +47,7 @@ pub(crate) struct Part {
 
 /// Tell what was decided about a sandbox's names and connections
 ///
-/// The oldest first; the newest four to eight MiB are kept. What comes is told by `/v1/events`.
+/// The oldest first; the newest four to eight MiB are kept, and of those before them the first of each. What comes is told by `/v1/events`.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/network/log", tag = "network", operation_id = "network_log", params(("id" = String, Path), Part),
     responses((status = 200, body = Listing<NetworkRecord>), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn log(app: May<Read>, Path(id): Path<String>, Query(part): Query<Part>) -> Answer<Json<Listing<NetworkRecord>>> {

@@ -62,17 +62,21 @@ pub(crate) struct Redirected {
 }
 
 impl Redirected {
-    /// Redirects, before any command runs and so before anybody else could take the ports, and gives up the right to change that for good.
+    /// Redirects, before any command runs and so before anybody else could take the ports, and gives up the right to change that for good. `is_guest`: the kernel is the
+    /// sandbox's alone, and its settings too.
     ///
     /// # Errors
     /// When the kernel refuses, or the ports cannot be had. That datagrams cannot leave is none, nor that connections can to a list of ports alone: the host is told
     /// ([`Host::no_datagrams`], [`Host::only_ports`]).
-    pub(crate) fn begin() -> io::Result<Self> {
+    pub(crate) fn begin(is_guest: bool) -> io::Result<Self> {
         let mut sockets = Sockets::open()?;
         // A kernel without them, or without the right to have them: then nothing is answered for what is outside.
         let diverted = Diverted::open(&sockets.datagrams);
         sockets.ports.datagrams = diverted.as_ref().ok().map(|diverted| diverted.port);
         let way = redirect::install(sockets.ports)?;
+        if is_guest {
+            redirect::remember_many();
+        }
         let listeners = match way {
             Way::Diverted | Way::Redirected => None,
             Way::Local => {

@@ -91,6 +91,17 @@ pub(super) fn install(ports: Ports) -> io::Result<Way> {
     Ok(Way::Redirected)
 }
 
+/// Lets a kernel of the sandbox's own remember as many redirected connections and questions as a host's does. One with little memory would remember so few of them
+/// (one for each 128 KiB, since Linux 5.15) that what comes beyond is dropped, and waits for a minute where it is to be answered at once. A kernel that does not redirect has no such setting.
+pub(super) fn remember_many() {
+    /// Some 320 bytes each, when they are there: a connection takes one, and a question for up to two minutes.
+    const MOST: u32 = 65_536;
+    const BUCKETS: u32 = 8192;
+    for (name, value) in [("buckets", BUCKETS), ("max", MOST)] {
+        let _ = std::fs::write(format!("/proc/sys/net/netfilter/nf_conntrack_{name}"), value.to_string());
+    }
+}
+
 /// Whether an error says that the kernel has no such packet filter, or not all of it: the whole, a family or an option of its, a table, a kind of chain or a target. A
 /// right that is missing, or rules that it does not understand, are none of these.
 fn is_absent(error: &io::Error) -> bool {

@@ -2,7 +2,10 @@
 
 use std::io::Write;
 
-use crate::support::{Case, Client, Home, Stage, eventually};
+use crate::{
+    egress_limits::own_memory,
+    support::{Case, Client, Home, Stage, eventually, processes_with},
+};
 
 pub const CASES: &[Case] = &[Case::new("crowd::each_of_many_sandboxes_reaches_what_is_its_own_and_nothing_else", apart)
     .on(&["container-root", "container-rootless"])
@@ -12,6 +15,9 @@ pub const CASES: &[Case] = &[Case::new("crowd::each_of_many_sandboxes_reaches_wh
 const EACH: usize = 5;
 /// Bytes that each says at a time, and hears again.
 const SAID: usize = 20_000;
+
+/// What whoever decides about one has of its own, on average.
+const KEEPER: u64 = 8 << 20;
 
 /// Opens connections to its own place, speaks on all of them, tries the places of others by name and by address, and then speaks on each again.
 const TRAFFIC: &str = "
@@ -86,6 +92,12 @@ fn apart(outer: &Home) {
     for (client, _) in &mut clients {
         client.wait_for_line("reached []");
     }
+    // With all of that open, and spoken, whoever decides about one takes little, and no thread or process for a connection.
+    let keepers: Vec<u32> =
+        ids.iter().flat_map(|id| processes_with(&format!("keeper\0--home\0{}\0{id}", home.state().display()))).collect();
+    assert_eq!(keepers.len(), count);
+    let memory: u64 = keepers.into_iter().map(own_memory).sum();
+    assert!(memory < count as u64 * KEEPER, "{count} keepers have {} KiB", memory >> 10);
     // While they all wait with open connections, every other one's network is taken away.
     let is_cut = |own: usize| own % 2 == 1;
     let cut = ids.iter().enumerate().filter(|(own, _)| is_cut(*own));

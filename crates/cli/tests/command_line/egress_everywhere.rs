@@ -7,15 +7,14 @@ use std::{
 
 use crate::{
     datagrams::files_of,
-    egress::{assert_reached, assert_refused, curl},
-    support::{Case, Finished, Home, Stage},
+    egress::{NAMELESS, assert_reached, assert_refused, curl},
+    support::{Case, EVERYWHERE, Finished, Home, OWN, OWN_SECOND, OWN_V6, Stage},
 };
 
-const WALLS: &[&str] =
-    &["container-root", "gvisor-root", "gvisor-rootless", "docker-runc", "docker-runsc", "qemu-tcg", "firecracker-jailed"];
-
 pub const CASES: &[Case] = &[
-    Case::new("egress::the_whole_policy_in_one_sandbox", whole).on(WALLS).staged().brief(),
+    Case::new("egress::the_whole_policy_in_one_sandbox", whole).on(EVERYWHERE).staged().brief(),
+    Case::new("egress::an_open_policy_reaches_the_internet_and_nothing_of_the_host", open).on(EVERYWHERE).staged().brief(),
+    Case::new("egress::whatever_root_inside_does_nothing_else_leaves", by_root).on(EVERYWHERE).staged().brief(),
     Case::new("egress::by_a_list_of_ports_where_the_kernel_has_no_packet_filter", unfiltered).on(&["qemu-tcg"]).staged().brief(),
 ];
 
@@ -30,6 +29,11 @@ fn whole(outer: &Home) {
     assert_reached(&home, &id, &["http://rebind.test/"], "you reached 93.184.215.14 as rebind.test");
     assert_refused(&home, &id, &["http://rebind.test/"]);
     assert_refused(&home, &id, &["-H", "Host: other.test", "http://allowed.test/"]);
+    assert_refused(&home, &id, &["-k", "--connect-to", "other.test:443:allowed.test:443", "https://other.test/"]);
+    assert_refused(&home, &id, NAMELESS);
+    assert_refused(&home, &id, &["-p", "-x", "http://allowed.test:80", "https://other.test/"]);
+    assert_refused(&home, &id, &["-k", "https://8.8.8.8/dns-query"]);
+    assert_refused(&home, &id, &["-g", "http://[::ffff:93.184.215.14]/"]);
     assert_refused(&home, &id, &["http://93.184.215.14/"]);
     assert_refused(&home, &id, &["-g", "http://[2606:4700::1111]/"]);
     // By another name server.
@@ -43,6 +47,84 @@ fn whole(outer: &Home) {
     for text in ["tcp 10.", "8.8.8.8", "2001:4860", "2606:4700", "denied.example"] {
         stage.assert_not_seen(text);
     }
+    home.close();
+}
+
+fn open(outer: &Home) {
+    let stage = Stage::new();
+    let _listener = stage.listen_on_host();
+    let home = stage.home(&outer.wall);
+    let id = home.create(&["--net", "open"]);
+    assert_reached(&home, &id, &["http://allowed.test/"], "you reached 93.184.215.14 as allowed.test");
+    let own = [OWN.to_string(), OWN_SECOND.to_string(), format!("[{OWN_V6}]"), format!("[::ffff:{OWN}]"), "203.0.113.1".to_owned()];
+    let special =
+        ["127.0.0.1", "[::1]", "10.0.0.5", "192.168.1.1", "169.254.169.254", "[::ffff:169.254.169.254]", "[fd00:ec2::254]", "[fe80::1]"];
+    let names = ["private.test", "metadata.test", "loop.test", "own.test", "second.test"];
+    for host in own.iter().map(String::as_str).chain(special).chain(names) {
+        assert_refused(&home, &id, &["-g", &format!("http://{host}/")]);
+    }
+    // A server of the internet that sends it to where machines of clouds tell who they are.
+    std::fs::create_dir(stage.folder().join("packages")).unwrap();
+    assert_refused(&home, &id, &["-L", "http://packages.test:8080/packages/away/"]);
+    let log = home.ok(&["net", "log", &id]);
+    assert!(
+        log.contains("169.254.169.254 is link-local, as are the metadata services of clouds, which only a rule with the address allows"),
+        "{log}"
+    );
+    for text in ["tcp 10.", "tcp 169.254", "tcp 192.168", "tcp 203", "tcp fd00", "tcp fe80", "tcp 127"] {
+        stage.assert_not_seen(text);
+    }
+    home.close();
+}
+
+/// What root inside may try without any program of its own. In a machine's own kernel some of it is done.
+const BY_ROOT: &[&str] = &[
+    "busybox ping -c 1 -W 1 93.184.215.14",
+    "busybox ping6 -c 1 -W 1 2606:4700::1111",
+    "busybox arping -c 1 -w 1 -I lo 93.184.215.15",
+    "busybox udhcpc -n -q -t 1 -T 1 -i lo",
+    "busybox ip link add net9 type dummy",
+    "busybox ip address add 10.0.0.5/32 dev lo",
+    "busybox ip route replace 10.0.0.0/8 dev lo",
+    "busybox ip route add default via 127.0.0.1 dev lo",
+    "busybox ip rule add priority 1 blackhole",
+    "busybox ip -6 route del local default dev lo",
+    "busybox ip route del local default dev lo",
+    "busybox ip route flush table main",
+    "busybox unshare -n true",
+    "busybox nsenter -t 1 -n busybox ip link set lo down",
+    "busybox ifconfig lo down",
+    "busybox rmmod nft_redir nf_tables",
+];
+
+fn by_root(outer: &Home) {
+    let stage = Stage::new();
+    let home = stage.home(&outer.wall);
+    let id = home.create(&["--net", "allow=allowed.test"]);
+    assert_reached(&home, &id, &["http://allowed.test/"], "you reached");
+    let has_own_kernel = home.wall.is_machine() || home.wall.is_gvisor();
+    let as_root = |line: &str| home.sandbar(&["exec", "-u", "0", &id, "--", "sh", "-c", line]);
+    for line in BY_ROOT {
+        let tried = as_root(line);
+        assert!(has_own_kernel || tried.code != 0, "{tried}");
+    }
+    let others = ["http://other.test/", "http://93.184.215.15/", "http://10.0.0.5/", "http://[2606:4700::1111]/"];
+    for address in others {
+        let (code, said) = curl(&home, &id, &["-g", address]);
+        assert!(code != 0 && (home.wall.is_machine() || code != 28), "{address}: {code}: {said}");
+    }
+    // A machine may have cut itself off.
+    if !home.wall.is_machine() {
+        assert_reached(&home, &id, &["http://allowed.test/"], "you reached");
+    }
+    // Nor is there more without the agent, where root can end it.
+    as_root("busybox kill -9 1; busybox killall5 -9; busybox kill -9 -1");
+    for address in others {
+        assert_ne!(curl(&home, &id, &["-g", address]).0, 0, "{address}");
+    }
+    assert_eq!(stage.pings(), 0);
+    let known = ["dns allowed.test", "tcp 93.184.215.14 80"];
+    assert!(stage.seen().iter().all(|line| known.contains(&line.as_str())), "{:?}", stage.seen());
     home.close();
 }
 

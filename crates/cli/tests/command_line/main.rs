@@ -11,6 +11,7 @@ mod datagrams;
 mod egress;
 mod egress_attacked;
 mod egress_everywhere;
+mod egress_limits;
 mod exits;
 mod faults;
 mod file_of_checkpoint;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         egress::CASES,
         egress_attacked::CASES,
         egress_everywhere::CASES,
+        egress_limits::CASES,
         datagrams::CASES,
         secrets::CASES,
         secrets_asked::CASES,

@@ -3,22 +3,24 @@
 use std::{
     path::Path,
     process::{Command, Stdio},
+    time::Duration,
 };
 
-use crate::support::{Case, Finished, Home, Stage};
-
-const WALLS: &[&str] = &["container-root", "container-rootless", "gvisor-root", "gvisor-rootless"];
+use crate::support::{Case, EVERYWHERE, Finished, Home, Stage};
 
 pub const CASES: &[Case] = &[
-    Case::new("packages::pip_installs", pip).on(WALLS).staged().needs_beside(&["/usr/bin/python3", "/usr/lib/python3/dist-packages/pip"]),
-    Case::new("packages::apt_in_a_microvm", apt_there)
-        .on(&["firecracker-jailed"])
+    Case::new("packages::pip_installs", pip)
+        .on(EVERYWHERE)
+        .staged()
+        .needs_beside(&["/usr/bin/python3", "/usr/lib/python3/dist-packages/pip"]),
+    Case::new("packages::apt_in_a_virtual_machine", apt_there)
+        .on(&["qemu-tcg", "firecracker-jailed"])
         .staged()
         .needs_beside(&["/usr/bin/apt-get", "/usr/bin/dpkg-deb"])
         .brief(),
-    Case::new("packages::apt_updates_and_downloads", apt).on(WALLS).staged().needs_beside(&["/usr/bin/apt-get", "/usr/bin/dpkg-deb"]),
-    Case::new("packages::git_clones", git).on(WALLS).staged().needs_beside(&["/usr/bin/git"]),
-    Case::new("packages::npm_installs", npm).on(WALLS).staged().needs_beside(&["/usr/bin/npm", "/usr/bin/node"]),
+    Case::new("packages::apt_updates_and_downloads", apt).on(EVERYWHERE).staged().needs_beside(&["/usr/bin/apt-get", "/usr/bin/dpkg-deb"]),
+    Case::new("packages::git_clones", git).on(EVERYWHERE).staged().needs_beside(&["/usr/bin/git"]),
+    Case::new("packages::npm_installs", npm).on(EVERYWHERE).staged().needs_beside(&["/usr/bin/npm", "/usr/bin/node"]),
 ];
 
 /// Where packages are: without TLS and with it.
@@ -49,7 +51,9 @@ impl Shop {
     }
 
     fn run(&self, line: &str) -> Finished {
-        self.home.sandbar(&["exec", &self.id, "--", "bash", "-euc", line])
+        /// An emulated processor takes its time.
+        const PATIENCE: Duration = Duration::from_secs(300);
+        self.home.start(&["exec", &self.id, "--", "bash", "-euc", line]).finish_within(PATIENCE)
     }
 
     fn ok(&self, line: &str) -> String {

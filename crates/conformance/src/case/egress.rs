@@ -47,7 +47,7 @@ pub(super) const WITH_MEMORY: &[Feature] = &[NetworkOpen, NetworkRules, Feature:
 
 pub(super) type Asking = Box<dyn EgressStream>;
 
-fn with_network() -> SandboxSpec {
+pub(super) fn with_network() -> SandboxSpec {
     SandboxSpec { network: Network::Open, ..SandboxSpec::default() }
 }
 
@@ -72,7 +72,7 @@ fn name(text: &str) -> Result<Wanted, Failure> {
     Ok(Wanted::Name(text.parse()?))
 }
 
-fn address(text: &str) -> Result<Wanted, Failure> {
+pub(super) fn address(text: &str) -> Result<Wanted, Failure> {
     let address: std::net::SocketAddr = text.parse().map_err(|error| Failure::new(format!("{text}: {error}")))?;
     Ok(Wanted::Connection(RemoteHost::Address(address.ip()), address.port()))
 }
@@ -433,7 +433,7 @@ async fn it_holds_after_a_stop_and_a_start(context: &Context) -> Result<(), Fail
     is_asked_and_refused(&sandbox, &mut asking).await
 }
 
-async fn is_refused(asking: &mut Asking, wanted: &Wanted) -> Result<(), Failure> {
+pub(super) async fn is_refused(asking: &mut Asking, wanted: &Wanted) -> Result<(), Failure> {
     let question = asked(asking, wanted).await?;
     Ok(asking.answer(question.id, false).await?)
 }
@@ -453,7 +453,7 @@ async fn is_reset(sandbox: &Sandbox, decided: impl Future<Output = Result<(), Fa
     Ok(())
 }
 
-async fn begin(sandbox: &Sandbox, words: &[&str]) -> Result<ExecStream, Failure> {
+pub(super) async fn begin(sandbox: &Sandbox, words: &[&str]) -> Result<ExecStream, Failure> {
     Ok(sandbox.exec_stream(ExecRequest::argv(std::iter::once(guest::COMMAND).chain(words.iter().copied()))).await?)
 }
 

@@ -8,20 +8,62 @@ use std::{
     time::Duration,
 };
 
-use sandbar_core::{CheckpointKind, CheckpointOptions, ErrorKind};
-use tokio::task::JoinSet;
+use sandbar_core::{CheckpointKind, CheckpointOptions, ErrorKind, Feature};
+use tokio::{io::AsyncReadExt, task::JoinSet};
 
-use super::egress::{WITH_MEMORY, open};
+use super::{
+    egress::{WITH_MEMORY, address, begin, is_refused, open, with_network},
+    memory::with_memory,
+};
 use crate::{
     Context, Failure,
     Reach::Shell,
     failure::{ensure, ensure_eq},
+    guest,
     sandbox::soon,
     suite::cases,
 };
 
 cases! { "egress";
     whoever_decides_may_come_back_while_memory_is_saved [.needs(WITH_MEMORY).reach(&[Shell])],
+    what_is_loaded_is_asked_for_from_its_first_packet_on [.needs(LOADED).reach(&[Shell])],
+}
+
+const LOADED: &[Feature] = &[Feature::NetworkOpen, Feature::NetworkRules, Feature::MemoryCheckpoint, Feature::Fork, Feature::Restore];
+
+async fn what_is_loaded_is_asked_for_from_its_first_packet_on(context: &Context) -> Result<(), Failure> {
+    let target = "93.184.215.14:80";
+    let (sandbox, mut asking) = open(context).await?;
+    // One that has left and says no more, and one that tries for ever.
+    let left = begin(&sandbox, &["talk", "93.184.215.14:443", "hello"]).await?.pid;
+    let question = soon("a question", asking.next()).await??;
+    let mut stream = sandbox.leave(question.id).await?;
+    stream.read_exact(&mut [0; 5]).await?;
+    let line = format!("while :; do {} talk {target} hello; echo tried; done", guest::COMMAND);
+    let trying = sandbox.start_shell(&line).await?.pid;
+    is_refused(&mut asking, &address(target)?).await?;
+    let into = context.host_folder("loaded")?;
+    let saved = match sandbox.checkpoint(CheckpointOptions { kind: CheckpointKind::Memory, into: into.clone() }).await {
+        Ok(saved) => (into, saved),
+        Err(refusal) => {
+            ensure_eq!(refusal.kind(), ErrorKind::Conflict, "the refusal");
+            return Ok(());
+        }
+    };
+    let fork = context.fork_from(with_memory(&sandbox, &saved), with_network()).await?;
+    sandbox.kill(trying).await?;
+    sandbox.restore(with_memory(&sandbox, &saved)).await?;
+    for loaded in [&fork, &sandbox] {
+        // No command has begun: it is the process that was saved that asks. It is refused, and tries again.
+        let mut asking = loaded.egress().await?;
+        for _ in 0..2 {
+            is_refused(&mut asking, &address(target)?).await?;
+        }
+        let ended = loaded.ended(left).await?;
+        ensure!(ended.status.is_some_and(|status| !status.success()), "what had left before was not broken off: {ended:?}");
+        loaded.kill(trying).await?;
+    }
+    Ok(())
 }
 
 async fn whoever_decides_may_come_back_while_memory_is_saved(context: &Context) -> Result<(), Failure> {

@@ -324,3 +324,6 @@ fn told(status: StatusCode, reason: &str) -> Response<Body> {
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,17 @@
 use std::{
+    any::Any,
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
-use sandbar_core::Connection;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sandbar_core::{Connection, ReadAhead};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::UnixStream,
+};
 
 /// A connection of which several have hold: it is closed when the last lets go. So whoever speaks on it may fail, and it can be reset before it is closed.
 #[derive(Clone)]
@@ -17,9 +22,25 @@ impl Held {
         Self(Arc::new(Mutex::new(connection)))
     }
 
+    /// Whether the other side has closed it altogether, and has not only said its end; where that can be seen.
+    pub(crate) fn is_closed(&self) -> bool {
+        is_closed(&self.lock())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Connection> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_closed(connection: &Connection) -> bool {
+    let any: &dyn Any = &**connection;
+    if let Some(socket) = any.downcast_ref::<UnixStream>() {
+        // What is asked for is nothing: that it is hung up is told always (poll(2)).
+        let mut asked = [PollFd::new(socket, PollFlags::empty())];
+        return poll(&mut asked, Some(&Timespec::default())).is_ok_and(|_| asked[0].revents().contains(PollFlags::HUP));
+    }
+    any.downcast_ref::<ReadAhead>().is_some_and(|ahead| is_closed(ahead.stream()))
+        || any.downcast_ref::<Held>().is_some_and(Held::is_closed)
 }
 
 impl AsyncRead for Held {
@@ -39,5 +60,25 @@ impl AsyncWrite for Held {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.lock()).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_has_closed_is_told_from_who_has_said_the_end() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let held = Held::new(Box::new(ReadAhead::new(Bytes::from_static(b"ahead"), Box::new(near))));
+        let held = Held::new(Box::new(ReadAhead::new(Bytes::new(), Box::new(held))));
+        assert!(!held.is_closed());
+        far.shutdown().await.unwrap();
+        assert!(!held.is_closed());
+        drop(far);
+        assert!(held.is_closed());
     }
 }

@@ -10,6 +10,8 @@ use std::{
 use sandbar_core::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::kept;
+
 /// The newest part. It becomes the older one when it has grown to [`MOST`].
 const NEW: &str = "network.log";
 /// The part before.
@@ -105,7 +107,13 @@ impl Writer {
         if file.as_ref().is_none_or(|(_, length)| *length >= MOST) {
             let new = self.folder.join(NEW);
             if fs::metadata(&new).is_ok_and(|metadata| metadata.len() >= MOST) {
-                fs::rename(&new, self.folder.join(OLD))?;
+                let old = self.folder.join(OLD);
+                let mut leaving = Vec::new();
+                if let Some(mut part) = open(&old)? {
+                    read_from(&mut part, 0, &mut leaving)?;
+                }
+                kept::keep(&self.folder, &leaving)?;
+                fs::rename(&new, old)?;
             }
             let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(&new)?;
             let length = opened.metadata()?.len();
@@ -119,7 +127,7 @@ impl Writer {
     }
 }
 
-/// The decisions about one sandbox, oldest first: the newest four to eight MiB of them.
+/// The decisions about one sandbox, oldest first: the newest four to eight MiB of them, and of those before them the first of each.
 #[derive(Debug)]
 pub struct NetworkLog {
     folder: PathBuf,
@@ -166,13 +174,27 @@ impl NetworkLog {
         if last.is_some() && new_number == last {
             return Ok(records);
         }
+        let is_first = self.at.is_none();
         let unread = [old.filter(|_| old_number != last && old_number != new_number), new];
         for mut part in unread.into_iter().flatten() {
             let end = read_from(&mut part, 0, &mut records)?;
             self.at = Some((part, end));
         }
+        if is_first {
+            let kept = kept::read(&self.folder)?;
+            records.splice(0..0, earlier(kept, &records));
+        }
         Ok(records)
     }
+}
+
+/// Those that are not among the records as well, as they are when a part is left while it is read.
+fn earlier(mut kept: Vec<NetworkRecord>, records: &[NetworkRecord]) -> Vec<NetworkRecord> {
+    if let Some(first) = records.first().map(|record| record.time_ms) {
+        let at_first = records.iter().take_while(|record| record.time_ms == first).count();
+        kept.retain(|record| record.time_ms < first || (record.time_ms == first && !records[..at_first].contains(record)));
+    }
+    kept
 }
 
 fn open(path: &Path) -> io::Result<Option<File>> {
@@ -244,6 +266,52 @@ mod tests {
         assert_eq!(log.read().unwrap(), []);
         writer.add(record(2));
         assert_eq!(log.read().unwrap(), [record(2)]);
+    }
+
+    #[test]
+    fn what_was_told_first_is_not_washed_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = Writer::new(folder.path().to_owned());
+        let of = |event, name: &str, number| NetworkRecord { event, name: Some(name.to_owned()), ..record(number) };
+        let told = [
+            of(NetworkEvent::Leak, "thief.example", 1),
+            of(NetworkEvent::Allowed, "allowed.example", 2),
+            of(NetworkEvent::Refused, "secret.example", 3),
+            NetworkRecord { port: Some(22), ..of(NetworkEvent::Refused, "secret.example", 4) },
+        ];
+        told.iter().for_each(|record| writer.add(record.clone()));
+        let again = of(NetworkEvent::Refused, "secret.example", 5);
+        writer.add(again.clone());
+        // Names that are all different, which is the best that somebody inside can do: more than both parts, and more than a share.
+        for number in 0..60_000 {
+            writer.add(of(NetworkEvent::Refused, &format!("{number:0200}"), 6 + number));
+        }
+        writer.add(of(NetworkEvent::Leak, "another.example", 70_000));
+        let read = NetworkLog::of(folder.path().to_owned()).read().unwrap();
+        assert_eq!(read[..4], told);
+        assert!(!read.contains(&again), "the same is kept twice");
+        assert_eq!(read.last().map(|record| record.time_ms), Some(70_000));
+        assert!(read.windows(2).all(|pair| pair[0].time_ms < pair[1].time_ms));
+        let size: u64 = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+        assert!(size < 2 * MOST + (300 << 10), "{size} bytes");
+        // A flood of leaks, too: the first of them stay.
+        for number in 0..60_000 {
+            writer.add(of(NetworkEvent::Leak, &format!("{number:0200}"), 80_000 + number));
+        }
+        let read = NetworkLog::of(folder.path().to_owned()).read().unwrap();
+        assert_eq!(read[..4], told);
+        assert!(read.iter().any(|record| record.time_ms == 70_000));
+    }
+
+    #[test]
+    fn what_is_kept_and_still_in_the_log_is_read_once() {
+        let mut old = record(1);
+        old.port = Some(1);
+        let (same, new) = (record(2), record(3));
+        let kept = vec![old.clone(), NetworkRecord { port: Some(2), ..same.clone() }, same.clone(), new.clone()];
+        let records = [same.clone(), same, new];
+        assert_eq!(earlier(kept.clone(), &records), kept[..2]);
+        assert_eq!(earlier(kept.clone(), &[]), kept);
     }
 
     #[test]

@@ -21,6 +21,7 @@
 //! | `shown` | the name that a client shows in the beginning: TLS's server name, HTTP's host |
 //! | `secret` | secrets, which are put into requests here and which the sandbox never sees |
 //! | `log` | [`NetworkLog`]: every decision, in the sandbox's folder |
+//! | `kept` | what stays of the log when its oldest part goes |
 //! | `reader` | [`NetworkReader`]: the same of another host as well |
 //! | `verbs` | [`Sandbox::set_network`](crate::Sandbox::set_network), [`Sandbox::network_log`](crate::Sandbox::network_log) |
 
@@ -30,6 +31,7 @@ mod exchange;
 mod flow;
 mod gate;
 mod held;
+mod kept;
 mod log;
 mod meter;
 mod own;

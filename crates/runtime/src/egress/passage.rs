@@ -296,6 +296,7 @@ impl Admitted {
         let refused = |reason: String| Some(self.refused(reason));
         let (host, place) = match shown {
             Shown::Nothing | Shown::NoHost => return None,
+            Shown::NoServerName => return self.nameless(),
             Shown::Unclear(what) => return Some(self.begins_with(what)),
             Shown::Host(host, place) => (host, place),
         };
@@ -310,6 +311,14 @@ impl Admitted {
             (None, Err(_)) if host.parse::<IpAddr>().is_ok_and(|shown| shown.to_canonical() == self.address) => None,
             (None, Err(_)) => refused(format!("{place} is {host}, and {} was connected to", self.address)),
         }
+    }
+
+    /// Why TLS is refused that names nobody: within it a server of many names may be asked for any of them. So where a name was resolved, it takes rules by which
+    /// the address alone may be connected to, as they are for clients that go to addresses.
+    fn nameless(&self) -> Option<Decision> {
+        let name = self.wish.name.as_ref()?;
+        let is_allowed = self.gate.policy().decide(&self.destination(None)).allowed;
+        (!is_allowed).then(|| self.refused(format!("TLS names no server, and {name} was resolved: no rule allows {} alone", self.address)))
     }
 
     fn destination<'a>(&self, name: Option<&'a DomainName>) -> Destination<'a> {

@@ -19,7 +19,7 @@ use sandbar_core::Decision;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, join},
     net::TcpStream,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -39,8 +39,9 @@ const LINE: Duration = Duration::from_secs(10);
 
 /// Bytes of a client that are read ahead.
 const AHEAD: usize = 8 << 10;
-/// How long a server may be silent to a client that has said its end.
+/// How long a server may be silent to a client that has said its end, and how often it is looked whether that one is still there.
 const ANSWER: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(1);
 /// How long, and how much, a client may still say to a server that has ended.
 const FAREWELL: Duration = Duration::from_secs(5);
 const MOST_REST: u64 = 16 << 20;
@@ -88,7 +89,7 @@ pub(super) async fn carry(
             let exchanged = between(outside, carriers, |near| exchange.run(Box::new(join(said, held.clone())), near, false));
             tokio::select! {
                 done = exchanged => done?,
-                left = leave(&mut reader, &mut ahead, received) => return Err(left),
+                left = leave(&mut reader, &mut ahead, received, || held.is_closed()) => return Err(left),
             }
             farewell(held).await;
             Ok(())
@@ -104,18 +105,29 @@ pub(super) async fn carry(
 }
 
 /// Reads ahead of whoever serves the requests, who does not look for an end while an answer is awaited. Returns when the client is gone: its connection is
-/// broken, or it has said its end and no answer has come for a while, whatever the server does.
-async fn leave(reader: &mut (impl AsyncRead + Unpin), ahead: &mut DuplexStream, received: &AtomicU64) -> io::Error {
+/// broken or closed, or it has said its end and no answer has come for a while, whatever the server does.
+async fn leave(
+    reader: &mut (impl AsyncRead + Unpin),
+    ahead: &mut DuplexStream,
+    received: &AtomicU64,
+    is_closed: impl Fn() -> bool,
+) -> io::Error {
     if let Err(error) = tokio::io::copy(reader, ahead).await
         && error.kind() != io::ErrorKind::BrokenPipe
     {
         return error;
     }
     let _ = ahead.shutdown().await;
+    let (mut before, mut since) = (received.load(Ordering::Relaxed), Instant::now());
     loop {
-        let before = received.load(Ordering::Relaxed);
-        sleep(ANSWER).await;
-        if received.load(Ordering::Relaxed) == before {
+        if is_closed() {
+            return io::Error::new(io::ErrorKind::ConnectionReset, "the client is gone");
+        }
+        sleep(LOOK).await;
+        let now = received.load(Ordering::Relaxed);
+        if now != before {
+            (before, since) = (now, Instant::now());
+        } else if since.elapsed() >= ANSWER {
             return io::Error::new(io::ErrorKind::TimedOut, "the client has ended, and no answer comes");
         }
     }
@@ -169,7 +181,7 @@ fn sort(seen: &[u8]) -> Option<Begun> {
     }
     match shown::read(seen) {
         Some(shown @ (Shown::NoHost | Shown::Host(..) | Shown::Unclear(_))) => Some(Begun::Request(shown)),
-        Some(Shown::Nothing) => Some(Begun::Other),
+        Some(Shown::Nothing | Shown::NoServerName) => Some(Begun::Other),
         None if seen.len() >= MOST => Some(Begun::Request(Shown::Unclear("a beginning without end"))),
         None if begins_with_method(seen) => None,
         // A server answers to it as it is, or not before it has come to its end.
@@ -239,7 +251,46 @@ impl Overseer for Requests {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_has_said_its_end_may_wait_as_long_as_the_server_is_not_silent() {
+        let ((mut client, mut reader), (_said, mut ahead)) = (duplex(AHEAD), duplex(AHEAD));
+        client.shutdown().await.unwrap();
+        let (received, begun) = (AtomicU64::new(0), Instant::now());
+        let speaks = async {
+            for _ in 0..3 {
+                sleep(ANSWER * 9 / 10).await;
+                received.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let (left, ()) = tokio::join!(leave(&mut reader, &mut ahead, &received, || false), speaks);
+        assert_eq!(left.kind(), io::ErrorKind::TimedOut);
+        let spoken = 3 * (ANSWER * 9 / 10);
+        assert!((spoken + ANSWER..=spoken + ANSWER + 2 * LOOK).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        // One that has closed it waits for nothing.
+        let begun = Instant::now();
+        let left = leave(&mut reader, &mut ahead, &received, || begun.elapsed() > 3 * LOOK).await;
+        assert_eq!(left.kind(), io::ErrorKind::ConnectionReset);
+        assert!(begun.elapsed() < 6 * LOOK, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_client_whose_connection_breaks_is_gone_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut reader, (_said, mut ahead)) = (listener.accept().await.unwrap().0, duplex(AHEAD));
+        let received = AtomicU64::new(0);
+        let mut left = pin!(leave(&mut reader, &mut ahead, &received, || false));
+        assert!(timeout(Duration::from_millis(10), &mut left).await.is_err(), "it is there still");
+        client.set_zero_linger().unwrap();
+        drop(client);
+        assert_eq!(timeout(ANSWER, left).await.unwrap().kind(), io::ErrorKind::ConnectionReset);
+    }
 
     #[test]
     fn what_may_be_a_request_is_waited_for_and_nothing_else() {

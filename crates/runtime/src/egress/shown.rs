@@ -17,8 +17,10 @@ const LINES: usize = 100;
 /// What a client shows of the name it wants to speak with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Shown {
-    /// Nothing: it is neither TLS nor HTTP, or it is TLS and names nobody.
+    /// Nothing: it is neither TLS nor HTTP.
     Nothing,
+    /// TLS that names nobody.
+    NoServerName,
     /// An HTTP request that names nobody.
     NoHost,
     /// A name or an address, lower case, and where it stands.
@@ -87,7 +89,7 @@ fn greeting(mut bytes: &[u8]) -> Option<Shown> {
         match acceptor.accept() {
             Ok(Some(accepted)) => {
                 let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
-                return Some(name.map_or(Shown::Nothing, |name| Shown::Host(name, Place::ServerName)));
+                return Some(name.map_or(Shown::NoServerName, |name| Shown::Host(name, Place::ServerName)));
             }
             Ok(None) => {}
             Err(_) => return unclear,
@@ -270,6 +272,28 @@ mod tests {
         }
     }
 
+    /// What a TLS client says first.
+    fn greeting_of(name: &'static str, with_name: bool) -> Vec<u8> {
+        let builder = rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into());
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        let mut config = builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+        config.enable_sni = with_name;
+        let mut greeting = Vec::new();
+        let mut client = rustls::ClientConnection::new(config.into(), name.try_into().unwrap()).unwrap();
+        client.write_tls(&mut greeting).unwrap();
+        greeting
+    }
+
+    #[test]
+    fn the_server_name_of_tls_is_read_and_its_lack_too() {
+        assert_eq!(read(&greeting_of("Example.com", true)), Some(Shown::Host("example.com".to_owned(), Place::ServerName)));
+        // To an address there is none.
+        for greeting in [greeting_of("example.com", false), greeting_of("192.0.2.1", true)] {
+            assert_eq!(read(&greeting), Some(Shown::NoServerName));
+            assert_eq!(read(&greeting[..greeting.len() - 1]), None);
+        }
+    }
+
     #[test]
     fn other_protocols_show_nothing() {
         assert!(matches!(shows("\x15\x03\x01\0\x02\x01\0"), Some(Shown::Unclear(_))));
@@ -282,7 +306,7 @@ mod tests {
     async fn passed(pieces: &[&[u8]]) -> (Vec<u8>, bool) {
         let (client, mut far) = tokio::io::duplex(1 << 20);
         let mut beginning = Beginning::new(client, |shown| match shown {
-            Shown::Nothing | Shown::NoHost => true,
+            Shown::Nothing | Shown::NoServerName | Shown::NoHost => true,
             Shown::Host(name, _) => name != "bad.com",
             Shown::Unclear(_) => false,
         });

@@ -45,7 +45,7 @@ impl Case {
         self
     }
 
-    /// Only where these are as well.
+    /// Only where these are as well; inside they are then too, behind walls with an image of their own.
     #[must_use]
     pub const fn needs_beside(mut self, programs: &'static [&'static str]) -> Self {
         self.beside = programs;
@@ -89,7 +89,7 @@ impl Case {
             Some(reason) if required => Err(Failed::from(format!("SANDBAR_REQUIRE asks for {}: {reason}", wall.name))),
             Some(reason) => Ok(Completion::ignored_with(reason)),
             None => {
-                let home = Home::new(&wall);
+                let home = Home::new(&wall.with_programs(self.beside));
                 (self.body)(&home);
                 home.close();
                 Ok(Completion::Completed)

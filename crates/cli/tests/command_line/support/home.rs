@@ -117,9 +117,7 @@ impl Home {
         std::fs::set_permissions(self.state(), std::fs::Permissions::from_mode(0o700)).unwrap();
         std::fs::write(self.state().join("sandbar.toml"), config).unwrap();
         self.wall.hand_over(&self.state());
-        if let Some(supplies) = &self.wall.supplies {
-            supplies.furnish(self, config);
-        }
+        self.wall.furnish(self, config);
     }
 
     /// Ends what the test made, and shows that nothing is left of it.

@@ -58,6 +58,11 @@ pub fn serve_if_asked() -> bool {
         drop(stream);
     });
     on(7006, |stream, address| drop(kept_http(stream, address)));
+    // It hears everything, and says nothing.
+    on(7008, |mut stream, address| {
+        let heard = io::copy(&mut stream, &mut io::sink());
+        say(&format!("{} {address} 7008", if heard.is_ok() { "end" } else { "reset" }));
+    });
     welcome::begin(std::path::Path::new(&folder), say);
     let mut tls = Command::new("setpriv");
     tls.args(["--pdeathsig", "KILL", "openssl", "s_server", "-quiet", "-www", "-accept", "443", "-key", "key.pem", "-cert", "cert.pem"]);

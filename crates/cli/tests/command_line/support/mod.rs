@@ -22,7 +22,7 @@ pub use leftovers::{assert_nothing_left, control_groups_with, ids_with_traces, l
 pub use registry::Registry;
 pub use stage::Stage;
 pub use terminal::Terminal;
-pub use wall::Wall;
+pub use wall::{EVERYWHERE, Wall};
 
 use std::time::{Duration, Instant};
 

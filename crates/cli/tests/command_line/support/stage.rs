@@ -162,10 +162,11 @@ impl Stage {
         Self { host, internet, seen, folder }
     }
 
-    /// Has somebody listen on its host at the addresses that look like the internet's: `the host` is what port 80 says, and UDP's port 7000 says everything again.
+    /// Has somebody listen on its host, at loopback, at the address that it has for the internet, and at those that look like the internet's: `the host` is what port 80 says, and UDP's port 7000 says everything again.
     pub fn listen_on_host(&self) -> HostListener {
         let mut command = self.command("/usr/bin/python3");
         command.args(["-c", LISTENER]);
+        command.args(["127.0.0.1", "203.0.113.1"]);
         command.args([OWN.to_string(), OWN_SECOND.to_string(), OWN_V6.to_string()]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
@@ -210,7 +211,8 @@ impl Stage {
         self.home_with(wall, &format!("authorities = {authorities:?}\n"))
     }
 
-    fn home_with(&self, wall: &Wall, config: &str) -> Home {
+    /// As [`home`](Self::home), with this in `sandbar.toml`.
+    pub fn home_with(&self, wall: &Wall, config: &str) -> Home {
         let home = Home::new(&wall.on_stage(self.host.child.id()));
         home.furnish(config);
         home

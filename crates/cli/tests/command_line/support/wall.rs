@@ -6,7 +6,22 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use super::supplies::{Need, Supplies};
+use super::{
+    Home,
+    supplies::{Need, Supplies},
+};
+
+/// Every wall with a network by rules. What is not brief runs behind the slow ones when somebody asks for the long tests.
+pub const EVERYWHERE: &[&str] = &[
+    "container-root",
+    "container-rootless",
+    "gvisor-root",
+    "gvisor-rootless",
+    "docker-runc",
+    "docker-runsc",
+    "qemu-tcg",
+    "firecracker-jailed",
+];
 
 /// A provider, and as whom it is used.
 #[derive(Debug, Clone)]
@@ -27,6 +42,8 @@ pub struct Wall {
     trial: Option<Arc<(PathBuf, OnceLock<Option<String>>)>>,
     /// What it needs beside the program, of those that are tried when a case is behind them.
     pub supplies: Option<Arc<Supplies>>,
+    /// Programs of this host that are inside, where not all of them are.
+    programs: &'static [&'static str],
 }
 
 impl Wall {
@@ -43,6 +60,7 @@ impl Wall {
             unavailable: None,
             trial: None,
             supplies: None,
+            programs: &[],
         };
         let mut walls = vec![wall("dangerous-host", "dangerous-host", None, &program)];
         for (name, rootless, provider) in
@@ -83,6 +101,22 @@ impl Wall {
         self
     }
 
+    /// Whether the kernel inside is gVisor's.
+    pub fn is_gvisor(&self) -> bool {
+        self.provider == "gvisor" || self.name == "docker-runsc"
+    }
+
+    /// Whether it is a machine, with a kernel of its own.
+    pub fn is_machine(&self) -> bool {
+        ["qemu", "firecracker"].contains(&self.provider)
+    }
+
+    /// The same with these programs of this host inside.
+    #[must_use]
+    pub fn with_programs(&self, programs: &'static [&'static str]) -> Self {
+        Self { programs, ..self.clone() }
+    }
+
     /// The same in the namespaces of a process.
     #[must_use]
     pub fn on_stage(&self, process: u32) -> Self {
@@ -120,8 +154,15 @@ impl Wall {
 
     /// What whoever makes a sandbox has to say.
     pub fn options(&self) -> Vec<&'static str> {
-        let more = self.supplies.as_ref().map_or(&[][..], |supplies| supplies.options());
+        let more = self.supplies.as_ref().map_or(&[][..], |supplies| supplies.options(self.programs));
         [&["--on", self.provider], more].concat()
+    }
+
+    /// Gives a state folder what the wall needs there, with this in `sandbar.toml`.
+    pub fn furnish(&self, home: &Home, config: &str) {
+        if let Some(supplies) = &self.supplies {
+            supplies.furnish(home, self.programs, config);
+        }
     }
 
     /// Gives a folder to the wall's user.

@@ -155,7 +155,7 @@ async fn sort(inside: &mut Held, outside: &mut Connection) -> Result<(Spoken, Ve
         }
         match shown::read(&seen) {
             Some(shown::Shown::Host(..) | shown::Shown::NoHost) => return Ok((Spoken::Http, seen)),
-            Some(shown::Shown::Nothing) => return Ok((Spoken::Other, seen)),
+            Some(shown::Shown::Nothing | shown::Shown::NoServerName) => return Ok((Spoken::Other, seen)),
             Some(shown::Shown::Unclear(what)) => return Err(Refusal::refused(format!("it begins with {what}")).into()),
             None if seen.len() >= MOST => return Err(Refusal::refused("it begins with a beginning without end".to_owned()).into()),
             None => {}
