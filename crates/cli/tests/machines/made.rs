@@ -11,8 +11,8 @@ use crate::world::{World, kernel};
 /// What one sandbox may take on the disk before it has written anything: an empty file system, in which it will write. Bytes.
 const LITTLE: u64 = 8 << 20;
 
-/// Sandboxes of one image have one root image, and those that were forked from one memory have one memory. Each has its own template when the kernel or the
-/// image is another, and goes on when that is removed.
+/// Sandboxes of one image have one root image, and those that were forked from one memory have one memory. Each has its own template when the kernel, the
+/// image or the monitor is another, and goes on when that is removed.
 pub fn is_shared(world: &World) {
     let first = world.create();
     let second = world.create();
@@ -68,6 +68,28 @@ pub fn is_shared(world: &World) {
     assert_eq!(world.ok(&["exec", &id, "--", "cat", "/other"]), "other", "on another kernel");
     assert!(templates().is_superset(&before) && templates().len() == before.len() + 1, "for another kernel: {before:?}, {:?}", templates());
     world.ok(&["rm", "-f", &id]);
+
+    if world.monitor.name == "firecracker" {
+        let before = templates();
+        another_firecracker(world);
+        let id = another("other");
+        assert_eq!(world.ok(&["exec", &id, "--", "cat", "/other"]), "other", "under another file of the monitor");
+        assert_eq!(templates().len(), before.len() + 1, "for another file of the monitor: {before:?}");
+        world.ok(&["rm", "-f", &id]);
+    }
+}
+
+/// The same program, as an installation of another version would come.
+fn another_firecracker(world: &World) {
+    let config = world.state().join("sandbar.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let named = text.lines().find_map(|line| line.strip_prefix("firecracker = ")).unwrap().trim_matches('"').to_owned();
+    let folder = world.state().parent().unwrap().join("monitor");
+    fs::create_dir(&folder).unwrap();
+    for program in ["firecracker", "jailer"] {
+        fs::copy(Path::new(&named).with_file_name(program), folder.join(program)).unwrap();
+    }
+    fs::write(&config, text.replace(&named, folder.join("firecracker").to_str().unwrap())).unwrap();
 }
 
 /// The machine of one sandbox.

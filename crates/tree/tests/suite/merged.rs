@@ -167,7 +167,7 @@ fn owners_are_told_or_everything_is_roots() {
     let own = layer.join("folder").metadata().unwrap();
     let owners = |as_root| {
         let pack = PackOptions { as_root, ..PackOptions::default() };
-        let (archive, _) = merged_as(&[layer.clone()], &MergeOptions { pack, ..MergeOptions::default() }).unwrap();
+        let (archive, _) = merged_as(std::slice::from_ref(&layer), &MergeOptions { pack, ..MergeOptions::default() }).unwrap();
         let mut archive = tar::Archive::new(archive.as_slice());
         let entries = archive.entries().unwrap().map(|entry| entry.unwrap());
         let of = |entry: tar::Entry<'_, _>| (entry.header().uid().unwrap(), entry.header().gid().unwrap());
