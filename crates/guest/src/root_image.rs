@@ -97,6 +97,8 @@ impl RootImage {
             hash.update([0]);
             hash.update(layer.as_os_str().as_encoded_bytes());
         }
+        // Whose its files are said to be is another content.
+        hash.update([0, u8::from(is_all_ours())]);
         let name = hex::encode(&hash.finalize()[..16]);
         Ok(format!("{name}{SUFFIX}"))
     }

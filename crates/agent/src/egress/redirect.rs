@@ -98,7 +98,11 @@ pub(super) fn remember_many() {
     const MOST: u32 = 65_536;
     const BUCKETS: u32 = 8192;
     for (name, value) in [("buckets", BUCKETS), ("max", MOST)] {
-        let _ = std::fs::write(format!("/proc/sys/net/netfilter/nf_conntrack_{name}"), value.to_string());
+        let setting = format!("/proc/sys/net/netfilter/nf_conntrack_{name}");
+        let is_less = std::fs::read_to_string(&setting).is_ok_and(|now| now.trim().parse().is_ok_and(|now: u32| now < value));
+        if is_less {
+            let _ = std::fs::write(setting, value.to_string());
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use rustix::{
     pipe::{PipeFlags, pipe_with},
-    process::{Pid, Rlimit, prlimit},
+    process::{Pid, Rlimit, getrlimit, prlimit},
 };
 use sandbar_core::{Context, Error, Journal, Lifetime, Resource, Result};
 
@@ -182,9 +182,10 @@ impl Place {
 
 /// Bounds what a monitor that was taken over could have of the host's memory: the machine's, and its own.
 fn bound(monitor: HostProcess, memory: u64) -> io::Result<()> {
-    let most = Some(memory.saturating_add(OWN_MEMORY));
-    let pid = i32::try_from(monitor.pid).ok().and_then(Pid::from_raw);
-    prlimit(pid, rustix::process::Resource::As, Rlimit { current: most, maximum: most })?;
+    let pid = i32::try_from(monitor.pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    // A user whose limit is lower already may not raise it.
+    let most = getrlimit(rustix::process::Resource::As).maximum.unwrap_or(u64::MAX).min(memory.saturating_add(OWN_MEMORY));
+    prlimit(Some(pid), rustix::process::Resource::As, Rlimit { current: Some(most), maximum: Some(most) })?;
     Ok(())
 }
 

@@ -342,7 +342,9 @@ fn flooded(outer: &Home) {
     assert_reached(&home, &id, &["http://allowed.test/"], "you reached");
     assert_refused(&home, &id, &["http://secret.denied.example/"]);
     assert_refused(&home, &id, &["http://10.0.0.5:81/"]);
-    home.start(&["exec", &id, "--", "/usr/bin/python3", "-c", FLOOD, &NAMES.to_string()]).finish_within(Duration::from_secs(300));
+    let flood =
+        home.start(&["exec", &id, "--", "/usr/bin/python3", "-c", FLOOD, &NAMES.to_string()]).finish_within(Duration::from_secs(600));
+    assert_eq!(flood.code, 0, "{flood}");
     let log = home.ok(&["net", "log", "--json", &id]);
     let records: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!((records.len() as u64) < NAMES, "nothing has left the log: {}", records.len());

@@ -7,8 +7,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::world::World;
 
-/// After this, `gc` has ended what gave no sign of life: two silences of 15 s, and the end.
-const GIVEN_UP: Duration = Duration::from_secs(50);
+/// After this, `gc` has ended what gave no sign of life: a silence of 15 s, one of 30 s, and the end.
+const GIVEN_UP: Duration = Duration::from_secs(70);
 
 /// Ends the machine in every way, and the process beside it.
 pub fn are_told(world: &World) {

@@ -65,7 +65,8 @@ fn is_open_to(wanted: &Wanted) -> bool {
     match host {
         RemoteHost::Name(name) => Policy::open().decide_name(name).allowed,
         RemoteHost::Address(address) => {
-            Policy::open().decide(&Destination { name: None, address: *address, is_own: false, port, protocol }).allowed
+            let is_own = own_address().is_some_and(|own| own == address.to_string());
+            Policy::open().decide(&Destination { name: None, address: *address, is_own, port, protocol }).allowed
         }
     }
 }

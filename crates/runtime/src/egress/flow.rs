@@ -1,7 +1,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -74,7 +74,8 @@ impl Passage {
             Ok(inside) => {
                 self.gate.tell(&self.wish, NetworkEvent::Allowed, &decision);
                 let Self { gate, wish, port, protocol, .. } = self;
-                let admitted = Admitted { gate, wish, port, protocol, address, decision, _place: place };
+                let is_nameless = AtomicBool::new(false);
+                let admitted = Admitted { gate, wish, port, protocol, address, decision, is_nameless, _place: place };
                 Some(Flow { admitted, inside, outside })
             }
             Err(error) => {

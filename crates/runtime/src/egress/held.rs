@@ -15,19 +15,26 @@ use tokio::{
 
 /// A connection of which several have hold: it is closed when the last lets go. So whoever speaks on it may fail, and it can be reset before it is closed.
 #[derive(Clone)]
-pub(crate) struct Held(Arc<Mutex<Connection>>);
+pub(crate) struct Held(Arc<Mutex<Inner>>);
+
+struct Inner {
+    connection: Connection,
+    /// Whether the end was said from here: then the other side's end looks like its going.
+    has_said_end: bool,
+}
 
 impl Held {
     pub(crate) fn new(connection: Connection) -> Self {
-        Self(Arc::new(Mutex::new(connection)))
+        Self(Arc::new(Mutex::new(Inner { connection, has_said_end: false })))
     }
 
-    /// Whether the other side has closed it altogether, and has not only said its end; where that can be seen.
+    /// Whether the other side has closed it altogether, and has not only said its end; where that can be seen, which it cannot after an end from here.
     pub(crate) fn is_closed(&self) -> bool {
-        is_closed(&self.lock())
+        let inner = self.lock();
+        !inner.has_said_end && is_closed(&inner.connection)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Connection> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -45,21 +52,23 @@ fn is_closed(connection: &Connection) -> bool {
 
 impl AsyncRead for Held {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.lock()).poll_read(context, buffer)
+        Pin::new(&mut self.lock().connection).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Held {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.lock()).poll_write(context, bytes)
+        Pin::new(&mut self.lock().connection).poll_write(context, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.lock()).poll_flush(context)
+        Pin::new(&mut self.lock().connection).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.lock()).poll_shutdown(context)
+        let mut inner = self.lock();
+        inner.has_said_end = true;
+        Pin::new(&mut inner.connection).poll_shutdown(context)
     }
 }
 
@@ -80,5 +89,14 @@ mod tests {
         assert!(!held.is_closed());
         drop(far);
         assert!(held.is_closed());
+    }
+
+    #[tokio::test]
+    async fn two_ends_are_no_close() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let mut held = Held::new(Box::new(near));
+        held.shutdown().await.unwrap();
+        far.shutdown().await.unwrap();
+        assert!(!held.is_closed());
     }
 }

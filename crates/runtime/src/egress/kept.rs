@@ -11,6 +11,8 @@ use super::{NetworkEvent, NetworkRecord};
 
 /// The file in the sandbox's folder.
 const FILE: &str = "network.log.first";
+/// What becomes that file.
+const NEW: &str = "network.log.first.new";
 /// Bytes of each kind of events: some thousand lines.
 const MOST: usize = 256 << 10;
 
@@ -40,8 +42,8 @@ impl Fact {
     }
 }
 
-/// The first line of each fact among those that have left the log, oldest first. So nobody inside washes away what he did before by asking for more: each kind
-/// of events has a share of its own, in which what came first stays.
+/// The first line of each fact among those that have left the log, oldest first: each kind of events has a share of its own, in which what came first stays. So
+/// nobody inside washes away what he did before by asking for more; who asks for much first can fill a share, and wash away what comes later.
 pub(super) fn read(folder: &Path) -> io::Result<Vec<NetworkRecord>> {
     match fs::read(folder.join(FILE)) {
         // A machine that lost its power may have left half a line.
@@ -51,26 +53,43 @@ pub(super) fn read(folder: &Path) -> io::Result<Vec<NetworkRecord>> {
     }
 }
 
-/// Keeps of lines that leave the log those that tell something new, as long as their kind has room.
+/// Keeps of lines that leave the log those that tell something new, as long as their kind has room. When it fails, what was kept before is still there.
 pub(super) fn keep(folder: &Path, leaving: &[NetworkRecord]) -> io::Result<()> {
-    let (mut known, mut used) = (BTreeSet::new(), BTreeMap::<NetworkEvent, usize>::new());
+    let mut kept = Kept::default();
     for record in read(folder)? {
-        *used.entry(record.event).or_default() += serde_json::to_vec(&record)?.len() + 1;
-        known.insert(Fact::of(&record));
+        kept.add(&record)?;
     }
-    let mut lines = Vec::new();
+    let before = kept.lines.len();
     for record in leaving {
-        let used = used.entry(record.event).or_default();
-        if *used >= MOST || !known.insert(Fact::of(record)) {
-            continue;
+        if kept.used.get(&record.event).is_none_or(|used| *used < MOST) {
+            kept.add(record)?;
         }
-        let begin = lines.len();
-        serde_json::to_writer(&mut lines, record)?;
-        lines.push(b'\n');
-        *used += lines.len() - begin;
     }
-    if lines.is_empty() {
+    if kept.lines.len() == before {
         return Ok(());
     }
-    OpenOptions::new().create(true).append(true).mode(0o600).open(folder.join(FILE))?.write_all(&lines)
+    let new = folder.join(NEW);
+    OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?.write_all(&kept.lines)?;
+    fs::rename(new, folder.join(FILE))
+}
+
+#[derive(Default)]
+struct Kept {
+    known: BTreeSet<Fact>,
+    /// Bytes of each kind.
+    used: BTreeMap<NetworkEvent, usize>,
+    lines: Vec<u8>,
+}
+
+impl Kept {
+    fn add(&mut self, record: &NetworkRecord) -> io::Result<()> {
+        if !self.known.insert(Fact::of(record)) {
+            return Ok(());
+        }
+        let begin = self.lines.len();
+        serde_json::to_writer(&mut self.lines, record)?;
+        self.lines.push(b'\n');
+        *self.used.entry(record.event).or_default() += self.lines.len() - begin;
+        Ok(())
+    }
 }

@@ -108,11 +108,10 @@ impl Writer {
             let new = self.folder.join(NEW);
             if fs::metadata(&new).is_ok_and(|metadata| metadata.len() >= MOST) {
                 let old = self.folder.join(OLD);
-                let mut leaving = Vec::new();
-                if let Some(mut part) = open(&old)? {
-                    read_from(&mut part, 0, &mut leaving)?;
+                // Whatever that meets, a full disk above all: the newest lines are worth more.
+                if let Err(error) = self.keep_first(&old) {
+                    tracing::warn!(folder = %self.folder.display(), %error, "cannot keep the first lines of the network log");
                 }
-                kept::keep(&self.folder, &leaving)?;
                 fs::rename(&new, old)?;
             }
             let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(&new)?;
@@ -124,6 +123,15 @@ impl Writer {
             *length += line.len() as u64;
         }
         Ok(())
+    }
+
+    /// Before a part goes.
+    fn keep_first(&self, part: &Path) -> io::Result<()> {
+        let mut leaving = Vec::new();
+        if let Some(mut part) = open(part)? {
+            read_from(&mut part, 0, &mut leaving)?;
+        }
+        kept::keep(&self.folder, &leaving)
     }
 }
 

@@ -2,7 +2,10 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -45,6 +48,8 @@ pub(super) struct Admitted {
     pub(super) protocol: Protocol,
     pub(super) address: IpAddr,
     pub(super) decision: Decision,
+    /// Whether TLS on it has named nobody: then the address alone has to be allowed, as long as it lasts.
+    pub(super) is_nameless: AtomicBool,
     pub(super) _place: Place,
 }
 
@@ -129,7 +134,8 @@ impl Passage {
             Ok(inside) => {
                 self.gate.tell(&self.wish, NetworkEvent::Allowed, &decision);
                 let Self { gate, wish, port, protocol, .. } = self;
-                let admitted = Admitted { gate, wish, port, protocol, address, decision, _place: place };
+                let is_nameless = AtomicBool::new(false);
+                let admitted = Admitted { gate, wish, port, protocol, address, decision, is_nameless, _place: place };
                 Some(Open { admitted, inside, outside })
             }
             Err(error) => {
@@ -242,7 +248,10 @@ impl Admitted {
         let mut changes = self.gate.changes();
         loop {
             let policy: Arc<Policy> = Arc::clone(&changes.borrow_and_update());
-            let now = policy.decide(&self.destination(self.wish.name.as_ref()));
+            let mut now = policy.decide(&self.destination(self.wish.name.as_ref()));
+            if now.allowed && self.is_nameless.load(Ordering::SeqCst) {
+                now = policy.decide(&self.destination(None));
+            }
             if !now.allowed {
                 return now;
             }
@@ -317,6 +326,8 @@ impl Admitted {
     /// the address alone may be connected to, as they are for clients that go to addresses.
     fn nameless(&self) -> Option<Decision> {
         let name = self.wish.name.as_ref()?;
+        // Before the rules are read: a change that comes then is decided about by whoever waits for one.
+        self.is_nameless.store(true, Ordering::SeqCst);
         let is_allowed = self.gate.policy().decide(&self.destination(None)).allowed;
         (!is_allowed).then(|| self.refused(format!("TLS names no server, and {name} was resolved: no rule allows {} alone", self.address)))
     }

@@ -82,14 +82,14 @@ pub(super) async fn carry(
             answer.say(true).await;
             let place = admitted.gate.large_exchanges.try_acquire();
             let buffers = if place.is_ok() { Buffers::LARGE } else { Buffers::SMALL };
-            let received = carriers[1].counters[0];
+            let passed = [carriers[0].counters[0], carriers[1].counters[0]];
             let (said, mut ahead) = duplex(AHEAD);
             let exchange = Exchange::new(Requests::new(Arc::clone(admitted)), buffers);
             let mut reader = Watched::new(held.clone(), admitted.watch());
             let exchanged = between(outside, carriers, |near| exchange.run(Box::new(join(said, held.clone())), near, false));
             tokio::select! {
                 done = exchanged => done?,
-                left = leave(&mut reader, &mut ahead, received, || held.is_closed()) => return Err(left),
+                left = leave(&mut reader, &mut ahead, passed, || held.is_closed()) => return Err(left),
             }
             farewell(held).await;
             Ok(())
@@ -105,31 +105,46 @@ pub(super) async fn carry(
 }
 
 /// Reads ahead of whoever serves the requests, who does not look for an end while an answer is awaited. Returns when the client is gone: its connection is
-/// broken or closed, or it has said its end and no answer has come for a while, whatever the server does.
+/// broken; or closed, and nothing of what it said before goes on; or it has said its end, and no answer has come for a while.
 async fn leave(
     reader: &mut (impl AsyncRead + Unpin),
     ahead: &mut DuplexStream,
-    received: &AtomicU64,
+    [sent, received]: [&AtomicU64; 2],
     is_closed: impl Fn() -> bool,
 ) -> io::Error {
-    if let Err(error) = tokio::io::copy(reader, ahead).await
-        && error.kind() != io::ErrorKind::BrokenPipe
-    {
-        return error;
-    }
-    let _ = ahead.shutdown().await;
-    let (mut before, mut since) = (received.load(Ordering::Relaxed), Instant::now());
-    loop {
-        if is_closed() {
-            return io::Error::new(io::ErrorKind::ConnectionReset, "the client is gone");
+    // A server that does not read holds back whoever reads ahead, who sees nothing of the client then.
+    let gone = async {
+        let passed = || [sent, received].map(|counter| counter.load(Ordering::Relaxed));
+        let mut before = passed();
+        loop {
+            sleep(LOOK).await;
+            let now = passed();
+            if now == before && is_closed() {
+                return io::Error::new(io::ErrorKind::ConnectionReset, "the client is gone");
+            }
+            before = now;
         }
-        sleep(LOOK).await;
-        let now = received.load(Ordering::Relaxed);
-        if now != before {
-            (before, since) = (now, Instant::now());
-        } else if since.elapsed() >= ANSWER {
-            return io::Error::new(io::ErrorKind::TimedOut, "the client has ended, and no answer comes");
+    };
+    let silent = async {
+        if let Err(error) = tokio::io::copy(reader, ahead).await
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            return error;
         }
+        let _ = ahead.shutdown().await;
+        let (mut before, mut since) = (received.load(Ordering::Relaxed), Instant::now());
+        while since.elapsed() < ANSWER {
+            sleep(LOOK).await;
+            let now = received.load(Ordering::Relaxed);
+            if now != before {
+                (before, since) = (now, Instant::now());
+            }
+        }
+        io::Error::new(io::ErrorKind::TimedOut, "the client has ended, and no answer comes")
+    };
+    tokio::select! {
+        error = silent => error,
+        error = gone => error,
     }
 }
 
@@ -261,22 +276,38 @@ mod tests {
     async fn a_client_that_has_said_its_end_may_wait_as_long_as_the_server_is_not_silent() {
         let ((mut client, mut reader), (_said, mut ahead)) = (duplex(AHEAD), duplex(AHEAD));
         client.shutdown().await.unwrap();
-        let (received, begun) = (AtomicU64::new(0), Instant::now());
+        let (sent, received, begun) = (AtomicU64::new(0), AtomicU64::new(0), Instant::now());
         let speaks = async {
             for _ in 0..3 {
                 sleep(ANSWER * 9 / 10).await;
                 received.fetch_add(1, Ordering::Relaxed);
             }
         };
-        let (left, ()) = tokio::join!(leave(&mut reader, &mut ahead, &received, || false), speaks);
+        let (left, ()) = tokio::join!(leave(&mut reader, &mut ahead, [&sent, &received], || false), speaks);
         assert_eq!(left.kind(), io::ErrorKind::TimedOut);
         let spoken = 3 * (ANSWER * 9 / 10);
         assert!((spoken + ANSWER..=spoken + ANSWER + 2 * LOOK).contains(&begun.elapsed()), "{:?}", begun.elapsed());
         // One that has closed it waits for nothing.
         let begun = Instant::now();
-        let left = leave(&mut reader, &mut ahead, &received, || begun.elapsed() > 3 * LOOK).await;
+        let left = leave(&mut reader, &mut ahead, [&sent, &received], || begun.elapsed() > 3 * LOOK).await;
         assert_eq!(left.kind(), io::ErrorKind::ConnectionReset);
         assert!(begun.elapsed() < 6 * LOOK, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_closes_is_seen_behind_a_server_that_does_not_read_and_what_it_said_goes_on() {
+        let ((mut client, mut reader), (_said, mut ahead)) = (duplex(4 * AHEAD), duplex(AHEAD));
+        client.write_all(&[b'x'; 2 * AHEAD]).await.unwrap();
+        let (sent, received, begun) = (AtomicU64::new(0), AtomicU64::new(0), Instant::now());
+        let goes_on = async {
+            for _ in 0..5 {
+                sent.fetch_add(1, Ordering::Relaxed);
+                sleep(LOOK / 2).await;
+            }
+        };
+        let (left, ()) = tokio::join!(leave(&mut reader, &mut ahead, [&sent, &received], || true), goes_on);
+        assert_eq!(left.kind(), io::ErrorKind::ConnectionReset);
+        assert!((2 * LOOK..6 * LOOK).contains(&begun.elapsed()), "{:?}", begun.elapsed());
     }
 
     #[tokio::test]
@@ -284,8 +315,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut reader, (_said, mut ahead)) = (listener.accept().await.unwrap().0, duplex(AHEAD));
-        let received = AtomicU64::new(0);
-        let mut left = pin!(leave(&mut reader, &mut ahead, &received, || false));
+        let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
+        let mut left = pin!(leave(&mut reader, &mut ahead, [&sent, &received], || false));
         assert!(timeout(Duration::from_millis(10), &mut left).await.is_err(), "it is there still");
         client.set_zero_linger().unwrap();
         drop(client);

@@ -68,11 +68,18 @@ pub(super) fn read(bytes: &[u8]) -> Option<Shown> {
     const HANDSHAKE: u8 = 22;
     const OTHERS: [u8; 4] = [20, 21, 23, 24];
     const VERSION: u8 = 3;
+    const CLIENT_HELLO: u8 = 1;
     match (bytes.first()?, bytes.get(1)) {
         (&HANDSHAKE, _) => greeting(bytes),
         // There are servers that let warnings go before the greeting.
         (kind, Some(&VERSION)) if OTHERS.contains(kind) => Some(Shown::Unclear("TLS without a greeting")),
         (kind, None) if OTHERS.contains(kind) => None,
+        // The greeting of SSL 2.0, which servers of old versions still take (RFC 5246, E.2): a length with its top bit set, then this. It can name nobody.
+        (first, _) if first & 0x80 != 0 => match bytes.get(2) {
+            None => None,
+            Some(&CLIENT_HELLO) => Some(Shown::NoServerName),
+            Some(_) => head(bytes),
+        },
         _ => head(bytes),
     }
 }
@@ -292,6 +299,15 @@ mod tests {
             assert_eq!(read(&greeting), Some(Shown::NoServerName));
             assert_eq!(read(&greeting[..greeting.len() - 1]), None);
         }
+    }
+
+    #[test]
+    fn a_greeting_of_old_names_nobody() {
+        // RFC 5246, E.2: its length, CLIENT-HELLO, TLS 1.2, lengths of ciphers, session and challenge.
+        let old = [0x80, 0x2e, 1, 3, 3, 0, 21, 0, 0, 0, 16];
+        assert_eq!(read(&old), Some(Shown::NoServerName));
+        assert_eq!((read(&old[..1]), read(&old[..2])), (None, None), "what may become one is waited for");
+        assert_eq!(read(&[0x80, 0x2e, 2]), Some(Shown::Nothing));
     }
 
     #[test]

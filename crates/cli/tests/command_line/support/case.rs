@@ -82,8 +82,8 @@ impl Case {
         let stageless = (self.staged && !rustix::process::geteuid().is_root()).then(|| "only root can build the stage".to_owned());
         let reason = missing.or(stageless);
         let name = format!("{}::{}", wall.name, self.name);
-        let is_long =
-            ["gvisor", "qemu", "firecracker"].contains(&wall.provider) && !self.brief && std::env::var_os("SANDBAR_LONG").is_none();
+        let is_slow = wall.is_gvisor() || wall.is_machine();
+        let is_long = is_slow && !self.brief && std::env::var_os("SANDBAR_LONG").is_none();
         Trial::ignorable_test(name, move || match reason.or_else(|| (!is_long).then(|| wall.lack()).flatten()) {
             None if is_long => Ok(Completion::ignored_with("behind another kernel it takes minutes: SANDBAR_LONG=1 asks for it")),
             Some(reason) if required => Err(Failed::from(format!("SANDBAR_REQUIRE asks for {}: {reason}", wall.name))),
