@@ -11,6 +11,9 @@ use crate::{image::HOST, root::BASE, runtime::Runtime};
 /// The name that asks for a choice, also where the configuration names a provider.
 pub(crate) const AUTO: &str = "auto";
 
+/// What a request has that says something about the network.
+const NETWORKS: [Feature; 3] = [Feature::NetworkNone, Feature::NetworkOpen, Feature::NetworkRules];
+
 /// A provider with the reason why it was chosen, which `inspect` shows.
 #[derive(Clone)]
 pub(crate) struct Choice {
@@ -72,11 +75,13 @@ impl Runtime {
     /// # Errors
     /// `NotFound` with the names there are; `Unavailable` with what each provider lacks when there is none.
     pub async fn provider_for(&self, name: &str) -> Result<Arc<dyn SandboxProvider>> {
-        let provider = Some(name).filter(|name| *name != AUTO);
-        self.choose(Wish { provider, ..Wish::default() }).await.map(|choice| choice.provider)
+        match name {
+            AUTO => self.provider_with(None, None, Vec::new()).await,
+            name => self.choose(Wish { provider: Some(name), ..Wish::default() }).await.map(|choice| choice.provider),
+        }
     }
 
-    /// The provider that is taken where none is named, and this is asked for.
+    /// The provider that is taken where none is named, and this is asked for; of what is not said the configuration's image and network, as when a sandbox is made.
     ///
     /// # Errors
     /// `Unavailable` with what each provider lacks when there is none; `Unsupported` when the configuration names one below the floor.
@@ -84,8 +89,12 @@ impl Runtime {
         &self,
         isolation: Option<Isolation>,
         image: Option<&str>,
-        features: Vec<Feature>,
+        mut features: Vec<Feature>,
     ) -> Result<Arc<dyn SandboxProvider>> {
+        let image = image.or(self.config().image.as_deref());
+        if !features.iter().any(|feature| NETWORKS.contains(feature)) {
+            features.extend(self.config().network.features());
+        }
         self.choose(Wish { isolation, image, features, ..Wish::default() }).await.map(|choice| choice.provider)
     }
 

@@ -183,6 +183,31 @@ async fn who_cannot_show_the_hosts_programs_takes_the_image_base_where_it_is() {
 }
 
 #[tokio::test]
+async fn who_only_asks_is_told_what_the_configurations_image_and_network_would_get() {
+    let limited = Fake::features().without(Feature::NetworkOpen);
+    let layered: FeatureSet = Fake::features().iter().chain([Feature::LayeredImage, Feature::HostImage]).collect();
+    let machine = Machine::new()
+        .with("container", Isolation::Namespaces, limited, None)
+        .with("kernel", Isolation::UserKernel, Fake::features(), None)
+        .with("machine", Isolation::Vm, layered, None);
+    let named = async |runtime: &Runtime, image: Option<&str>, features: Vec<Feature>| {
+        runtime.provider_with(None, image, features).await.unwrap().info().name
+    };
+    let plain = machine.runtime().await;
+    assert_eq!(named(&plain, None, Vec::new()).await, "container");
+    let config = RuntimeConfig { network: Network::Open, ..RuntimeConfig::new(machine.home.path()) };
+    let open = machine.runtime_with(config.clone()).await;
+    // The same as is taken when a sandbox is made.
+    assert_eq!(chosen(&open, CreateRequest::default()).await.0, "kernel");
+    assert_eq!(named(&open, None, Vec::new()).await, "kernel");
+    assert_eq!(open.provider_for("auto").await.unwrap().info().name, "kernel");
+    assert_eq!(named(&open, None, vec![Feature::LimitMemory]).await, "kernel");
+    assert_eq!(named(&open, None, vec![Feature::NetworkNone]).await, "container", "it was said");
+    let on_host = machine.runtime_with(RuntimeConfig { image: Some("host".into()), ..config }).await;
+    assert_eq!(named(&on_host, None, Vec::new()).await, "machine");
+}
+
+#[tokio::test]
 async fn where_nothing_will_do_each_provider_is_told_with_what_it_lacks() {
     let machine = Machine::new()
         .with("kernel", Isolation::UserKernel, Fake::features(), Some("runsc"))
