@@ -291,7 +291,8 @@ impl SandboxProvider for Remote {
             "id": request.id,
             "hostname": hostname(&request),
             "limits": request.spec.limits,
-            "provider": self.offer().await?.name,
+            // Where none is named, that host stays with the checkpoint's.
+            "provider": self.client.address.provider,
             "ttl_ms": ttl_ms(&request),
             "without_memory": from.memory.is_none(),
         });

@@ -11,7 +11,7 @@ use super::{
     client::Client,
     context::Contexts,
     elsewhere::Elsewhere,
-    provider::{AUTO, Remote},
+    provider::Remote,
     ssh::{Login, SshOptions},
 };
 
@@ -71,7 +71,7 @@ impl Remotes {
         claims: &Arc<[Claim]>,
     ) -> Result<Option<String>> {
         let address: Address = address.parse()?;
-        if address.provider.as_deref().is_some_and(|name| name != AUTO) {
+        if !address.leaves_the_choice() {
             return Ok(None);
         }
         let chosen = Remote::chosen(address, self.contexts.clone(), self.login.clone(), isolation, image, features).await?;

@@ -28,6 +28,7 @@ pub const CASES: &[Case] = &[
     ("what_crashed_there_is_cleared_up_from_here", what_crashed_there_is_cleared_up_from_here),
     ("a_checkpoint_there_leaves_as_a_file_here", a_checkpoint_there_leaves_as_a_file_here),
     ("a_host_that_chooses_meets_the_floor_and_the_needs", a_host_that_chooses_meets_the_floor_and_the_needs),
+    ("a_fork_stays_with_its_checkpoints_wall_of_that_host", a_fork_stays_with_its_checkpoints_wall_of_that_host),
 ];
 
 pub fn over_http(body: fn(&Way<'_>)) {
@@ -171,14 +172,18 @@ fn a_checkpoint_there_leaves_as_a_file_here(way: &Way<'_>) {
     way.says(&["checkpoint", "rm", "saved", "programs"]);
 }
 
+/// The provider of what `inspect` says.
+fn provider(says: &str) -> String {
+    serde_json::from_str::<Value>(says).unwrap()["provider"].as_str().unwrap().to_owned()
+}
+
 fn a_host_that_chooses_meets_the_floor_and_the_needs(way: &Way<'_>) {
-    let provider = |says: String| serde_json::from_str::<Value>(&says).unwrap()["provider"].as_str().unwrap().to_owned();
     // As it would for somebody who is there.
     for floor in ["namespaces", "user-kernel", "vm"] {
         let theirs = way.there.run(&["create", "--isolation", floor]);
         let word = |output: &Output| String::from_utf8(output.stdout.clone()).unwrap().trim_end().to_owned();
         let expected = theirs.status.success().then(|| {
-            let provider = provider(way.there.says(&["inspect", &word(&theirs)]));
+            let provider = provider(&way.there.says(&["inspect", &word(&theirs)]));
             way.there.says(&["rm", "-f", &word(&theirs)]);
             provider
         });
@@ -186,7 +191,7 @@ fn a_host_that_chooses_meets_the_floor_and_the_needs(way: &Way<'_>) {
         match expected {
             Some(expected) => {
                 assert!(ours.status.success(), "{floor}: {ours:?}");
-                assert_eq!(provider(way.says(&["inspect", &word(&ours)])), format!("{}/{expected}", way.on));
+                assert_eq!(provider(&way.says(&["inspect", &word(&ours)])), format!("{}/{expected}", way.on));
                 way.says(&["rm", "-f", &word(&ours)]);
             }
             None => {
@@ -199,8 +204,35 @@ fn a_host_that_chooses_meets_the_floor_and_the_needs(way: &Way<'_>) {
     let refused = way.complains(&["create", "--on", way.on, "--disk-rate", "1M"]);
     assert!(refused.contains("container does not have"), "{refused}");
     let plain = way.says(&["create", "--on", way.on]);
-    assert_eq!(provider(way.says(&["inspect", &plain])), way.container());
+    assert_eq!(provider(&way.says(&["inspect", &plain])), way.container());
     assert_eq!(way.says(&["exec", &plain, "--", "echo", "hello"]), "hello");
     way.says(&["rm", "-f", &plain]);
+    assert_eq!((way.here.ids().len(), way.there.ids().len()), (0, 0));
+}
+
+fn a_fork_stays_with_its_checkpoints_wall_of_that_host(way: &Way<'_>) {
+    let stays = |wall: &str, file: &str, options: &[&str]| {
+        let origin = way.says(&["create", "--on", &format!("{}/{wall}", way.on)]);
+        way.says(&["exec", &origin, "--", "sh", "-c", &format!("echo kept > {file}")]);
+        way.says(&[&["checkpoint", &origin, "--name", "saved"], options].concat());
+        // The host alone is no other wall of it.
+        for asked in [&[][..], &["--on", way.on], &["--on", &format!("{}/auto", way.on)]] {
+            let fork = way.says(&[&["fork", "saved"], asked].concat());
+            assert_eq!(provider(&way.says(&["inspect", &fork])), format!("{}/{wall}", way.on), "{asked:?}");
+            assert_eq!(provider(&way.there.says(&["inspect", &fork])), wall, "{asked:?}");
+            assert_eq!(way.says(&["exec", &fork, "--", "cat", file]), "kept");
+            way.says(&["rm", "-f", &fork]);
+        }
+        way.says(&["rm", "-f", &origin]);
+        way.says(&["checkpoint", "rm", "saved"]);
+    };
+    // Never chosen, only named.
+    stays("dangerous-host", "kept", &[]);
+    // Memory is bound to its wall.
+    let theirs = way.there.run(&["create", "--on", "gvisor"]);
+    if theirs.status.success() {
+        way.there.says(&["rm", "-f", String::from_utf8(theirs.stdout).unwrap().trim_end()]);
+        stays("gvisor", "/tmp/kept", &["--with-memory"]);
+    }
     assert_eq!((way.here.ids().len(), way.there.ids().len()), (0, 0));
 }
