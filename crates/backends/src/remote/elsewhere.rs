@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::{io::AsyncRead, sync::mpsc};
 
 use super::{
+    address::Address,
     client::{Ask, Client},
     marker::Marker,
     problem::{lost, strange},
@@ -27,6 +28,11 @@ pub struct Elsewhere {
 impl Elsewhere {
     pub(super) fn of(client: Client) -> Self {
         Self { client }
+    }
+
+    /// Whether a provider, by its name in the ledger, is one of this host's.
+    pub fn has(&self, provider: &str) -> bool {
+        Address::is_one(provider) && provider.parse::<Address>().is_ok_and(|address| address.origin() == self.client.address.origin())
     }
 
     /// Its images.

@@ -84,6 +84,13 @@ fn what_was_done_there_is_told_and_followed_from_here(way: &Way<'_>) {
     let of_it = way.says(&["audit", "--on", way.on, "web"]);
     assert!(of_it.lines().count() > 1 && of_it.lines().all(|line| line.contains(&id)), "{of_it}");
     assert_eq!(way.says(&["audit", "--on", way.on, "nobodys"]), "");
+    // One of the same name that is not there is not meant.
+    let ours = way.says(&["create", "--on", "dangerous-host", "--name", "twin"]);
+    let theirs = way.there.says(&["create", "--on", "dangerous-host", "--name", "twin"]);
+    let of_theirs = way.says(&["audit", "--on", way.on, "twin"]);
+    assert!(of_theirs.contains(&theirs) && !of_theirs.contains(&ours), "{of_theirs}");
+    way.says(&["rm", "-f", &ours]);
+    way.there.says(&["rm", "-f", &theirs]);
 
     let mut following = way.command(&["audit", "--on", way.on, "--follow", "web"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(following.stdout.take().unwrap()).lines().map(Result::unwrap);
