@@ -20,8 +20,6 @@ pub(crate) struct Choice {
     pub(crate) name: String,
     pub(crate) provider: Arc<dyn SandboxProvider>,
     pub(crate) reason: String,
-    /// Whether nobody named it: then a remembered probe spoke for it, and must not any more if it fails.
-    pub(crate) automatic: bool,
     /// Whether the reason says more than that the usual one was taken.
     pub(crate) notable: bool,
 }
@@ -122,7 +120,7 @@ impl Runtime {
                 (meeting, false) => format!("isolation {floor} may be available there with --on {meeting}"),
             }));
         }
-        Ok(Choice { name: name.to_owned(), provider, reason: reason.to_owned(), automatic: false, notable: false })
+        Ok(Choice { name: name.to_owned(), provider, reason: reason.to_owned(), notable: false })
     }
 
     async fn first_usable(&self, floor: Isolation, wish: &Wish<'_>) -> Result<Choice> {
@@ -169,7 +167,7 @@ impl Runtime {
                         reason = format!("{reason} (passed over: {})", passed_over.join("; "));
                     }
                     let notable = surprising || wish.isolation.is_some() || wish.provider.is_some();
-                    return Ok(Choice { name: (*name).to_owned(), provider: Arc::clone(provider), reason, automatic: true, notable });
+                    return Ok(Choice { name: (*name).to_owned(), provider: Arc::clone(provider), reason, notable });
                 }
                 Err((verdict, how)) => {
                     surprising = true;

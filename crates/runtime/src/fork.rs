@@ -101,7 +101,6 @@ impl Runtime {
             name: name.to_owned(),
             provider: self.provider(name)?,
             reason: format!("a fork of {}", checkpoint.id),
-            automatic: false,
             notable: false,
         };
         self.require_floor(&choice, &checkpoint.spec)?;

@@ -27,6 +27,7 @@ impl SandboxProvider for Posing {
 
     async fn probe(&self) -> Probe {
         match self.missing {
+            None if self.fake.failing().contains("probe") => self.fake.probe().await,
             None => Probe { usable: true, verdict: format!("{} works", self.name), hint: None },
             Some(missing) => Probe { usable: false, verdict: format!("{missing} is missing"), hint: Some(format!("install {missing}")) },
         }
@@ -205,6 +206,26 @@ async fn who_only_asks_is_told_what_the_configurations_image_and_network_would_g
     assert_eq!(named(&open, None, vec![Feature::NetworkNone]).await, "container", "it was said");
     let on_host = machine.runtime_with(RuntimeConfig { image: Some("host".into()), ..config }).await;
     assert_eq!(named(&on_host, None, Vec::new()).await, "machine");
+}
+
+#[tokio::test]
+async fn one_that_cannot_make_a_sandbox_is_tried_anew_whoever_named_it() {
+    let machine = Machine::new();
+    let fake = Fake::default();
+    let kernel = Posing { fake: fake.clone(), name: "kernel", isolation: Isolation::UserKernel, features: Fake::features(), missing: None };
+    let claim = Claim { provider: "kernel", features: Fake::features() };
+    let registry = machine.registry.clone().with(claim, Isolation::UserKernel, kernel);
+    let runtime = Runtime::open_with(RuntimeConfig::new(machine.home.path()), registry).await.unwrap();
+    let floor = || CreateRequest { isolation: Some(Isolation::UserKernel), ..CreateRequest::default() };
+    for request in [floor(), CreateRequest { provider: Some("kernel".into()), ..CreateRequest::default() }] {
+        // What was found is remembered, though it would be found otherwise now.
+        assert_eq!(chosen(&runtime, floor()).await.0, "kernel");
+        fake.failing().extend(["probe", "provision"]);
+        assert_eq!(runtime.create(request).await.unwrap_err().message(), "provision fails");
+        let error = runtime.create(floor()).await.unwrap_err();
+        assert!(error.message().contains("kernel: no folders here"), "{error}");
+        fake.failing().clear();
+    }
 }
 
 #[tokio::test]
