@@ -122,19 +122,29 @@ impl Runtime {
         // It ends when nothing comes any more.
         let writing = blocking(move || {
             let mut write = || {
+                let mut bytes = 0;
                 while let Some(piece) = coming.blocking_recv() {
                     into.write_all(&piece)?;
+                    bytes += piece.len() as u64;
                 }
-                into.flush()
+                into.flush()?;
+                Ok(bytes)
             };
-            write().context(OPERATION, || "cannot write the file".to_owned())
+            let written: std::io::Result<u64> = write();
+            written.context(OPERATION, || "cannot write the file".to_owned())
         });
         let options = [("flatten", options.flatten), ("thin", options.thin), ("without_memory", options.without_memory)];
         let folder = self.home().checkpoint(&row.id);
         let (written, fetched) = tokio::join!(writing, host.export_checkpoint(&folder, &options, pieces));
         // Where writing has failed, fetching has for that reason.
-        written?;
-        fetched
+        let bytes = written?;
+        let exported: Exported = fetched?;
+        if bytes != exported.bytes {
+            return Err(Error::new(ErrorKind::Corrupt, OPERATION, "what came from the other host is not the whole file")
+                .with("bytes", bytes)
+                .with("its bytes", exported.bytes));
+        }
+        Ok(exported)
     }
 }
 
