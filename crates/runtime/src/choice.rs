@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use rustix::process::geteuid;
-use sandbar_backends::{Provider, remote::Address};
+use sandbar_backends::{
+    Provider,
+    remote::{Address, Needs},
+};
 use sandbar_core::{Error, ErrorKind, Feature, FeatureSet, Isolation, Result, SandboxProvider, SandboxSpec};
 
 use crate::{image::HOST, root::BASE, runtime::Runtime};
@@ -59,7 +62,8 @@ impl Runtime {
             (None, Some(name)) if name != AUTO => (name.as_str(), "named by the configuration"),
             _ => return self.first_usable(floor, &wish).await,
         };
-        match self.providers().chosen_elsewhere(name, floor, wish.image, &wish.features).await? {
+        let needs = Needs { isolation: floor, image: wish.image, features: &wish.features };
+        match self.providers().chosen_elsewhere(name, &needs).await? {
             None => self.named(name, floor, wish.spec, reason),
             Some(chosen) => {
                 let choice = self.named(&chosen, floor, wish.spec, &format!("{reason}; the other host's choice among its providers"))?;

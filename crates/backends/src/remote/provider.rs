@@ -3,6 +3,7 @@ use std::{
     path::Path,
     sync::{Arc, Mutex, OnceLock},
     thread,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -24,6 +25,7 @@ use super::{
     handle::{Handle, remove, resource, user_text},
     lease::{LEASE, Lease},
     marker::Marker,
+    needs::Needs,
     problem::{OPERATION, strange},
     record::{Record, Seen},
     ssh::Login,
@@ -35,8 +37,11 @@ pub(super) const AUTO: &str = "auto";
 /// What both sides must understand.
 const PROTOCOL: u32 = 1;
 
+/// What a choice may take: that host may have to try each of its providers, and waits ten seconds for a program that hangs.
+const CHOOSING: Duration = Duration::from_secs(150);
+
 /// What no sandbox on another host has: images and folders of this one.
-const NEVER: [Feature; 4] = [Feature::HostImage, Feature::LayeredImage, Feature::VolumeReadOnly, Feature::VolumeReadWrite];
+pub(super) const NEVER: [Feature; 4] = [Feature::HostImage, Feature::LayeredImage, Feature::VolumeReadOnly, Feature::VolumeReadWrite];
 
 /// A provider of another sandbar.
 pub struct Remote {
@@ -64,23 +69,26 @@ impl Remote {
     }
 
     /// The one that a host chooses among its own for what is asked.
-    pub(super) async fn chosen(
-        host: Address,
-        contexts: Contexts,
-        login: Login,
-        isolation: Isolation,
-        image: Option<&str>,
-        features: &[Feature],
-    ) -> Result<Self> {
+    pub(super) async fn chosen(host: Address, contexts: Contexts, login: Login, needs: &Needs<'_>) -> Result<Self> {
         let auto = Self::at(host.origin(), contexts.clone(), login.clone());
-        let features: Vec<&str> = features.iter().filter(|feature| !NEVER.contains(feature)).map(|feature| feature.name()).collect();
-        let ask = Ask::get(format!("/v1/providers/{AUTO}"));
-        // What is not asked for is not said, so that a server of before takes the question.
-        let ask = if isolation > Isolation::None { ask.with("isolation", isolation.to_string()) } else { ask };
-        let ask = image.into_iter().fold(ask, |ask, image| ask.with("image", image));
-        let ask = if features.is_empty() { ask } else { ask.with("features", features.join(",")) };
-        // To choose it may have to try them.
-        let offer = auto.put(ask.slow()).await?;
+        let question = || Ask::get(format!("/v1/providers/{AUTO}")).within(CHOOSING);
+        let offer = match auto.put(needs.put_into(question())).await {
+            // A server of another version does not take all that is said. What it would choose without, may do; it is looked at as if it had been named.
+            Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                let offer = auto.put(question()).await?;
+                if offer.isolation < needs.isolation {
+                    let message = "the server is of a version that does not choose by a floor, or not by all that is needed";
+                    return Err(Error::new(ErrorKind::Unsupported, OPERATION, message)
+                        .with("its version", &offer.version)
+                        .with("its choice", &offer.name)
+                        .with("floor", needs.isolation)
+                        .with_hint(format!("name a provider of that host which has it: --on {}/PROVIDER", host.origin()))
+                        .with_source(error));
+                }
+                offer
+            }
+            answer => answer?,
+        };
         let chosen = Self::at(Address { provider: Some(offer.name.clone()), ..host }, contexts, login);
         Ok(Self { offer: OnceLock::from(offer), ..chosen })
     }
