@@ -62,7 +62,8 @@ impl Runtime {
             (None, Some(name)) if name != AUTO => (name.as_str(), "named by the configuration"),
             _ => return self.first_usable(floor, &wish).await,
         };
-        let needs = Needs { isolation: floor, image: wish.image, features: &wish.features };
+        let runtime = wish.spec.and_then(|spec| spec.runtime.as_deref());
+        let needs = Needs { isolation: floor, image: wish.image, features: &wish.features, runtime };
         match self.providers().chosen_elsewhere(name, &needs).await? {
             None => self.named(name, floor, wish.spec, reason),
             Some(chosen) => {
@@ -78,12 +79,13 @@ impl Runtime {
     /// `NotFound` with the names there are; `Unavailable` with what each provider lacks when there is none.
     pub async fn provider_for(&self, name: &str) -> Result<Arc<dyn SandboxProvider>> {
         match name {
-            AUTO => self.provider_with(None, None, Vec::new()).await,
+            AUTO => self.provider_with(None, None, Vec::new(), None).await,
             name => self.choose(Wish { provider: Some(name), ..Wish::default() }).await.map(|choice| choice.provider),
         }
     }
 
-    /// The provider that is taken where none is named, and this is asked for; of what is not said the configuration's image and network, as when a sandbox is made.
+    /// The provider that is taken where none is named, and this is asked for; of what is not said the configuration's image and network, as when a sandbox is made. A `runtime`
+    /// within it is asked for by its name.
     ///
     /// # Errors
     /// `Unavailable` with what each provider lacks when there is none; `Unsupported` when the configuration names one below the floor.
@@ -92,12 +94,17 @@ impl Runtime {
         isolation: Option<Isolation>,
         image: Option<&str>,
         mut features: Vec<Feature>,
+        runtime: Option<String>,
     ) -> Result<Arc<dyn SandboxProvider>> {
         let image = image.or(self.config().image.as_deref());
         if !features.iter().any(|feature| NETWORKS.contains(feature)) {
             features.extend(self.config().network.features());
         }
-        self.choose(Wish { isolation, image, features, ..Wish::default() }).await.map(|choice| choice.provider)
+        if runtime.is_some() && !features.contains(&Feature::Runtime) {
+            features.push(Feature::Runtime);
+        }
+        let spec = SandboxSpec { runtime, ..SandboxSpec::default() };
+        self.choose(Wish { isolation, image, features, spec: Some(&spec), ..Wish::default() }).await.map(|choice| choice.provider)
     }
 
     /// Refuses a provider below the configuration's floor.

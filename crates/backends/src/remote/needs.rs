@@ -1,6 +1,9 @@
 use sandbar_core::{Feature, Isolation};
 
-use super::{client::Ask, provider::NEVER};
+use super::{
+    client::Ask,
+    provider::{NEVER, RUNTIME},
+};
 
 /// What another host is to choose one of its providers for.
 #[derive(Debug, Clone, Copy)]
@@ -11,6 +14,8 @@ pub struct Needs<'a> {
     pub image: Option<&'a str>,
     /// What the specification needs.
     pub features: &'a [Feature],
+    /// The runtime within the provider, by which its isolation may be another.
+    pub runtime: Option<&'a str>,
 }
 
 impl Needs<'_> {
@@ -24,7 +29,8 @@ impl Needs<'_> {
     pub(super) fn put_into(&self, question: Ask) -> Ask {
         let floor = (self.isolation > Isolation::None).then(|| self.isolation.to_string());
         let features = Some(self.features()).filter(|features| !features.is_empty());
-        let said = [("isolation", floor), ("image", self.image.map(str::to_owned)), ("features", features)];
+        let [image, runtime] = [self.image, self.runtime].map(|word| word.map(str::to_owned));
+        let said = [("isolation", floor), ("image", image), ("features", features), (RUNTIME, runtime)];
         said.into_iter().fold(question, |question, (name, value)| match value {
             Some(value) => question.with(name, value),
             None => question,

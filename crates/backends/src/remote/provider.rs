@@ -1,7 +1,7 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     thread,
     time::Duration,
 };
@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use sandbar_core::{
     AttachRequest, Error, ErrorKind, Feature, FeatureSet, ImageKind, Isolation, Lifetime, Network, Probe, ProviderInfo, ProvisionRequest,
-    Resource, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider, Secret, SecretValue,
+    Resource, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider, SandboxSpec, Secret, SecretValue,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -34,6 +34,9 @@ use super::{
 /// The name by which a host is asked for its own choice.
 pub(super) const AUTO: &str = "auto";
 
+/// The word by which a provider's isolation with a runtime within it is asked for.
+pub(super) const RUNTIME: &str = "runtime";
+
 /// What both sides must understand.
 const PROTOCOL: u32 = 1;
 
@@ -47,6 +50,8 @@ pub(super) const NEVER: [Feature; 4] = [Feature::HostImage, Feature::LayeredImag
 pub struct Remote {
     client: Arc<Client>,
     offer: OnceLock<Offer>,
+    /// Its isolation with runtimes within it.
+    with_runtime: Mutex<BTreeMap<String, Isolation>>,
 }
 
 /// What a provider says of itself there.
@@ -65,7 +70,7 @@ struct Offer {
 impl Remote {
     /// The provider at an address. Speaks to nobody yet.
     pub(super) fn at(address: Address, contexts: Contexts, login: Login) -> Self {
-        Self { client: Arc::new(Client::new(address, contexts, login)), offer: OnceLock::new() }
+        Self { client: Arc::new(Client::new(address, contexts, login)), offer: OnceLock::new(), with_runtime: Mutex::default() }
     }
 
     /// The one that a host chooses among its own for what is asked.
@@ -90,7 +95,8 @@ impl Remote {
             answer => answer?,
         };
         let chosen = Self::at(Address { provider: Some(offer.name.clone()), ..host }, contexts, login);
-        Ok(Self { offer: OnceLock::from(offer), ..chosen })
+        // With a runtime in the question, the isolation in the answer is that of others too.
+        Ok(if needs.runtime.is_none() { Self { offer: OnceLock::from(offer), ..chosen } } else { chosen })
     }
 
     pub(super) fn address(&self) -> &Address {
@@ -123,24 +129,27 @@ impl Remote {
 
     /// The same from where nobody can wait.
     fn offer_now(&self) -> Result<&Offer> {
-        if let Some(offer) = self.offer.get() {
-            return Ok(offer);
+        self.offer.get().map_or_else(|| now(self.offer()), Ok)
+    }
+
+    /// Asks for its isolation with a runtime within it. A server of before takes no such question, and says what its provider is without one.
+    async fn isolation_with(&self, runtime: &str) -> Result<Isolation> {
+        let name = self.client.address.provider.as_deref().unwrap_or(AUTO);
+        match self.put(Ask::get(format!("/v1/providers/{name}")).with(RUNTIME, runtime)).await {
+            Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(self.offer().await?.isolation),
+            answer => Ok(answer?.isolation),
         }
-        let failed = || Error::new(ErrorKind::Internal, OPERATION, "no thread can be had to ask");
-        let ask = || {
-            thread::scope(|scope| {
-                let asking = thread::Builder::new().spawn_scoped(scope, || {
-                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                    runtime.map_err(|error| failed().with_source(error))?.block_on(self.offer())
-                });
-                asking.map_err(|error| failed().with_source(error))?.join().unwrap_or_else(|_| Err(failed()))
-            })
-        };
-        // The other host may take its time. Where others have the same thread, they get another one.
-        match Threads::try_current().map(|threads| threads.runtime_flavor()) {
-            Ok(RuntimeFlavor::MultiThread) => block_in_place(ask),
-            _ => ask(),
+    }
+
+    /// The same, once, from where nobody can wait.
+    fn isolation_with_now(&self, runtime: &str) -> Result<Isolation> {
+        let known = || self.with_runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(isolation) = known().get(runtime).copied() {
+            return Ok(isolation);
         }
+        let isolation = now(self.isolation_with(runtime))?;
+        known().insert(runtime.to_owned(), isolation);
+        Ok(isolation)
     }
 
     /// Has it made there, and tells the ledger. What was made is removed again if something fails.
@@ -247,6 +256,12 @@ impl SandboxProvider for Remote {
         }
     }
 
+    /// Where it cannot be asked with the runtime, as without.
+    fn isolation(&self, spec: &SandboxSpec) -> Isolation {
+        let with_runtime = spec.runtime.as_deref().and_then(|runtime| self.isolation_with_now(runtime).ok());
+        with_runtime.unwrap_or_else(|| self.info().isolation)
+    }
+
     fn is_elsewhere(&self) -> bool {
         true
     }
@@ -337,6 +352,25 @@ impl SandboxProvider for Remote {
     }
 }
 
+/// What comes of asking, from where nobody can wait.
+fn now<T: Send>(asking: impl Future<Output = Result<T>> + Send) -> Result<T> {
+    let failed = || Error::new(ErrorKind::Internal, OPERATION, "no thread can be had to ask");
+    let ask = || {
+        thread::scope(|scope| {
+            let asked = thread::Builder::new().spawn_scoped(scope, || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                runtime.map_err(|error| failed().with_source(error))?.block_on(asking)
+            });
+            asked.map_err(|error| failed().with_source(error))?.join().unwrap_or_else(|_| Err(failed()))
+        })
+    };
+    // The other host may take its time. Where others have the same thread, they get another one.
+    match Threads::try_current().map(|threads| threads.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(ask),
+        _ => ask(),
+    }
+}
+
 fn of_this_host() -> Error {
     Error::new(ErrorKind::Unsupported, OPERATION, "what only this host has cannot be begun from on another one")
 }
@@ -345,7 +379,7 @@ fn of_this_host() -> Error {
 mod tests {
     use std::path::PathBuf;
 
-    use sandbar_core::{NoJournal, RootSource, SandboxSpec, Secrets};
+    use sandbar_core::{NoJournal, RootSource, Secrets};
 
     use super::*;
 

@@ -99,13 +99,30 @@ mod tests {
         time::Duration,
     };
 
-    use sandbar_core::{ErrorKind, Feature, Isolation};
-    use serde_json::json;
+    use sandbar_core::{ErrorKind, Feature, Isolation, SandboxSpec};
+    use serde_json::{Value, json};
 
     use super::*;
 
-    /// Answers as a server of before does, whose choice is a container. Gives its address, and has what it was asked.
-    fn server_of_before() -> (String, Arc<Mutex<Vec<String>>>) {
+    /// What a server says of its container, which is as strong as this.
+    fn offer(isolation: Isolation) -> (&'static str, Value) {
+        let offer = json!({
+            "protocol": 1, "version": "0.0.1", "name": "container", "isolation": isolation, "features": ["limit-memory", "runtime"],
+            "description": "a container", "notes": [], "probe": null,
+        });
+        ("200 OK", offer)
+    }
+
+    /// A server of before takes no question with needs.
+    fn as_before(needs: Option<&str>) -> (&'static str, Value) {
+        match needs {
+            None | Some("probe=false") => offer(Isolation::Namespaces),
+            Some(_) => ("400 Bad Request", json!({ "kind": "invalid_input", "detail": "unknown field `features`", "status": 400 })),
+        }
+    }
+
+    /// Answers by the query. Gives its address, and has what it was asked.
+    fn server(answer: fn(Option<&str>) -> (&'static str, Value)) -> (String, Arc<Mutex<Vec<String>>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let questions = Arc::new(Mutex::new(Vec::new()));
@@ -121,16 +138,7 @@ mod tests {
                 }
                 let head = String::from_utf8(head).unwrap();
                 let question = head.split(' ').nth(1).unwrap().to_owned();
-                let (status, body) = match question.split_once('?') {
-                    None => {
-                        let offer = json!({
-                            "protocol": 1, "version": "0.0.1", "name": "container", "isolation": "namespaces", "features": ["limit-memory"],
-                            "description": "of before", "notes": [], "probe": null,
-                        });
-                        ("200 OK", offer)
-                    }
-                    Some(_) => ("400 Bad Request", json!({ "kind": "invalid_input", "detail": "unknown field `features`", "status": 400 })),
-                };
+                let (status, body) = answer(question.split_once('?').map(|(_, query)| query));
                 heard.lock().unwrap().push(question);
                 let body = body.to_string();
                 write!(client, "HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
@@ -142,10 +150,10 @@ mod tests {
     #[tokio::test]
     async fn a_server_of_before_chooses_without_the_needs_and_never_below_the_floor() {
         let home = tempfile::tempdir().unwrap();
-        let (address, questions) = server_of_before();
+        let (address, questions) = server(as_before);
         let remotes = Remotes::of(home.path(), SshOptions::default());
         let choose = async |isolation: Isolation, features: &[Feature]| {
-            remotes.choose(&address, &Needs { isolation, image: None, features }, &Arc::default()).await
+            remotes.choose(&address, &Needs { isolation, image: None, features, runtime: None }, &Arc::default()).await
         };
         let container = Some(format!("{address}/container"));
         assert_eq!(choose(Isolation::None, &[Feature::LimitMemory]).await.unwrap(), container);
@@ -160,6 +168,32 @@ mod tests {
         questions.lock().unwrap().clear();
         assert_eq!(choose(Isolation::None, &[Feature::HostImage]).await.unwrap(), container);
         assert_eq!(*questions.lock().unwrap(), ["/v1/providers/auto"]);
+    }
+
+    #[tokio::test]
+    async fn a_runtime_has_the_wall_that_the_other_host_says() {
+        let strong = SandboxSpec { runtime: Some("runsc".into()), ..SandboxSpec::default() };
+        let home = tempfile::tempdir().unwrap();
+        let remotes = Remotes::of(home.path(), SshOptions::default());
+        let (address, questions) = server(|needs| {
+            let is_strong = needs.is_some_and(|needs| needs.ends_with("runtime=runsc"));
+            offer(if is_strong { Isolation::UserKernel } else { Isolation::Namespaces })
+        });
+        let needs = Needs { isolation: Isolation::UserKernel, image: None, features: &[Feature::Runtime], runtime: Some("runsc") };
+        let chosen = remotes.choose(&address, &needs, &Arc::default()).await.unwrap().unwrap();
+        let asked = ["/v1/providers/auto?isolation=user-kernel&features=runtime&runtime=runsc"];
+        assert_eq!(*questions.lock().unwrap(), asked);
+        let container = remotes.get(&chosen, &Arc::default()).unwrap();
+        assert_eq!(container.isolation(&strong), Isolation::UserKernel);
+        // What was asked with a runtime is not said of others.
+        assert_eq!(container.isolation(&SandboxSpec::default()), Isolation::Namespaces);
+        assert_eq!(container.info().isolation, Isolation::Namespaces);
+        // And nothing is asked twice.
+        assert_eq!(container.isolation(&strong), Isolation::UserKernel);
+        assert_eq!(questions.lock().unwrap().len(), 3);
+
+        let (address, _) = server(as_before);
+        assert_eq!(remotes.get(&format!("{address}/container"), &Arc::default()).unwrap().isolation(&strong), Isolation::Namespaces);
     }
 
     /// Without that, one address of a host that says nothing would hold up all clients of a server.

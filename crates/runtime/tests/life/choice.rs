@@ -25,6 +25,11 @@ impl SandboxProvider for Posing {
         ProviderInfo { name: self.name.into(), isolation: self.isolation, features: self.features.clone(), ..self.fake.info() }
     }
 
+    /// With the runtime `strong` one level more than namespaces.
+    fn isolation(&self, spec: &SandboxSpec) -> Isolation {
+        if spec.runtime.as_deref() == Some("strong") { self.isolation.max(Isolation::UserKernel) } else { self.isolation }
+    }
+
     async fn probe(&self) -> Probe {
         match self.missing {
             None if self.fake.failing().contains("probe") => self.fake.probe().await,
@@ -192,7 +197,7 @@ async fn who_only_asks_is_told_what_the_configurations_image_and_network_would_g
         .with("kernel", Isolation::UserKernel, Fake::features(), None)
         .with("machine", Isolation::Vm, layered, None);
     let named = async |runtime: &Runtime, image: Option<&str>, features: Vec<Feature>| {
-        runtime.provider_with(None, image, features).await.unwrap().info().name
+        runtime.provider_with(None, image, features, None).await.unwrap().info().name
     };
     let plain = machine.runtime().await;
     assert_eq!(named(&plain, None, Vec::new()).await, "container");
@@ -206,6 +211,30 @@ async fn who_only_asks_is_told_what_the_configurations_image_and_network_would_g
     assert_eq!(named(&open, None, vec![Feature::NetworkNone]).await, "container", "it was said");
     let on_host = machine.runtime_with(RuntimeConfig { image: Some("host".into()), ..config }).await;
     assert_eq!(named(&on_host, None, Vec::new()).await, "machine");
+}
+
+#[tokio::test]
+async fn a_runtime_may_meet_a_floor_also_for_who_only_asks() {
+    let machine = Machine::new();
+    let runtime = machine.runtime().await;
+    let floor = Some(Isolation::UserKernel);
+    let with = async |word: &str| runtime.provider_with(floor, None, Vec::new(), Some(word.to_owned())).await;
+    assert_eq!(with("strong").await.unwrap().info().name, "container");
+    let spec = SandboxSpec { runtime: Some("strong".into()), ..SandboxSpec::default() };
+    let request = CreateRequest { isolation: floor, spec, ..CreateRequest::default() };
+    assert_eq!(chosen(&runtime, request).await.0, "container");
+    let refused = with("weak").await.err().unwrap();
+    assert!(refused.message().contains("container has only namespaces"), "{refused}");
+    // Who has no runtimes within it is passed over.
+    let without = Fake::features().without(Feature::Runtime);
+    let machine = Machine::new().with("container", Isolation::Namespaces, without, None).with(
+        "kernel",
+        Isolation::UserKernel,
+        Fake::features(),
+        None,
+    );
+    let found = machine.runtime().await.provider_with(None, None, Vec::new(), Some("strong".into())).await.unwrap();
+    assert_eq!(found.info().name, "kernel");
 }
 
 #[tokio::test]
