@@ -205,11 +205,16 @@ async fn a_file_that_nobody_waits_for_any_more_is_not_packed_any_further() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     client.abort();
-    while !server.get("/v1/audit?limit=1000").await["items"].as_array().unwrap().iter().any(|line| line["verb"] == "export") {
+    let outcome = loop {
+        let told = server.get("/v1/audit?limit=1000").await;
+        if let Some(line) = told["items"].as_array().unwrap().iter().find(|line| line["verb"] == "export") {
+            break line["outcome"].clone();
+        }
         assert!(Instant::now() < until, "it is packed on and on");
         tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert_eq!(staged(), 0);
+    };
+    // It was called off, and has not failed otherwise.
+    assert_eq!((outcome, staged()), (json!("conflict"), 0));
     // Nobody copies that.
     std::fs::remove_file(layer.join("vast")).unwrap();
 }

@@ -76,7 +76,7 @@ impl Runtime {
             let fetch = self.export_elsewhere(&row, options, into);
             tokio::select! {
                 fetched = fetch => return fetched,
-                () = stop => return Err(Error::new(ErrorKind::Conflict, OPERATION, "it was called off")),
+                () = stop => return Err(called_off()),
             }
         }
         let (mut root, pin) = self.resolve_again(&row.root.kind).await?;
@@ -106,7 +106,8 @@ impl Runtime {
             done = &mut work => return done,
             () = stop => stopper.say(),
         }
-        work.await
+        // It may have been done already. What breaks it off is no defect.
+        work.await.map_err(|error| called_off().with_source(error))
     }
 
     /// Has it written by the host that has it.
@@ -146,6 +147,10 @@ impl Runtime {
         }
         Ok(exported)
     }
+}
+
+fn called_off() -> Error {
+    Error::new(ErrorKind::Conflict, OPERATION, "it was called off")
 }
 
 fn check(row: &CheckpointRow, options: ExportOptions) -> Result<()> {
