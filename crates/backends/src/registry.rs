@@ -1,12 +1,12 @@
 use std::{path::PathBuf, sync::Arc};
 
-use sandbar_core::{Checked, Claim, Error, ErrorKind, Feature, Isolation, Result, SandboxProvider};
+use sandbar_core::{Checked, Claim, Error, ErrorKind, Isolation, Result, SandboxProvider};
 
 #[cfg(target_os = "linux")]
 use crate::{container, dangerous_host, docker, firecracker, gvisor, qemu};
 use crate::{
     options::{FirecrackerOptions, GvisorOptions, QemuOptions},
-    remote::{Address, Elsewhere, Remotes, SshOptions},
+    remote::{Address, Elsewhere, Needs, Remotes, SshOptions},
 };
 
 /// What every provider is made with.
@@ -162,16 +162,10 @@ impl Registry {
     ///
     /// # Errors
     /// As [`canonical`](Self::canonical); what the other side says when none of its providers will do, and `Unavailable` when it cannot be reached.
-    pub async fn chosen_elsewhere(
-        &self,
-        name: &str,
-        isolation: Isolation,
-        image: Option<&str>,
-        features: &[Feature],
-    ) -> Result<Option<String>> {
+    pub async fn chosen_elsewhere(&self, name: &str, needs: &Needs<'_>) -> Result<Option<String>> {
         let name = self.canonical(name)?;
         match self.remotes.as_ref().filter(|_| Address::is_one(&name)) {
-            Some(remotes) => remotes.choose(&name, isolation, image, features, &self.claims).await,
+            Some(remotes) => remotes.choose(&name, needs, &self.claims).await,
             None => Ok(None),
         }
     }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use rustix::process::geteuid;
-use sandbar_backends::{Provider, remote::Address};
+use sandbar_backends::{
+    Provider,
+    remote::{Address, Needs},
+};
 use sandbar_core::{Error, ErrorKind, Feature, FeatureSet, Isolation, Result, SandboxProvider, SandboxSpec};
 
 use crate::{image::HOST, root::BASE, runtime::Runtime};
@@ -11,14 +14,15 @@ use crate::{image::HOST, root::BASE, runtime::Runtime};
 /// The name that asks for a choice, also where the configuration names a provider.
 pub(crate) const AUTO: &str = "auto";
 
+/// What a request has that says something about the network.
+const NETWORKS: [Feature; 3] = [Feature::NetworkNone, Feature::NetworkOpen, Feature::NetworkRules];
+
 /// A provider with the reason why it was chosen, which `inspect` shows.
 #[derive(Clone)]
 pub(crate) struct Choice {
     pub(crate) name: String,
     pub(crate) provider: Arc<dyn SandboxProvider>,
     pub(crate) reason: String,
-    /// Whether nobody named it: then a remembered probe spoke for it, and must not any more if it fails.
-    pub(crate) automatic: bool,
     /// Whether the reason says more than that the usual one was taken.
     pub(crate) notable: bool,
 }
@@ -58,7 +62,9 @@ impl Runtime {
             (None, Some(name)) if name != AUTO => (name.as_str(), "named by the configuration"),
             _ => return self.first_usable(floor, &wish).await,
         };
-        match self.providers().chosen_elsewhere(name, floor, wish.image, &wish.features).await? {
+        let runtime = wish.spec.and_then(|spec| spec.runtime.as_deref());
+        let needs = Needs { isolation: floor, image: wish.image, features: &wish.features, runtime };
+        match self.providers().chosen_elsewhere(name, &needs).await? {
             None => self.named(name, floor, wish.spec, reason),
             Some(chosen) => {
                 let choice = self.named(&chosen, floor, wish.spec, &format!("{reason}; the other host's choice among its providers"))?;
@@ -72,11 +78,14 @@ impl Runtime {
     /// # Errors
     /// `NotFound` with the names there are; `Unavailable` with what each provider lacks when there is none.
     pub async fn provider_for(&self, name: &str) -> Result<Arc<dyn SandboxProvider>> {
-        let provider = Some(name).filter(|name| *name != AUTO);
-        self.choose(Wish { provider, ..Wish::default() }).await.map(|choice| choice.provider)
+        match name {
+            AUTO => self.provider_with(None, None, Vec::new(), None).await,
+            name => self.choose(Wish { provider: Some(name), ..Wish::default() }).await.map(|choice| choice.provider),
+        }
     }
 
-    /// The provider that is taken where none is named, and this is asked for.
+    /// The provider that is taken where none is named, and this is asked for; of what is not said the configuration's image and network, as when a sandbox is made. A `runtime`
+    /// within it is asked for by its name.
     ///
     /// # Errors
     /// `Unavailable` with what each provider lacks when there is none; `Unsupported` when the configuration names one below the floor.
@@ -84,9 +93,18 @@ impl Runtime {
         &self,
         isolation: Option<Isolation>,
         image: Option<&str>,
-        features: Vec<Feature>,
+        mut features: Vec<Feature>,
+        runtime: Option<String>,
     ) -> Result<Arc<dyn SandboxProvider>> {
-        self.choose(Wish { isolation, image, features, ..Wish::default() }).await.map(|choice| choice.provider)
+        let image = image.or(self.config().image.as_deref());
+        if !features.iter().any(|feature| NETWORKS.contains(feature)) {
+            features.extend(self.config().network.features());
+        }
+        if runtime.is_some() && !features.contains(&Feature::Runtime) {
+            features.push(Feature::Runtime);
+        }
+        let spec = SandboxSpec { runtime, ..SandboxSpec::default() };
+        self.choose(Wish { isolation, image, features, spec: Some(&spec), ..Wish::default() }).await.map(|choice| choice.provider)
     }
 
     /// Refuses a provider below the configuration's floor.
@@ -113,7 +131,7 @@ impl Runtime {
                 (meeting, false) => format!("isolation {floor} may be available there with --on {meeting}"),
             }));
         }
-        Ok(Choice { name: name.to_owned(), provider, reason: reason.to_owned(), automatic: false, notable: false })
+        Ok(Choice { name: name.to_owned(), provider, reason: reason.to_owned(), notable: false })
     }
 
     async fn first_usable(&self, floor: Isolation, wish: &Wish<'_>) -> Result<Choice> {
@@ -160,7 +178,7 @@ impl Runtime {
                         reason = format!("{reason} (passed over: {})", passed_over.join("; "));
                     }
                     let notable = surprising || wish.isolation.is_some() || wish.provider.is_some();
-                    return Ok(Choice { name: (*name).to_owned(), provider: Arc::clone(provider), reason, automatic: true, notable });
+                    return Ok(Choice { name: (*name).to_owned(), provider: Arc::clone(provider), reason, notable });
                 }
                 Err((verdict, how)) => {
                     surprising = true;

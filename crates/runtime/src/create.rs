@@ -172,7 +172,8 @@ impl Runtime {
                 Ok(sandbox)
             }
             Err(error) => {
-                if plan.choice.automatic && error.kind() == ErrorKind::Unavailable {
+                // Also of one that was named: another host's client names what was chosen here. A remembered probe must not speak for it any more.
+                if error.kind() == ErrorKind::Unavailable && !plan.choice.provider.is_elsewhere() {
                     self.ledger().delete_probe(&plan.choice.name)?;
                 }
                 let row = self.row(&id)?;

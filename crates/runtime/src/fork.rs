@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use sandbar_backends::remote::Address;
 use sandbar_core::{CheckpointKind, Error, ErrorKind, Lifetime, Limits, Result, SandboxId, check_name};
 use tokio::{sync::Semaphore, task::JoinSet};
 
@@ -25,7 +26,7 @@ pub struct ForkOptions {
     pub limits: Option<Limits>,
     /// The name of the fork; with several, its beginning: `NAME-1`, `NAME-2` ….
     pub name: Option<String>,
-    /// The provider; that of the checkpoint when `None` or `auto`. Another one must take the checkpoint's image.
+    /// The provider; that of the checkpoint when `None` or `auto`, also where its host is named and no provider there. Another one must take the checkpoint's image.
     pub provider: Option<String>,
     /// Whether they outlive this process.
     pub lifetime: Lifetime,
@@ -91,14 +92,15 @@ impl Runtime {
     async fn fork_checkpoint(&self, checkpoint: &CheckpointRow, count: u32, options: ForkOptions) -> Result<Vec<Sandbox>> {
         /// Enough to keep the processors busy; more would only hold more descriptors.
         const AT_ONCE: usize = 16;
-        let name = options.provider.as_deref().filter(|name| *name != AUTO).unwrap_or(&checkpoint.provider);
-        let name = self.providers().canonical(name)?;
-        let name = name.as_str();
+        let name = match options.provider.as_deref().filter(|name| *name != AUTO) {
+            Some(name) => self.providers().canonical(name)?,
+            None => checkpoint.provider.clone(),
+        };
+        let name = if is_only_the_host_of(&name, &checkpoint.provider)? { checkpoint.provider.as_str() } else { &name };
         let choice = Choice {
             name: name.to_owned(),
             provider: self.provider(name)?,
             reason: format!("a fork of {}", checkpoint.id),
-            automatic: false,
             notable: false,
         };
         self.require_floor(&choice, &checkpoint.spec)?;
@@ -155,5 +157,38 @@ impl Runtime {
             }
         }
         Err(error)
+    }
+}
+
+/// Whether a name is the address of this provider's host, without one there.
+fn is_only_the_host_of(name: &str, provider: &str) -> Result<bool> {
+    if !Address::is_one(name) || !Address::is_one(provider) {
+        return Ok(false);
+    }
+    let address: Address = name.parse()?;
+    Ok(address.leaves_the_choice() && address.origin() == provider.parse::<Address>()?.origin())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_alone_names_no_other_provider_of_it() {
+        let only_the_host = |name: &str, provider: &str| is_only_the_host_of(name, provider).unwrap();
+        for name in ["https://farm", "https://farm/auto", "https://FARM:443/"] {
+            assert!(only_the_host(name, "https://farm/firecracker"), "{name}");
+        }
+        assert!(only_the_host("ssh://me@box", "ssh://me@box/qemu"));
+        for (name, provider) in [
+            ("https://farm/container", "https://farm/firecracker"),
+            ("https://other", "https://farm/firecracker"),
+            ("https://farm:8443", "https://farm/firecracker"),
+            ("ssh://you@box", "ssh://me@box/qemu"),
+            ("https://farm", "container"),
+            ("container", "https://farm/firecracker"),
+        ] {
+            assert!(!only_the_host(name, provider), "{name} {provider}");
+        }
     }
 }

@@ -64,6 +64,14 @@ impl Sandbox {
         self.shared.name.as_deref()
     }
 
+    /// The name of its provider; an address where that is on another host.
+    ///
+    /// # Errors
+    /// `NotFound` when it is gone.
+    pub fn provider(&self) -> Result<String> {
+        Ok(self.runtime.row(self.id())?.provider)
+    }
+
     /// Which provider was chosen and why, of a sandbox that was just made: where nobody named one, and the choice is not simply the usual one.
     /// `inspect` tells the reason of any.
     pub fn choice_remark(&self) -> Option<&str> {

@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::Json;
-use sandbar_core::{Error, ErrorKind, Feature, Isolation, Result, SandboxProvider};
+use sandbar_core::{Error, ErrorKind, Feature, Isolation, Result, SandboxProvider, SandboxSpec};
 use sandbar_runtime::{Address, Diagnosis, Runtime};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, time::Instant};
@@ -69,24 +69,29 @@ pub(crate) struct Question {
     image: Option<String>,
     /// Of `auto`: names of what is needed, with commas between.
     features: Option<String>,
+    /// The runtime within the provider that is to be used, as in the creation of a sandbox: its isolation is told.
+    runtime: Option<String>,
 }
 
 impl Question {
     /// Answers for a name.
     async fn provider(&self, runtime: &Runtime, name: &str) -> Result<Arc<dyn SandboxProvider>> {
-        if self.isolation.is_none() && self.image.is_none() && self.features.is_none() {
-            return runtime.provider_for(name).await;
-        }
         let bad = |message: &str| Error::new(ErrorKind::InvalidInput, "provider", message);
         if name != "auto" {
-            return Err(bad("what a provider is to have is asked of auto, which chooses one"));
+            let asks = self.isolation.is_some() || self.image.is_some() || self.features.is_some();
+            return if asks {
+                Err(bad("what a provider is to have is asked of auto, which chooses one"))
+            } else {
+                runtime.provider_for(name).await
+            };
         }
         let words = self.features.as_deref().unwrap_or_default().split(',').filter(|word| !word.is_empty());
         let known = |word: &str| {
             let found = Feature::ALL.iter().copied().find(|feature| feature.name() == word);
             found.ok_or_else(|| bad("this version knows no such feature").with("feature", format!("{word:?}")))
         };
-        runtime.provider_with(self.isolation, self.image.as_deref(), words.map(known).collect::<Result<_>>()?).await
+        let features = words.map(known).collect::<Result<_>>()?;
+        runtime.provider_with(self.isolation, self.image.as_deref(), features, self.runtime.clone()).await
     }
 }
 
@@ -141,7 +146,10 @@ pub(crate) async fn provider(app: May<Read>, Path(name): Path<String>, Query(que
         protocol: PROTOCOL,
         version: env!("CARGO_PKG_VERSION"),
         name: info.name,
-        isolation: info.isolation,
+        isolation: match question.runtime {
+            None => info.isolation,
+            runtime => provider.isolation(&SandboxSpec { runtime, ..SandboxSpec::default() }),
+        },
         features: info.features.iter().map(|feature| feature.name().to_owned()).collect(),
         description: info.description,
         notes: info.notes,

@@ -12,7 +12,10 @@ use http_body_util::StreamBody;
 use sandbar_core::{Error, ErrorKind};
 use sandbar_runtime::{ExportOptions, Exported, Imported};
 use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    sync::oneshot,
+};
 use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 use utoipa::IntoParams;
 
@@ -55,12 +58,18 @@ pub(crate) struct Leaving {
 pub(crate) async fn export(app: May<Use>, Path(checkpoint): Path<String>, Query(leaving): Query<Leaving>) -> Answer<impl IntoResponse> {
     let options = ExportOptions { flatten: leaving.flatten, thin: leaving.thin, without_memory: leaving.without_memory };
     let (reader, writer) = tokio::io::duplex(BUFFER);
-    // A client that goes away ends the reading, which ends the writing.
+    let (wanted, called_off) = oneshot::channel::<()>();
     let writing = tokio::spawn(async move {
-        app.runtime.export_checkpoint(&checkpoint, options, SyncIoBridge::new(writer), std::future::pending()).await
+        let stop = async {
+            let _ = called_off.await;
+        };
+        app.runtime.export_checkpoint(&checkpoint, options, SyncIoBridge::new(writer), stop).await
     });
-    let writing = async {
-        writing.await.unwrap_or_else(|error| Err(Error::new(ErrorKind::Internal, "checkpoint export", "a task failed").with_source(error)))
+    // It is wanted for as long as this is there: a client that goes away takes it along, also before the first byte, for which all layers are packed.
+    let writing = async move {
+        let written = writing.await;
+        drop(wanted);
+        written.unwrap_or_else(|error| Err(Error::new(ErrorKind::Internal, "checkpoint export", "a task failed").with_source(error)))
     };
     let mut reader = BufReader::with_capacity(BUFFER, reader);
     let begun = reader.fill_buf().await.is_ok_and(|first| !first.is_empty());

@@ -3,6 +3,8 @@ use std::{fmt, net::IpAddr, str::FromStr};
 use http::Uri;
 use sandbar_core::{Error, ErrorKind, Result};
 
+use super::provider::AUTO;
+
 /// How another sandbar is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Scheme {
@@ -57,6 +59,11 @@ impl Address {
     #[must_use]
     pub fn origin(&self) -> Self {
         Self { provider: None, ..self.clone() }
+    }
+
+    /// Whether it says whom one speaks to and nothing of a provider there, which that host then chooses.
+    pub fn leaves_the_choice(&self) -> bool {
+        self.provider.as_deref().is_none_or(|name| name == AUTO)
     }
 
     /// Host and port as in a `Host` header.

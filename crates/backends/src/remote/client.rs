@@ -95,7 +95,12 @@ impl Ask {
     }
 
     pub(super) fn slow(self) -> Self {
-        Self { patience: Some(SLOW), ..self }
+        self.within(SLOW)
+    }
+
+    /// With so much time for the head of the answer.
+    pub(super) fn within(self, patience: Duration) -> Self {
+        Self { patience: Some(patience), ..self }
     }
 }
 

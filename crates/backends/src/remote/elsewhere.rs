@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::{io::AsyncRead, sync::mpsc};
 
 use super::{
+    address::Address,
     client::{Ask, Client},
     marker::Marker,
     problem::{lost, strange},
@@ -27,6 +28,11 @@ pub struct Elsewhere {
 impl Elsewhere {
     pub(super) fn of(client: Client) -> Self {
         Self { client }
+    }
+
+    /// Whether a provider, by its name in the ledger, is one of this host's.
+    pub fn has(&self, provider: &str) -> bool {
+        Address::is_one(provider) && provider.parse::<Address>().is_ok_and(|address| address.origin() == self.client.address.origin())
     }
 
     /// Its images.
@@ -166,9 +172,15 @@ impl Elsewhere {
     ) -> Result<T> {
         let marker = Marker::read(folder)?.filter(|marker| marker.is_of(&self.client.address));
         let marker = marker.ok_or_else(|| Error::new(ErrorKind::Unsupported, "checkpoint export", "the checkpoint is not on that host"))?;
-        let ask = Ask::get(format!("/v1/checkpoints/{}/export", marker.checkpoint)).header(header::TE, "trailers".to_owned()).slow();
+        let ask = Ask::get(format!("/v1/checkpoints/{}/export", marker.checkpoint)).slow();
+        // Whoever says TE says of the connection that it has it (RFC 9110, section 10.1.4).
+        let ask = ask.header(header::CONNECTION, "TE".to_owned()).header(header::TE, "trailers".to_owned());
         let ask = options.iter().filter(|(_, wanted)| *wanted).fold(ask, |ask, (name, _)| ask.with(name, "true"));
-        let mut body = self.client.open(ask).await?.into_body();
+        let answer = self.client.open(ask).await?;
+        if !announces_its_end(answer.headers()) {
+            return Err(strange("the server is of a version that does not tell what it has written, or something between keeps that back"));
+        }
+        let mut body = answer.into_body();
         let mut end = HeaderMap::new();
         while let Some(frame) = body.frame().await {
             match frame.map_err(|error| lost("the file was cut off").with_source(error))?.into_data() {
@@ -185,6 +197,12 @@ impl Elsewhere {
     }
 }
 
+/// Whether it is said that the end will be told. Otherwise nothing need be read.
+fn announces_its_end(head: &HeaderMap) -> bool {
+    let announced = head.get_all(header::TRAILER).iter().filter_map(|value| value.to_str().ok());
+    announced.flat_map(|value| value.split(',')).any(|name| name.trim().eq_ignore_ascii_case(EXPORTED))
+}
+
 fn with_some<const COUNT: usize>(ask: Ask, parameters: [(&str, Option<&str>); COUNT]) -> Ask {
     parameters.into_iter().fold(ask, |ask, (key, value)| match value {
         Some(value) => ask.with(key, value),
@@ -195,4 +213,24 @@ fn with_some<const COUNT: usize>(ask: Ask, parameters: [(&str, Option<&str>); CO
 fn removal(kind: &str, name: &str) -> Ask {
     let name: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
     Ask::new(Method::DELETE, format!("/v1/{kind}/{name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn only_an_end_that_is_announced_is_waited_for() {
+        let head = |values: &[&'static str]| values.iter().map(|value| (header::TRAILER, HeaderValue::from_static(value))).collect();
+        for announced in
+            [&["sandbar-exported"][..], &["Sandbar-Exported"], &["expires, sandbar-exported"], &["expires", "sandbar-exported"]]
+        {
+            assert!(announces_its_end(&head(announced)), "{announced:?}");
+        }
+        for silent in [&[][..], &["expires"], &["sandbar-exported-not"]] {
+            assert!(!announces_its_end(&head(silent)), "{silent:?}");
+        }
+    }
 }

@@ -15,6 +15,7 @@
 //! | `client`, `body` | requests and WebSockets; what a request carries |
 //! | `problem` | errors, as they were |
 //! | `dial`, `tls`, `ssh` | byte streams to it |
+//! | `needs` | [`Needs`]: what another host is to choose a provider for |
 //! | `session` | a command, and its output over connections that are cut |
 //! | `tunnel`, `watch`, `open_ports` | a port, a watched path, which ports are open |
 //! | `elsewhere` | [`Elsewhere`]: images, kernels, templates and keys there |
@@ -29,6 +30,7 @@ mod elsewhere;
 mod handle;
 mod lease;
 mod marker;
+mod needs;
 mod open_ports;
 mod problem;
 mod provider;
@@ -43,6 +45,7 @@ mod watch;
 pub use address::Address;
 pub use context::{Contexts, Place};
 pub use elsewhere::Elsewhere;
+pub use needs::Needs;
 pub use provider::Remote;
 pub use remotes::Remotes;
 pub use ssh::{SshOptions, clean};

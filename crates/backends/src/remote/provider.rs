@@ -1,14 +1,15 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     thread,
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use sandbar_core::{
     AttachRequest, Error, ErrorKind, Feature, FeatureSet, ImageKind, Isolation, Lifetime, Network, Probe, ProviderInfo, ProvisionRequest,
-    Resource, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider, Secret, SecretValue,
+    Resource, RestoreRequest, Result, SandboxHandle, SandboxId, SandboxProvider, SandboxSpec, Secret, SecretValue,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -24,6 +25,7 @@ use super::{
     handle::{Handle, remove, resource, user_text},
     lease::{LEASE, Lease},
     marker::Marker,
+    needs::Needs,
     problem::{OPERATION, strange},
     record::{Record, Seen},
     ssh::Login,
@@ -32,16 +34,24 @@ use super::{
 /// The name by which a host is asked for its own choice.
 pub(super) const AUTO: &str = "auto";
 
+/// The word by which a provider's isolation with a runtime within it is asked for.
+pub(super) const RUNTIME: &str = "runtime";
+
 /// What both sides must understand.
 const PROTOCOL: u32 = 1;
 
+/// What a choice may take: that host may have to try each of its providers, and waits ten seconds for a program that hangs.
+const CHOOSING: Duration = Duration::from_secs(150);
+
 /// What no sandbox on another host has: images and folders of this one.
-const NEVER: [Feature; 4] = [Feature::HostImage, Feature::LayeredImage, Feature::VolumeReadOnly, Feature::VolumeReadWrite];
+pub(super) const NEVER: [Feature; 4] = [Feature::HostImage, Feature::LayeredImage, Feature::VolumeReadOnly, Feature::VolumeReadWrite];
 
 /// A provider of another sandbar.
 pub struct Remote {
     client: Arc<Client>,
     offer: OnceLock<Offer>,
+    /// Its isolation with runtimes within it.
+    with_runtime: Mutex<BTreeMap<String, Isolation>>,
 }
 
 /// What a provider says of itself there.
@@ -60,29 +70,33 @@ struct Offer {
 impl Remote {
     /// The provider at an address. Speaks to nobody yet.
     pub(super) fn at(address: Address, contexts: Contexts, login: Login) -> Self {
-        Self { client: Arc::new(Client::new(address, contexts, login)), offer: OnceLock::new() }
+        Self { client: Arc::new(Client::new(address, contexts, login)), offer: OnceLock::new(), with_runtime: Mutex::default() }
     }
 
     /// The one that a host chooses among its own for what is asked.
-    pub(super) async fn chosen(
-        host: Address,
-        contexts: Contexts,
-        login: Login,
-        isolation: Isolation,
-        image: Option<&str>,
-        features: &[Feature],
-    ) -> Result<Self> {
+    pub(super) async fn chosen(host: Address, contexts: Contexts, login: Login, needs: &Needs<'_>) -> Result<Self> {
         let auto = Self::at(host.origin(), contexts.clone(), login.clone());
-        let features: Vec<&str> = features.iter().filter(|feature| !NEVER.contains(feature)).map(|feature| feature.name()).collect();
-        let ask = Ask::get(format!("/v1/providers/{AUTO}"));
-        // What is not asked for is not said, so that a server of before takes the question.
-        let ask = if isolation > Isolation::None { ask.with("isolation", isolation.to_string()) } else { ask };
-        let ask = image.into_iter().fold(ask, |ask, image| ask.with("image", image));
-        let ask = if features.is_empty() { ask } else { ask.with("features", features.join(",")) };
-        // To choose it may have to try them.
-        let offer = auto.put(ask.slow()).await?;
+        let question = || Ask::get(format!("/v1/providers/{AUTO}")).within(CHOOSING);
+        let offer = match auto.put(needs.put_into(question())).await {
+            // A server of another version does not take all that is said. What it would choose without, may do; it is looked at as if it had been named.
+            Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                let offer = auto.put(question()).await?;
+                if offer.isolation < needs.isolation {
+                    let message = "the server is of a version that does not choose by a floor, or not by all that is needed";
+                    return Err(Error::new(ErrorKind::Unsupported, OPERATION, message)
+                        .with("its version", &offer.version)
+                        .with("its choice", &offer.name)
+                        .with("floor", needs.isolation)
+                        .with_hint(format!("name a provider of that host which has it: --on {}/PROVIDER", host.origin()))
+                        .with_source(error));
+                }
+                offer
+            }
+            answer => answer?,
+        };
         let chosen = Self::at(Address { provider: Some(offer.name.clone()), ..host }, contexts, login);
-        Ok(Self { offer: OnceLock::from(offer), ..chosen })
+        // With a runtime in the question, the isolation in the answer is that of others too.
+        Ok(if needs.runtime.is_none() { Self { offer: OnceLock::from(offer), ..chosen } } else { chosen })
     }
 
     pub(super) fn address(&self) -> &Address {
@@ -115,24 +129,27 @@ impl Remote {
 
     /// The same from where nobody can wait.
     fn offer_now(&self) -> Result<&Offer> {
-        if let Some(offer) = self.offer.get() {
-            return Ok(offer);
+        self.offer.get().map_or_else(|| now(self.offer()), Ok)
+    }
+
+    /// Asks for its isolation with a runtime within it. A server of before takes no such question, and says what its provider is without one.
+    async fn isolation_with(&self, runtime: &str) -> Result<Isolation> {
+        let name = self.client.address.provider.as_deref().unwrap_or(AUTO);
+        match self.put(Ask::get(format!("/v1/providers/{name}")).with(RUNTIME, runtime)).await {
+            Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(self.offer().await?.isolation),
+            answer => Ok(answer?.isolation),
         }
-        let failed = || Error::new(ErrorKind::Internal, OPERATION, "no thread can be had to ask");
-        let ask = || {
-            thread::scope(|scope| {
-                let asking = thread::Builder::new().spawn_scoped(scope, || {
-                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                    runtime.map_err(|error| failed().with_source(error))?.block_on(self.offer())
-                });
-                asking.map_err(|error| failed().with_source(error))?.join().unwrap_or_else(|_| Err(failed()))
-            })
-        };
-        // The other host may take its time. Where others have the same thread, they get another one.
-        match Threads::try_current().map(|threads| threads.runtime_flavor()) {
-            Ok(RuntimeFlavor::MultiThread) => block_in_place(ask),
-            _ => ask(),
+    }
+
+    /// The same, once, from where nobody can wait.
+    fn isolation_with_now(&self, runtime: &str) -> Result<Isolation> {
+        let known = || self.with_runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(isolation) = known().get(runtime).copied() {
+            return Ok(isolation);
         }
+        let isolation = now(self.isolation_with(runtime))?;
+        known().insert(runtime.to_owned(), isolation);
+        Ok(isolation)
     }
 
     /// Has it made there, and tells the ledger. What was made is removed again if something fails.
@@ -239,6 +256,12 @@ impl SandboxProvider for Remote {
         }
     }
 
+    /// Where it cannot be asked with the runtime, as without.
+    fn isolation(&self, spec: &SandboxSpec) -> Isolation {
+        let with_runtime = spec.runtime.as_deref().and_then(|runtime| self.isolation_with_now(runtime).ok());
+        with_runtime.unwrap_or_else(|| self.info().isolation)
+    }
+
     fn is_elsewhere(&self) -> bool {
         true
     }
@@ -291,7 +314,8 @@ impl SandboxProvider for Remote {
             "id": request.id,
             "hostname": hostname(&request),
             "limits": request.spec.limits,
-            "provider": self.offer().await?.name,
+            // Where none is named, that host stays with the checkpoint's.
+            "provider": self.client.address.provider,
             "ttl_ms": ttl_ms(&request),
             "without_memory": from.memory.is_none(),
         });
@@ -328,6 +352,25 @@ impl SandboxProvider for Remote {
     }
 }
 
+/// What comes of asking, from where nobody can wait.
+fn now<T: Send>(asking: impl Future<Output = Result<T>> + Send) -> Result<T> {
+    let failed = || Error::new(ErrorKind::Internal, OPERATION, "no thread can be had to ask");
+    let ask = || {
+        thread::scope(|scope| {
+            let asked = thread::Builder::new().spawn_scoped(scope, || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                runtime.map_err(|error| failed().with_source(error))?.block_on(asking)
+            });
+            asked.map_err(|error| failed().with_source(error))?.join().unwrap_or_else(|_| Err(failed()))
+        })
+    };
+    // The other host may take its time. Where others have the same thread, they get another one.
+    match Threads::try_current().map(|threads| threads.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(ask),
+        _ => ask(),
+    }
+}
+
 fn of_this_host() -> Error {
     Error::new(ErrorKind::Unsupported, OPERATION, "what only this host has cannot be begun from on another one")
 }
@@ -336,7 +379,7 @@ fn of_this_host() -> Error {
 mod tests {
     use std::path::PathBuf;
 
-    use sandbar_core::{NoJournal, RootSource, SandboxSpec, Secrets};
+    use sandbar_core::{NoJournal, RootSource, Secrets};
 
     use super::*;
 

@@ -23,10 +23,10 @@ const AT_ONCE: usize = 1000;
 #[command(after_help = "\
 Examples:
   sandbar audit --since 1h web
-  sandbar audit --on farm --json > farm.jsonl      what its server's host has, as your key of it allows
+  sandbar audit --on farm --json > farm.jsonl      what its server's host has; a key needs the scope admin
   sandbar audit --follow --json | while read -r line; do logger -t sandbar \"$line\"; done")]
 pub(crate) struct Audit {
-    /// That of another host: a context, https:// or ssh://
+    /// That of another host: a context, https:// or ssh://; a key of its server needs the scope admin
     #[arg(long, value_name = "PLACE")]
     on: Option<String>,
     /// Go on with what comes
@@ -91,8 +91,7 @@ impl Audit {
         let since = since.map_or(Duration::ZERO, |since| since.duration_since(UNIX_EPOCH).unwrap_or_default());
         let since_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         let sandbox = match (&log, self.id) {
-            // What it is called here the other host does not know.
-            (Log::Elsewhere(..), Some(id)) => Some(runtime.sandbox(&id).await.map_or(id, |sandbox| sandbox.id().to_string())),
+            (Log::Elsewhere(host, _), Some(id)) => Some(called_there(runtime, host, id).await),
             (_, id) => id,
         };
         let filter = AuditFilter { since_ms, sandbox };
@@ -109,6 +108,14 @@ impl Audit {
             }
             tokio::time::sleep(log.look()).await;
         }
+    }
+}
+
+/// What the other host calls a sandbox. It does not know what it is called here; of those that are not on it nothing is meant.
+async fn called_there(runtime: &Runtime, host: &Elsewhere, word: String) -> String {
+    match runtime.sandbox(&word).await {
+        Ok(sandbox) if sandbox.provider().is_ok_and(|provider| host.has(&provider)) => sandbox.id().to_string(),
+        _ => word,
     }
 }
 

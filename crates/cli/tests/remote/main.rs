@@ -5,6 +5,7 @@
 //! | `world` | two state folders, a server, a login |
 //! | `http` | over a server on loopback |
 //! | `ways` | what is the same over a server and over a login |
+//! | `spoiled` | over one that somebody stands before who does not pass everything on |
 //! | `tls`, `authority` | over one that speaks TLS, with an authority of the test's own |
 //! | `ssh`, `sshd` | over a real `sshd` on loopback |
 
@@ -15,6 +16,7 @@ mod trial;
 
 mod authority;
 mod http;
+mod spoiled;
 mod ssh;
 #[path = "../../../conformance/tests/elsewhere/sshd.rs"]
 mod sshd;
@@ -27,7 +29,7 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
-    let named = [("http", http::CASES), ("tls", tls::CASES)].into_iter().flat_map(|(module, cases)| {
+    let named = [("http", http::CASES), ("http", spoiled::CASES), ("tls", tls::CASES)].into_iter().flat_map(|(module, cases)| {
         cases.iter().map(move |(name, body)| {
             Trial::test(format!("{module}::{name}"), || {
                 body();

@@ -28,6 +28,7 @@ pub const CASES: &[Case] = &[
     ("what_crashed_there_is_cleared_up_from_here", what_crashed_there_is_cleared_up_from_here),
     ("a_checkpoint_there_leaves_as_a_file_here", a_checkpoint_there_leaves_as_a_file_here),
     ("a_host_that_chooses_meets_the_floor_and_the_needs", a_host_that_chooses_meets_the_floor_and_the_needs),
+    ("a_fork_stays_with_its_checkpoints_wall_of_that_host", a_fork_stays_with_its_checkpoints_wall_of_that_host),
 ];
 
 pub fn over_http(body: fn(&Way<'_>)) {
@@ -83,6 +84,13 @@ fn what_was_done_there_is_told_and_followed_from_here(way: &Way<'_>) {
     let of_it = way.says(&["audit", "--on", way.on, "web"]);
     assert!(of_it.lines().count() > 1 && of_it.lines().all(|line| line.contains(&id)), "{of_it}");
     assert_eq!(way.says(&["audit", "--on", way.on, "nobodys"]), "");
+    // One of the same name that is not there is not meant.
+    let ours = way.says(&["create", "--on", "dangerous-host", "--name", "twin"]);
+    let theirs = way.there.says(&["create", "--on", "dangerous-host", "--name", "twin"]);
+    let of_theirs = way.says(&["audit", "--on", way.on, "twin"]);
+    assert!(of_theirs.contains(&theirs) && !of_theirs.contains(&ours), "{of_theirs}");
+    way.says(&["rm", "-f", &ours]);
+    way.there.says(&["rm", "-f", &theirs]);
 
     let mut following = way.command(&["audit", "--on", way.on, "--follow", "web"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(following.stdout.take().unwrap()).lines().map(Result::unwrap);
@@ -171,14 +179,18 @@ fn a_checkpoint_there_leaves_as_a_file_here(way: &Way<'_>) {
     way.says(&["checkpoint", "rm", "saved", "programs"]);
 }
 
+/// The provider of what `inspect` says.
+fn provider(says: &str) -> String {
+    serde_json::from_str::<Value>(says).unwrap()["provider"].as_str().unwrap().to_owned()
+}
+
 fn a_host_that_chooses_meets_the_floor_and_the_needs(way: &Way<'_>) {
-    let provider = |says: String| serde_json::from_str::<Value>(&says).unwrap()["provider"].as_str().unwrap().to_owned();
     // As it would for somebody who is there.
     for floor in ["namespaces", "user-kernel", "vm"] {
         let theirs = way.there.run(&["create", "--isolation", floor]);
         let word = |output: &Output| String::from_utf8(output.stdout.clone()).unwrap().trim_end().to_owned();
         let expected = theirs.status.success().then(|| {
-            let provider = provider(way.there.says(&["inspect", &word(&theirs)]));
+            let provider = provider(&way.there.says(&["inspect", &word(&theirs)]));
             way.there.says(&["rm", "-f", &word(&theirs)]);
             provider
         });
@@ -186,7 +198,7 @@ fn a_host_that_chooses_meets_the_floor_and_the_needs(way: &Way<'_>) {
         match expected {
             Some(expected) => {
                 assert!(ours.status.success(), "{floor}: {ours:?}");
-                assert_eq!(provider(way.says(&["inspect", &word(&ours)])), format!("{}/{expected}", way.on));
+                assert_eq!(provider(&way.says(&["inspect", &word(&ours)])), format!("{}/{expected}", way.on));
                 way.says(&["rm", "-f", &word(&ours)]);
             }
             None => {
@@ -199,8 +211,35 @@ fn a_host_that_chooses_meets_the_floor_and_the_needs(way: &Way<'_>) {
     let refused = way.complains(&["create", "--on", way.on, "--disk-rate", "1M"]);
     assert!(refused.contains("container does not have"), "{refused}");
     let plain = way.says(&["create", "--on", way.on]);
-    assert_eq!(provider(way.says(&["inspect", &plain])), way.container());
+    assert_eq!(provider(&way.says(&["inspect", &plain])), way.container());
     assert_eq!(way.says(&["exec", &plain, "--", "echo", "hello"]), "hello");
     way.says(&["rm", "-f", &plain]);
+    assert_eq!((way.here.ids().len(), way.there.ids().len()), (0, 0));
+}
+
+fn a_fork_stays_with_its_checkpoints_wall_of_that_host(way: &Way<'_>) {
+    let stays = |wall: &str, file: &str, options: &[&str]| {
+        let origin = way.says(&["create", "--on", &format!("{}/{wall}", way.on)]);
+        way.says(&["exec", &origin, "--", "sh", "-c", &format!("echo kept > {file}")]);
+        way.says(&[&["checkpoint", &origin, "--name", "saved"], options].concat());
+        // The host alone is no other wall of it.
+        for asked in [&[][..], &["--on", way.on], &["--on", &format!("{}/auto", way.on)]] {
+            let fork = way.says(&[&["fork", "saved"], asked].concat());
+            assert_eq!(provider(&way.says(&["inspect", &fork])), format!("{}/{wall}", way.on), "{asked:?}");
+            assert_eq!(provider(&way.there.says(&["inspect", &fork])), wall, "{asked:?}");
+            assert_eq!(way.says(&["exec", &fork, "--", "cat", file]), "kept");
+            way.says(&["rm", "-f", &fork]);
+        }
+        way.says(&["rm", "-f", &origin]);
+        way.says(&["checkpoint", "rm", "saved"]);
+    };
+    // Never chosen, only named.
+    stays("dangerous-host", "kept", &[]);
+    // Memory is bound to its wall.
+    let theirs = way.there.run(&["create", "--on", "gvisor"]);
+    if theirs.status.success() {
+        way.there.says(&["rm", "-f", String::from_utf8(theirs.stdout).unwrap().trim_end()]);
+        stays("gvisor", "/tmp/kept", &["--with-memory"]);
+    }
     assert_eq!((way.here.ids().len(), way.there.ids().len()), (0, 0));
 }

@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::{
@@ -7,7 +9,7 @@ use tokio::{
 
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::server::{Server, expect, problem};
+use crate::server::{PATIENCE, Server, expect, problem};
 
 #[tokio::test]
 async fn a_container_is_made_told_paused_stopped_and_removed() {
@@ -181,6 +183,40 @@ async fn a_checkpoint_goes_to_another_server_as_one_file() {
     let id = here.create(json!({})).await;
     here.post(&format!("/v1/sandboxes/{id}/checkpoints"), json!({ "name": "bound" }), StatusCode::CREATED).await;
     assert_eq!(problem(here.request(Method::GET, "/v1/checkpoints/bound/export"), 422).await["kind"], "unsupported");
+}
+
+#[tokio::test]
+async fn a_file_that_nobody_waits_for_any_more_is_not_packed_any_further() {
+    let server = Server::new();
+    let tree = server.home.path().join("tree");
+    std::fs::create_dir_all(tree.join("bin")).unwrap();
+    std::fs::copy("/bin/busybox", tree.join("bin/sh")).unwrap();
+    assert!(server.sandbar(&["image", "import", tree.to_str().unwrap(), "small"]).status.success());
+    let id = server.create(json!({ "image": "small" })).await;
+    let saved = server.post(&format!("/v1/sandboxes/{id}/checkpoints"), json!({ "name": "vast" }), StatusCode::CREATED).await;
+    // It takes no room, and hours to pack.
+    let layer = server.home.path().join("checkpoints").join(saved["id"].as_str().unwrap()).join("layer");
+    std::fs::File::create(layer.join("vast")).unwrap().set_len(1 << 40).unwrap();
+    let staged = || std::fs::read_dir(server.home.path().join("images/temporary")).map_or(0, Iterator::count);
+    let client = tokio::spawn(server.request(Method::GET, "/v1/checkpoints/vast/export").send());
+    let until = Instant::now() + PATIENCE;
+    while staged() == 0 {
+        assert!(!client.is_finished() && Instant::now() < until, "nothing is packed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    client.abort();
+    let outcome = loop {
+        let told = server.get("/v1/audit?limit=1000").await;
+        if let Some(line) = told["items"].as_array().unwrap().iter().find(|line| line["verb"] == "export") {
+            break line["outcome"].clone();
+        }
+        assert!(Instant::now() < until, "it is packed on and on");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    // It was called off, and has not failed otherwise.
+    assert_eq!((outcome, staged()), (json!("conflict"), 0));
+    // Nobody copies that.
+    std::fs::remove_file(layer.join("vast")).unwrap();
 }
 
 #[tokio::test]

@@ -76,7 +76,7 @@ impl Runtime {
             let fetch = self.export_elsewhere(&row, options, into);
             tokio::select! {
                 fetched = fetch => return fetched,
-                () = stop => return Err(Error::new(ErrorKind::Conflict, OPERATION, "it was called off")),
+                () = stop => return Err(called_off()),
             }
         }
         let (mut root, pin) = self.resolve_again(&row.root.kind).await?;
@@ -106,7 +106,8 @@ impl Runtime {
             done = &mut work => return done,
             () = stop => stopper.say(),
         }
-        work.await
+        // It may have been done already. What breaks it off is no defect.
+        work.await.map_err(|error| called_off().with_source(error))
     }
 
     /// Has it written by the host that has it.
@@ -122,20 +123,34 @@ impl Runtime {
         // It ends when nothing comes any more.
         let writing = blocking(move || {
             let mut write = || {
+                let mut bytes = 0;
                 while let Some(piece) = coming.blocking_recv() {
                     into.write_all(&piece)?;
+                    bytes += piece.len() as u64;
                 }
-                into.flush()
+                into.flush()?;
+                Ok(bytes)
             };
-            write().context(OPERATION, || "cannot write the file".to_owned())
+            let written: std::io::Result<u64> = write();
+            written.context(OPERATION, || "cannot write the file".to_owned())
         });
         let options = [("flatten", options.flatten), ("thin", options.thin), ("without_memory", options.without_memory)];
         let folder = self.home().checkpoint(&row.id);
         let (written, fetched) = tokio::join!(writing, host.export_checkpoint(&folder, &options, pieces));
         // Where writing has failed, fetching has for that reason.
-        written?;
-        fetched
+        let bytes = written?;
+        let exported: Exported = fetched?;
+        if bytes != exported.bytes {
+            return Err(Error::new(ErrorKind::Corrupt, OPERATION, "what came from the other host is not the whole file")
+                .with("bytes", bytes)
+                .with("its bytes", exported.bytes));
+        }
+        Ok(exported)
     }
+}
+
+fn called_off() -> Error {
+    Error::new(ErrorKind::Conflict, OPERATION, "it was called off")
 }
 
 fn check(row: &CheckpointRow, options: ExportOptions) -> Result<()> {

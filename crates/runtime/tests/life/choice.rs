@@ -25,8 +25,14 @@ impl SandboxProvider for Posing {
         ProviderInfo { name: self.name.into(), isolation: self.isolation, features: self.features.clone(), ..self.fake.info() }
     }
 
+    /// With the runtime `strong` one level more than namespaces.
+    fn isolation(&self, spec: &SandboxSpec) -> Isolation {
+        if spec.runtime.as_deref() == Some("strong") { self.isolation.max(Isolation::UserKernel) } else { self.isolation }
+    }
+
     async fn probe(&self) -> Probe {
         match self.missing {
+            None if self.fake.failing().contains("probe") => self.fake.probe().await,
             None => Probe { usable: true, verdict: format!("{} works", self.name), hint: None },
             Some(missing) => Probe { usable: false, verdict: format!("{missing} is missing"), hint: Some(format!("install {missing}")) },
         }
@@ -180,6 +186,75 @@ async fn who_cannot_show_the_hosts_programs_takes_the_image_base_where_it_is() {
     runtime.import_image(&tree, Some("base")).await.unwrap();
     let (name, reason, _) = chosen(&runtime, request()).await;
     assert_eq!(name, "machine", "{reason}");
+}
+
+#[tokio::test]
+async fn who_only_asks_is_told_what_the_configurations_image_and_network_would_get() {
+    let limited = Fake::features().without(Feature::NetworkOpen);
+    let layered: FeatureSet = Fake::features().iter().chain([Feature::LayeredImage, Feature::HostImage]).collect();
+    let machine = Machine::new()
+        .with("container", Isolation::Namespaces, limited, None)
+        .with("kernel", Isolation::UserKernel, Fake::features(), None)
+        .with("machine", Isolation::Vm, layered, None);
+    let named = async |runtime: &Runtime, image: Option<&str>, features: Vec<Feature>| {
+        runtime.provider_with(None, image, features, None).await.unwrap().info().name
+    };
+    let plain = machine.runtime().await;
+    assert_eq!(named(&plain, None, Vec::new()).await, "container");
+    let config = RuntimeConfig { network: Network::Open, ..RuntimeConfig::new(machine.home.path()) };
+    let open = machine.runtime_with(config.clone()).await;
+    // The same as is taken when a sandbox is made.
+    assert_eq!(chosen(&open, CreateRequest::default()).await.0, "kernel");
+    assert_eq!(named(&open, None, Vec::new()).await, "kernel");
+    assert_eq!(open.provider_for("auto").await.unwrap().info().name, "kernel");
+    assert_eq!(named(&open, None, vec![Feature::LimitMemory]).await, "kernel");
+    assert_eq!(named(&open, None, vec![Feature::NetworkNone]).await, "container", "it was said");
+    let on_host = machine.runtime_with(RuntimeConfig { image: Some("host".into()), ..config }).await;
+    assert_eq!(named(&on_host, None, Vec::new()).await, "machine");
+}
+
+#[tokio::test]
+async fn a_runtime_may_meet_a_floor_also_for_who_only_asks() {
+    let machine = Machine::new();
+    let runtime = machine.runtime().await;
+    let floor = Some(Isolation::UserKernel);
+    let with = async |word: &str| runtime.provider_with(floor, None, Vec::new(), Some(word.to_owned())).await;
+    assert_eq!(with("strong").await.unwrap().info().name, "container");
+    let spec = SandboxSpec { runtime: Some("strong".into()), ..SandboxSpec::default() };
+    let request = CreateRequest { isolation: floor, spec, ..CreateRequest::default() };
+    assert_eq!(chosen(&runtime, request).await.0, "container");
+    let refused = with("weak").await.err().unwrap();
+    assert!(refused.message().contains("container has only namespaces"), "{refused}");
+    // Who has no runtimes within it is passed over.
+    let without = Fake::features().without(Feature::Runtime);
+    let machine = Machine::new().with("container", Isolation::Namespaces, without, None).with(
+        "kernel",
+        Isolation::UserKernel,
+        Fake::features(),
+        None,
+    );
+    let found = machine.runtime().await.provider_with(None, None, Vec::new(), Some("strong".into())).await.unwrap();
+    assert_eq!(found.info().name, "kernel");
+}
+
+#[tokio::test]
+async fn one_that_cannot_make_a_sandbox_is_tried_anew_whoever_named_it() {
+    let machine = Machine::new();
+    let fake = Fake::default();
+    let kernel = Posing { fake: fake.clone(), name: "kernel", isolation: Isolation::UserKernel, features: Fake::features(), missing: None };
+    let claim = Claim { provider: "kernel", features: Fake::features() };
+    let registry = machine.registry.clone().with(claim, Isolation::UserKernel, kernel);
+    let runtime = Runtime::open_with(RuntimeConfig::new(machine.home.path()), registry).await.unwrap();
+    let floor = || CreateRequest { isolation: Some(Isolation::UserKernel), ..CreateRequest::default() };
+    for request in [floor(), CreateRequest { provider: Some("kernel".into()), ..CreateRequest::default() }] {
+        // What was found is remembered, though it would be found otherwise now.
+        assert_eq!(chosen(&runtime, floor()).await.0, "kernel");
+        fake.failing().extend(["probe", "provision"]);
+        assert_eq!(runtime.create(request).await.unwrap_err().message(), "provision fails");
+        let error = runtime.create(floor()).await.unwrap_err();
+        assert!(error.message().contains("kernel: no folders here"), "{error}");
+        fake.failing().clear();
+    }
 }
 
 #[tokio::test]
