@@ -4,7 +4,7 @@ use sandbar_core::{Error, ErrorKind, Probe, Result};
 use sandbar_guest::KernelStore;
 use serde_json::Value;
 
-use super::{Accelerator, accelerator::Choice, info};
+use super::{Accelerator, accelerator::Choice, command::SANDBOX, info};
 use crate::{
     host::asked::{ask, first_line},
     vmm,
@@ -49,7 +49,7 @@ fn look(home: &Path, choice: &Choice) -> Result<String> {
 fn put_together(program: &Path, accelerator: Accelerator, patience: Duration) -> Result<(u64, u64)> {
     let mut command = Command::new(program);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-S", "-m", "16M", "-M", "q35", "-accel", accelerator.name()]);
-    command.args(["-qmp", "stdio"]).env_clear();
+    command.args(SANDBOX).args(["-qmp", "stdio"]).env_clear();
     let said = ask(info::PROGRAM, command, WORDS, patience)?;
     let greeting = said.text.lines().find_map(|line| serde_json::from_str::<Value>(line).ok()?.pointer("/QMP/version/qemu").cloned());
     let number = |name: &str| greeting.as_ref().and_then(|version| version.get(name)?.as_u64());
