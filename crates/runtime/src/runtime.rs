@@ -5,7 +5,10 @@ use std::{
 };
 
 use sandbar_core::{Claim, Error, ErrorKind, Feature, Isolation, Lifetime, Result, SandboxId, SandboxProvider, SandboxSpec, SecretValue};
-use tokio::task::JoinSet;
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    task::JoinSet,
+};
 
 use crate::{
     ProviderOptions, Registry, RuntimeConfig, Sandbox, SandboxSummary,
@@ -46,6 +49,8 @@ pub(crate) struct Inner {
     ports: LocalPorts,
     egress: LocalEgress,
     audit: AuditWriter,
+    /// Self-tests come one after the other.
+    self_test: Arc<Mutex<()>>,
 }
 
 /// A runtime that may be gone.
@@ -130,6 +135,7 @@ impl Runtime {
                 ports: LocalPorts::default(),
                 egress: LocalEgress::default(),
                 audit,
+                self_test: Arc::default(),
             }),
             holder: None,
             by_token: false,
@@ -260,6 +266,11 @@ impl Runtime {
 
     pub(crate) fn audit_writer(&self) -> &AuditWriter {
         &self.inner.audit
+    }
+
+    /// Waits until no other self-test is under way.
+    pub(crate) async fn self_test_turn(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.inner.self_test).lock_owned().await
     }
 
     pub(crate) fn local_egress(&self) -> &LocalEgress {

@@ -22,8 +22,6 @@ const HOLDS: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(crate) struct Diagnoses {
     last: Mutex<Option<(Instant, Diagnosis)>>,
-    /// Self-tests come one after the other.
-    self_test: Mutex<()>,
 }
 
 impl Diagnoses {
@@ -51,8 +49,7 @@ pub(crate) async fn diagnose(app: May<Read>) -> Answer<Json<Diagnosis>> {
 #[utoipa::path(post, path = "/v1/doctor", tag = "host", operation_id = "self_test",
     responses((status = 200, body = Diagnosis), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn self_test(app: May<Admin>) -> Answer<Json<Diagnosis>> {
-    let _turn = app.diagnoses.self_test.lock().await;
-    Ok(Json(app.runtime.diagnose(true).await))
+    Ok(Json(app.runtime.self_test().await?))
 }
 
 /// What is asked about a provider.
