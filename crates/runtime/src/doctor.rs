@@ -119,11 +119,19 @@ impl Runtime {
 
 impl ProviderDiagnosis {
     async fn of(name: &str, isolation: Isolation, provider: Arc<dyn SandboxProvider>) -> Self {
-        let probe = tokio::time::timeout(PATIENCE, provider.probe()).await;
-        let Probe { usable, verdict, hint } =
-            probe.unwrap_or_else(|_| Probe { usable: false, verdict: late(PATIENCE).message().to_owned(), hint: None });
+        let Probe { usable, verdict, hint } = tried(provider.as_ref()).await;
         Self { name: name.to_owned(), isolation, usable, verdict, hint, said_hello: None }
     }
+
+    pub(crate) fn to_probe(&self) -> Probe {
+        Probe { usable: self.usable, verdict: self.verdict.clone(), hint: self.hint.clone() }
+    }
+}
+
+/// What a provider's probe says, within a deadline.
+pub(crate) async fn tried(provider: &dyn SandboxProvider) -> Probe {
+    let probe = tokio::time::timeout(PATIENCE, provider.probe()).await;
+    probe.unwrap_or_else(|_| Probe { usable: false, verdict: late(PATIENCE).message().to_owned(), hint: None })
 }
 
 fn late(patience: Duration) -> Error {

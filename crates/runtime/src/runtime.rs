@@ -18,6 +18,7 @@ use crate::{
     image::ImageStore,
     keeper,
     key::Holder,
+    lately::Trials,
     ledger::{Ledger, SandboxRow},
     ports::LocalPorts,
     process_identity::ProcessIdentity,
@@ -49,6 +50,7 @@ pub(crate) struct Inner {
     ports: LocalPorts,
     egress: LocalEgress,
     audit: AuditWriter,
+    trials: Trials,
     /// Self-tests come one after the other.
     self_test: Arc<Mutex<()>>,
 }
@@ -135,6 +137,7 @@ impl Runtime {
                 ports: LocalPorts::default(),
                 egress: LocalEgress::default(),
                 audit,
+                trials: Trials::default(),
                 self_test: Arc::default(),
             }),
             holder: None,
@@ -266,6 +269,10 @@ impl Runtime {
 
     pub(crate) fn audit_writer(&self) -> &AuditWriter {
         &self.inner.audit
+    }
+
+    pub(crate) fn trials(&self) -> &Trials {
+        &self.inner.trials
     }
 
     /// Waits until no other self-test is under way.

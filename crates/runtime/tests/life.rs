@@ -144,25 +144,6 @@ async fn a_sandbox_that_cannot_be_removed_is_removed_by_gc_later() {
 }
 
 #[tokio::test]
-async fn gc_removes_what_probes_left_that_were_killed_and_not_what_one_may_be_using() {
-    let (home, _fake, runtime) = setup().await;
-    let folder = |name: &str| home.path().join(name);
-    for name in ["probe-0123456789abcdef", "probe-sb-bbbbbbbbbbbb", "probe-of-now"] {
-        std::fs::create_dir_all(folder(name).join("lower")).unwrap();
-    }
-    let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
-    for name in ["probe-0123456789abcdef", "probe-sb-bbbbbbbbbbbb"] {
-        std::fs::File::open(folder(name)).unwrap().set_modified(long_ago).unwrap();
-    }
-    let report = runtime.gc().await.unwrap();
-    assert_eq!((report.removed.len(), report.failed.len()), (2, 0), "{report:?}");
-    assert!(report.removed.iter().all(|item| item.kind == "folder" && item.name.contains("probe-")), "{report:?}");
-    let left = |name: &str| folder(name).exists();
-    assert_eq!([left("probe-0123456789abcdef"), left("probe-sb-bbbbbbbbbbbb"), left("probe-of-now")], [false, false, true]);
-    assert!(runtime.gc().await.unwrap().is_empty());
-}
-
-#[tokio::test]
 async fn a_caller_that_goes_away_does_not_cut_a_change_in_two() {
     let (_home, _fake, runtime) = setup().await;
     tokio::select! {
