@@ -23,6 +23,10 @@ fn home() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("sandbar-doctor-").tempdir_in(parent).unwrap()
 }
 
+fn is_required(name: &str) -> bool {
+    std::env::var("SANDBAR_REQUIRE").is_ok_and(|names| names.split(',').any(|one| one == name))
+}
+
 fn named<'a>(list: &'a Value, name: &str) -> &'a Value {
     list.as_array().unwrap().iter().find(|entry| entry["name"] == name).unwrap()
 }
@@ -65,14 +69,21 @@ fn a_program_and_an_engine_that_hang_are_told_by_a_deadline_and_hold_up_nobody()
     command.env("PATH", format!("{}:{}", folder.display(), std::env::var("PATH").unwrap()));
     let begun = Instant::now();
     let output = command.env("DOCKER_HOST", format!("unix://{}", engine.display())).output().unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(70), "{:?}", begun.elapsed());
+    // More than the longest deadline of a probe, which others that hang may come to; without any, a thousand seconds.
+    assert!(begun.elapsed() < Duration::from_secs(200), "{:?}", begun.elapsed());
     let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
     let verdict = |name: &str| {
         let provider = named(&found["providers"], name);
         assert_eq!(provider["usable"], false, "{found}");
         provider["verdict"].as_str().unwrap().to_owned()
     };
-    assert!(verdict("qemu").contains("qemu-system-x86_64 does not answer"), "{found}");
+    let qemu = verdict("qemu");
+    let lacks = ["sqfstar", "mkfs.ext4"].into_iter().find(|program| qemu.contains(program));
+    match lacks {
+        // It is asked where machines could be made alone.
+        Some(program) if !is_required("qemu-tcg") => eprintln!("{program} is not here, so QEMU is not asked"),
+        _ => assert!(qemu.contains("qemu-system-x86_64 does not answer"), "{found}"),
+    }
     assert!(verdict("docker").contains("did not answer within 10 s"), "{found}");
     assert_eq!(named(&found["providers"], "dangerous-host")["usable"], true, "{found}");
 }

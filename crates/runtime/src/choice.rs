@@ -40,6 +40,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) features: Vec<Feature>,
     /// The specification, where there is one.
     pub(crate) spec: Option<&'a SandboxSpec>,
+    /// Whether it is only asked, and nothing made: then what was tried a moment ago holds, whatever came of it.
+    pub(crate) is_question: bool,
 }
 
 impl Runtime {
@@ -73,19 +75,19 @@ impl Runtime {
         }
     }
 
-    /// The provider of this name; for `auto` the one that is taken where none is named, and nothing is asked for.
+    /// The provider of this name; for `auto` the one that is taken where none is named, and nothing is asked for. Providers are tried for it as [`probed_lately`](Self::probed_lately) does.
     ///
     /// # Errors
     /// `NotFound` with the names there are; `Unavailable` with what each provider lacks when there is none.
     pub async fn provider_for(&self, name: &str) -> Result<Arc<dyn SandboxProvider>> {
         match name {
             AUTO => self.provider_with(None, None, Vec::new(), None).await,
-            name => self.choose(Wish { provider: Some(name), ..Wish::default() }).await.map(|choice| choice.provider),
+            name => self.choose(Wish { provider: Some(name), is_question: true, ..Wish::default() }).await.map(|choice| choice.provider),
         }
     }
 
     /// The provider that is taken where none is named, and this is asked for; of what is not said the configuration's image and network, as when a sandbox is made. A `runtime`
-    /// within it is asked for by its name.
+    /// within it is asked for by its name. Providers are tried for it as [`probed_lately`](Self::probed_lately) does.
     ///
     /// # Errors
     /// `Unavailable` with what each provider lacks when there is none; `Unsupported` when the configuration names one below the floor.
@@ -104,7 +106,8 @@ impl Runtime {
             features.push(Feature::Runtime);
         }
         let spec = SandboxSpec { runtime, ..SandboxSpec::default() };
-        self.choose(Wish { isolation, image, features, spec: Some(&spec), ..Wish::default() }).await.map(|choice| choice.provider)
+        let wish = Wish { isolation, image, features, spec: Some(&spec), is_question: true, ..Wish::default() };
+        self.choose(wish).await.map(|choice| choice.provider)
     }
 
     /// Refuses a provider below the configuration's floor.
@@ -163,7 +166,7 @@ impl Runtime {
                 passed_over.push(format!("{name} {lack}"));
                 continue;
             }
-            match self.verdict(name, provider.as_ref()).await? {
+            match self.verdict(name, provider, wish.is_question).await? {
                 Ok(_) if needs_base(&provider.info().features, wish) && self.images().resolve(Some(BASE)).await.is_err() => {
                     surprising = true;
                     passed_over.push(format!("{name} needs an image, and its default `{BASE}` is not here"));
@@ -197,13 +200,18 @@ impl Runtime {
     }
 
     /// What the probe says, or said lately if it was good.
-    async fn verdict(&self, name: &str, provider: &dyn SandboxProvider) -> Result<Result<String, (String, Option<String>)>> {
+    async fn verdict(
+        &self,
+        name: &str,
+        provider: &Arc<dyn SandboxProvider>,
+        is_question: bool,
+    ) -> Result<Result<String, (String, Option<String>)>> {
         let user = geteuid().as_raw();
         let version = env!("CARGO_PKG_VERSION");
         if let Some(verdict) = self.ledger().usable_probe(name, user, version)? {
             return Ok(Ok(verdict));
         }
-        let probe = provider.probe().await;
+        let probe = if is_question { self.probed_lately(name, provider).await? } else { provider.probe().await };
         if !probe.usable {
             return Ok(Err((probe.verdict, probe.hint)));
         }

@@ -78,6 +78,7 @@ impl Runtime {
             image,
             features: request.spec.features().collect(),
             spec: Some(&request.spec),
+            is_question: false,
         };
         let choice = self.choose(wish).await?;
         let Resolved { image, root, pin } = self.resolve_image(image, &choice).await?;

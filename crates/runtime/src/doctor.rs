@@ -6,16 +6,18 @@ use sandbar_backends::{
     Provider,
     doctor::{Check, examine},
 };
-use sandbar_core::{Error, ErrorKind, ExecRequest, Isolation, Probe, Result, SandboxProvider};
+use sandbar_core::{Error, ErrorKind, ExecRequest, Isolation, Probe, Result, SandboxProvider, SandboxSpec};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use crate::{CreateRequest, Runtime};
+use crate::{CreateRequest, Runtime, runtime::to_the_end};
 
 /// A provider's probe has deadlines of its own; this is for those that an engine or the kernel keeps from being met.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// A whole life, of an emulated machine that was never booted too.
 const LIFETIME: Duration = Duration::from_secs(600);
+/// When its sandbox ends by itself, whatever has become of whoever made it: a little later.
+const END: Duration = Duration::from_secs(LIFETIME.as_secs() + 60);
 /// What a sandbox says if it works.
 const HELLO: &str = "hello";
 
@@ -83,9 +85,25 @@ impl Runtime {
         Diagnosis { healthy, providers, host: host.await.unwrap_or_default() }
     }
 
+    /// The same with a sandbox of each usable provider: one test after the other, whoever asks, and each goes on to its end when its caller stops waiting.
+    ///
+    /// # Errors
+    /// `Internal` where it is cut off.
+    pub async fn self_test(&self) -> Result<Diagnosis> {
+        let turn = self.self_test_turn().await;
+        let runtime = self.clone();
+        to_the_end(async move {
+            let diagnosis = runtime.diagnose(true).await;
+            drop(turn);
+            Ok(diagnosis)
+        })
+        .await
+    }
+
     /// A whole life with one command.
     async fn say_hello(&self, provider: &str) -> Result<()> {
-        let sandbox = self.create(CreateRequest { provider: Some(provider.to_owned()), ..CreateRequest::default() }).await?;
+        let spec = SandboxSpec { ttl: Some(END), ..SandboxSpec::default() };
+        let sandbox = self.create(CreateRequest { provider: Some(provider.to_owned()), spec, ..CreateRequest::default() }).await?;
         let said = sandbox.exec(ExecRequest::argv(["echo", HELLO])).await;
         // Gone before anything is said about it.
         let gone = sandbox.destroy().await;
@@ -101,11 +119,19 @@ impl Runtime {
 
 impl ProviderDiagnosis {
     async fn of(name: &str, isolation: Isolation, provider: Arc<dyn SandboxProvider>) -> Self {
-        let probe = tokio::time::timeout(PATIENCE, provider.probe()).await;
-        let Probe { usable, verdict, hint } =
-            probe.unwrap_or_else(|_| Probe { usable: false, verdict: late(PATIENCE).message().to_owned(), hint: None });
+        let Probe { usable, verdict, hint } = tried(provider.as_ref()).await;
         Self { name: name.to_owned(), isolation, usable, verdict, hint, said_hello: None }
     }
+
+    pub(crate) fn to_probe(&self) -> Probe {
+        Probe { usable: self.usable, verdict: self.verdict.clone(), hint: self.hint.clone() }
+    }
+}
+
+/// What a provider's probe says, within a deadline.
+pub(crate) async fn tried(provider: &dyn SandboxProvider) -> Probe {
+    let probe = tokio::time::timeout(PATIENCE, provider.probe()).await;
+    probe.unwrap_or_else(|_| Probe { usable: false, verdict: late(PATIENCE).message().to_owned(), hint: None })
 }
 
 fn late(patience: Duration) -> Error {

@@ -1,12 +1,17 @@
 //! Everything that should not be there any more.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use sandbar_core::{CheckpointId, Error, ErrorKind, ImageKind, Needs, Result, SandboxId};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use crate::{Runtime, egress::Vault, lock::SandboxLock, recover::Recovered};
+
+/// What the folders begin with in which providers try what they can do.
+const PROBE: &str = "probe-";
+/// A folder of a probe that has not changed for so long is nobody's any more: far more than the deadlines of all that is tried.
+const PROBED: Duration = Duration::from_secs(600);
 
 /// What [`Runtime::gc`] did. The names of the fields are those of the JSON.
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -76,6 +81,7 @@ impl Runtime {
         self.collect_crashed(&mut report).await?;
         self.collect_checkpoints(&mut report).await?;
         self.collect_folders(&mut report).await?;
+        self.collect_probes(&mut report).await;
         self.collect_secrets(&mut report)?;
         self.collect_keepers(&mut report)?;
         self.collect_locks(&mut report)?;
@@ -188,6 +194,20 @@ impl Runtime {
             }
         }
         Ok(())
+    }
+
+    /// Folders in which somebody tried what works here who was killed meanwhile.
+    async fn collect_probes(&self, report: &mut GcReport) {
+        for name in names(self.home().path()).into_iter().filter(|name| name.starts_with(PROBE)) {
+            let path = self.home().path().join(name);
+            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+            let is_old = metadata.modified().is_ok_and(|changed| changed.elapsed().is_ok_and(|passed| passed > PROBED));
+            if metadata.is_dir() && is_old {
+                // Any id will do: the folder is what counts.
+                let nobody = SandboxId::from_random([0; 8]);
+                report.removal("folder", path.display(), "a probe left it", self.remove_orphan(&nobody, &path).await);
+            }
+        }
     }
 
     /// What is kept of secrets that no row names. A row is there before it, and goes before it.

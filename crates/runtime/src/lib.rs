@@ -18,7 +18,7 @@
 //! | `event` | what happens, for those who want to be told |
 //! | `lock`, `process_identity`, `clock` | who may, who is alive, when |
 //! | `recover`, `crashed`, `gc` | what the dead left |
-//! | `doctor` | what this machine can do |
+//! | `doctor`, `lately` | what this machine can do; for those who ask often |
 //! | `setup`, `released` | getting what a provider lacks here; programs that distributions do not have |
 //! | `egress` | what leaves, decided here |
 //! | `ports`, `keeper` | exposed ports, the process that keeps them |
@@ -46,6 +46,7 @@ pub mod image;
 mod keeper;
 mod kernel;
 mod key;
+mod lately;
 mod ledger;
 mod lock;
 mod once;

@@ -5,7 +5,10 @@ use std::{
 };
 
 use sandbar_core::{Claim, Error, ErrorKind, Feature, Isolation, Lifetime, Result, SandboxId, SandboxProvider, SandboxSpec, SecretValue};
-use tokio::task::JoinSet;
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    task::JoinSet,
+};
 
 use crate::{
     ProviderOptions, Registry, RuntimeConfig, Sandbox, SandboxSummary,
@@ -15,6 +18,7 @@ use crate::{
     image::ImageStore,
     keeper,
     key::Holder,
+    lately::Trials,
     ledger::{Ledger, SandboxRow},
     ports::LocalPorts,
     process_identity::ProcessIdentity,
@@ -46,6 +50,9 @@ pub(crate) struct Inner {
     ports: LocalPorts,
     egress: LocalEgress,
     audit: AuditWriter,
+    trials: Trials,
+    /// Self-tests come one after the other.
+    self_test: Arc<Mutex<()>>,
 }
 
 /// A runtime that may be gone.
@@ -130,6 +137,8 @@ impl Runtime {
                 ports: LocalPorts::default(),
                 egress: LocalEgress::default(),
                 audit,
+                trials: Trials::default(),
+                self_test: Arc::default(),
             }),
             holder: None,
             by_token: false,
@@ -260,6 +269,15 @@ impl Runtime {
 
     pub(crate) fn audit_writer(&self) -> &AuditWriter {
         &self.inner.audit
+    }
+
+    pub(crate) fn trials(&self) -> &Trials {
+        &self.inner.trials
+    }
+
+    /// Waits until no other self-test is under way.
+    pub(crate) async fn self_test_turn(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.inner.self_test).lock_owned().await
     }
 
     pub(crate) fn local_egress(&self) -> &LocalEgress {

@@ -5,6 +5,8 @@
 #[path = "life/choice.rs"]
 mod choice;
 mod support;
+#[path = "life/trials.rs"]
+mod trials;
 
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 

@@ -1,10 +1,9 @@
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::Json;
 use sandbar_core::{Error, ErrorKind, Feature, Isolation, Result, SandboxProvider, SandboxSpec};
 use sandbar_runtime::{Address, Diagnosis, Runtime};
 use serde::{Deserialize, Serialize};
-use tokio::{sync::Mutex, time::Instant};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
@@ -15,44 +14,19 @@ use crate::{
 
 /// What clients of one number understand of the other side. It grows when an old client would misunderstand a new server.
 const PROTOCOL: u32 = 1;
-/// How long a diagnosis holds for whoever asks next: everything is tried for it, and any reader may ask.
-const HOLDS: Duration = Duration::from_secs(5);
-
-/// What was found out about this host: once at a time, for all who ask meanwhile.
-#[derive(Default)]
-pub(crate) struct Diagnoses {
-    last: Mutex<Option<(Instant, Diagnosis)>>,
-    /// Self-tests come one after the other.
-    self_test: Mutex<()>,
-}
-
-impl Diagnoses {
-    async fn diagnose(&self, runtime: &Runtime) -> Diagnosis {
-        let mut last = self.last.lock().await;
-        if let Some((found, diagnosis)) = &*last
-            && found.elapsed() < HOLDS
-        {
-            return diagnosis.clone();
-        }
-        let diagnosis = runtime.diagnose(false).await;
-        *last = Some((Instant::now(), diagnosis.clone()));
-        diagnosis
-    }
-}
 
 /// Tell what the server's host can do for sandboxes: everything is tried, which may take a moment, and holds for some seconds
 #[utoipa::path(get, path = "/v1/doctor", tag = "host", operation_id = "doctor",
     responses((status = 200, body = Diagnosis), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn diagnose(app: May<Read>) -> Answer<Json<Diagnosis>> {
-    Ok(Json(app.diagnoses.diagnose(&app.runtime).await))
+    Ok(Json(app.runtime.diagnosed_lately().await?))
 }
 
 /// Tell what the server's host can do for sandboxes, and have each usable provider make one that says hello
 #[utoipa::path(post, path = "/v1/doctor", tag = "host", operation_id = "self_test",
     responses((status = 200, body = Diagnosis), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn self_test(app: May<Admin>) -> Answer<Json<Diagnosis>> {
-    let _turn = app.diagnoses.self_test.lock().await;
-    Ok(Json(app.runtime.diagnose(true).await))
+    Ok(Json(app.runtime.self_test().await?))
 }
 
 /// What is asked about a provider.
@@ -138,7 +112,7 @@ pub(crate) async fn provider(app: May<Read>, Path(name): Path<String>, Query(que
     let probe = match question.probe {
         false => None,
         true => {
-            let sandbar_core::Probe { usable, verdict, hint } = provider.probe().await;
+            let sandbar_core::Probe { usable, verdict, hint } = app.runtime.probed_lately(&info.name, &provider).await?;
             Some(Tried { usable, verdict, hint })
         }
     };

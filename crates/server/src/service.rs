@@ -23,7 +23,6 @@ use crate::{
     document::{self, document},
     feed::Feed,
     guard::{Guard, addressed, authorized},
-    host::Diagnoses,
     idempotency::Creations,
     manual,
     metrics::Metrics,
@@ -48,7 +47,6 @@ pub(crate) struct App {
     pub(crate) feed: Arc<Feed>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) collected: Collected,
-    pub(crate) diagnoses: Arc<Diagnoses>,
     /// Whether the server stops: what has no end must end then.
     pub(crate) closing: watch::Receiver<bool>,
 }
@@ -119,7 +117,6 @@ impl Service {
             feed,
             metrics: Arc::clone(&metrics),
             collected: Collected::default(),
-            diagnoses: Arc::default(),
             closing: self.closing.subscribe(),
         };
         let guard = Arc::new(Guard::new(self.token, self.names, self.certificate, app.runtime.clone()));

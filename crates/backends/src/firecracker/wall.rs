@@ -55,7 +55,7 @@ struct Host {
 impl Host {
     /// What makes a machine here.
     fn engine(&self) -> Result<Engine> {
-        engine::require_kvm(self.kvm.get()).and_then(|()| Engine::find(&self.options))
+        engine::require_kvm(&self.kvm.get()).and_then(|()| Engine::find(&self.options))
     }
 
     fn template(&self, boot: &OwnedBoot) -> Result<Option<TemplateKey>> {

@@ -134,7 +134,6 @@ fn enter(process: i32, kept: Option<i32>) -> io::Result<()> {
         unsafe { syscall::syscall(number, arguments) }
     };
     let (process, namespaces) = (number(process), (libc::CLONE_NEWUSER | libc::CLONE_NEWNS) as usize);
-    call(libc::SYS_setsid, [0; 3])?;
     call(libc::SYS_setns, [process, namespaces, 0])?;
     // Refused in a user namespace with one id, which has no groups to leave.
     let _ = call(libc::SYS_setgroups, [0; 3]);

@@ -2,17 +2,22 @@
 
 use std::{
     io::{self, Read, Write},
-    process::{Child, Command, ExitStatus, Stdio},
+    os::unix::process::CommandExt,
+    process::{Command, ExitStatus, Stdio},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::{
+    io::retry_on_intr,
+    process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid},
+};
 use sandbar_core::{Context, Error, ErrorKind, Result};
-
-use crate::machine::process::wait_for_exit;
 
 /// Bytes of its words that are kept.
 const MOST_SAID: u64 = 256 << 10;
+/// How long one that was killed may take to go.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What a program said, on both streams, and how it ended.
 #[derive(Debug)]
@@ -42,16 +47,17 @@ pub(crate) fn first_line(text: &str) -> String {
     line.trim_end_matches(':').chars().take(500).collect()
 }
 
-/// Runs a program to its end. It reads `input`, which must fit into a pipe. `name` is what it is called in errors.
+/// Runs a program to its end, in a process group of its own. It reads `input`, which must fit into a pipe. `name` is what it is called in errors.
 ///
 /// # Errors
-/// `TimedOut` (the program is ended), or of the kernel.
+/// `TimedOut` (the program is ended, with its group) where it has not ended, or somebody holds its streams still, when `patience` is over; of the kernel.
 pub(crate) fn ask(name: &'static str, mut command: Command, input: &str, patience: Duration) -> Result<Said> {
+    let begun = Instant::now();
     let pipe = || io::pipe().context(name, || "cannot make a pipe".to_owned());
     let program = command.get_program().to_owned();
     let (reader, writer) = pipe()?;
     let again = writer.try_clone().context(name, || "cannot make a pipe".to_owned())?;
-    command.stdin(Stdio::null()).stdout(writer).stderr(again);
+    command.stdin(Stdio::null()).stdout(writer).stderr(again).process_group(0);
     if !input.is_empty() {
         let (words, mut mouth) = pipe()?;
         mouth.write_all(input.as_bytes()).context(name, || "cannot write into a pipe".to_owned())?;
@@ -61,37 +67,34 @@ pub(crate) fn ask(name: &'static str, mut command: Command, input: &str, patienc
     // Holds the ends for writing, without which the reader would not see the end.
     drop(command);
     let mut child = spawned?;
-    let heard = std::thread::spawn(move || {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| Error::new(ErrorKind::Internal, name, "a process without an id"))?;
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
         let mut text = Vec::new();
         let _ = reader.take(MOST_SAID).read_to_end(&mut text);
-        String::from_utf8_lossy(&text).into_owned()
+        // It is not reaped here: until then its number, which is its group's, is nobody else's.
+        let _ = retry_on_intr(|| waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT));
+        // Nobody listens any more when the deadline is long over.
+        let _ = tell.send(String::from_utf8_lossy(&text).into_owned());
     });
-    // One that was ended may have left others with its streams.
-    let status = wait(name, &mut child, patience)?;
-    Ok(Said { status, text: heard.join().unwrap_or_default() })
-}
-
-fn wait(name: &'static str, child: &mut Child, patience: Duration) -> Result<ExitStatus> {
-    let begun = Instant::now();
-    let waiting = || format!("cannot wait for {name}");
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let held = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    let ended = held.map_or(Ok(true), |held| wait_for_exit(&held, patience)).context(name, waiting)?;
-    if !ended {
-        let _ = child.kill();
+    if let Ok(text) = told.recv_timeout(patience) {
+        let status = child.wait().context(name, || format!("cannot wait for {name}"))?;
+        return Ok(Said { status, text });
     }
-    let status = child.wait().context(name, waiting)?;
-    if ended {
-        Ok(status)
-    } else {
-        let message = format!("{name} does not answer");
-        Err(Error::new(ErrorKind::TimedOut, name, message).with("after", format!("{:.1?}", begun.elapsed())))
+    let _ = kill_process_group(pid, Signal::KILL);
+    // One that the kernel holds, and whoever has its streams and has left the group, is left behind, and a thread with it.
+    if told.recv_timeout(GRACE).is_ok() {
+        let _ = child.wait();
     }
+    let message = format!("{name} does not answer");
+    Err(Error::new(ErrorKind::TimedOut, name, message).with("after", format!("{:.1?}", begun.elapsed())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::process::HostProcess;
 
     fn shell(line: &str) -> Command {
         let mut command = Command::new("/bin/sh");
@@ -108,11 +111,36 @@ mod tests {
     }
 
     #[test]
-    fn one_that_hangs_is_ended_and_told_also_where_it_leaves_others_with_its_streams() {
+    fn one_that_hangs_is_ended_and_told_with_all_that_it_has_begun() {
         let begun = Instant::now();
-        let error = ask("sh", shell("sleep 20 & exec sleep 1000"), "", Duration::from_millis(200)).unwrap_err();
-        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+        let folder = tempfile::tempdir().unwrap();
+        let noted = folder.path().join("pid");
+        // The word is there when the process is.
+        let line = format!("sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; exec sleep 1000", noted.display());
+        let other = std::thread::scope(|scope| {
+            let asked = scope.spawn(|| ask("sh", shell(&line), "", Duration::from_secs(5)).unwrap_err());
+            let pid = loop {
+                if let Ok(pid) = std::fs::read_to_string(&noted) {
+                    break pid.trim().parse().unwrap();
+                }
+                assert!(!asked.is_finished(), "it was ended before it had begun another");
+            };
+            let other = HostProcess::of(pid).unwrap();
+            let error = asked.join().unwrap();
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+            assert!(error.chain().contains("sh does not answer"), "{}", error.chain());
+            other
+        });
+        while other.is_alive() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "what it has begun runs on");
+        }
+    }
+
+    #[test]
+    fn one_that_has_ended_and_left_its_streams_to_another_is_not_waited_for_longer() {
+        let begun = Instant::now();
+        let error = ask("sh", shell("sleep 1000 & echo done"), "", Duration::from_secs(1)).unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
         assert_eq!(error.kind(), ErrorKind::TimedOut);
-        assert!(error.chain().contains("sh does not answer"), "{}", error.chain());
     }
 }

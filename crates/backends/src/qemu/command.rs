@@ -15,6 +15,9 @@ use crate::vmm::{Disk, DiskRate, Shape};
 const KERNEL_LINE: &str =
     "console=ttyS0 quiet panic=-1 reboot=t mitigations=off no_timer_check tsc=reliable random.trust_cpu=on 8250.nr_uarts=1";
 
+/// What breaks out of the machine finds itself in a process that may start no programs and change no ids. A QEMU that was built without libseccomp refuses it.
+pub(super) const SANDBOX: [&str; 2] = ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"];
+
 /// Where a machine's memory is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -70,8 +73,7 @@ impl Machine {
             line.0.push(flag.into());
         }
         line.option("-display", "none");
-        // What breaks out of the machine finds itself in a process that may start no programs and change no ids.
-        line.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+        line.option(SANDBOX[0], SANDBOX[1]);
         line.with_path("-kernel", "", &self.kernel);
         line.with_path("-initrd", "", &self.initramfs);
         line.option("-append", KERNEL_LINE);

@@ -4,7 +4,7 @@ use sandbar_core::{Error, ErrorKind, Probe, Result};
 use sandbar_guest::KernelStore;
 use serde_json::Value;
 
-use super::{Accelerator, accelerator::Choice, info};
+use super::{Accelerator, accelerator::Choice, command::SANDBOX, info};
 use crate::{
     host::asked::{ask, first_line},
     vmm,
@@ -49,7 +49,7 @@ fn look(home: &Path, choice: &Choice) -> Result<String> {
 fn put_together(program: &Path, accelerator: Accelerator, patience: Duration) -> Result<(u64, u64)> {
     let mut command = Command::new(program);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-S", "-m", "16M", "-M", "q35", "-accel", accelerator.name()]);
-    command.args(["-qmp", "stdio"]).env_clear();
+    command.args(SANDBOX).args(["-qmp", "stdio"]).env_clear();
     let said = ask(info::PROGRAM, command, WORDS, patience)?;
     let greeting = said.text.lines().find_map(|line| serde_json::from_str::<Value>(line).ok()?.pointer("/QMP/version/qemu").cloned());
     let number = |name: &str| greeting.as_ref().and_then(|version| version.get(name)?.as_u64());
@@ -71,16 +71,18 @@ mod tests {
     #[test]
     fn a_program_that_is_none_and_one_that_hangs_are_told() {
         let folder = tempfile::tempdir().unwrap();
-        for (line, told) in [
-            ("echo no such machine; exit 1", "no such machine"),
-            ("echo QEMU emulator version 9.0.0", "does not make a machine"),
-            ("exec sleep 1000", "does not answer"),
+        // What ends may take its time on a busy machine.
+        let (long, short) = (Duration::from_secs(30), Duration::from_secs(1));
+        for (line, patience, told) in [
+            ("echo no such machine; exit 1", long, "no such machine"),
+            ("echo QEMU emulator version 9.0.0", long, "does not make a machine"),
+            ("exec sleep 1000", short, "does not answer"),
         ] {
             let program = folder.path().join("qemu-system-x86_64");
             fs::write(&program, format!("#!/bin/sh\n{line}\n")).unwrap();
             fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
             until_nobody_writes(&program).unwrap();
-            let error = put_together(&program, Accelerator::Tcg, Duration::from_secs(1)).unwrap_err();
+            let error = put_together(&program, Accelerator::Tcg, patience).unwrap_err();
             assert!(error.chain().contains(told), "{line}: {}", error.chain());
             fs::remove_file(&program).unwrap();
         }

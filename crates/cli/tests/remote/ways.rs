@@ -109,19 +109,22 @@ fn what_was_done_there_is_told_and_followed_from_here(way: &Way<'_>) {
 fn what_that_host_can_do_is_told_from_here(way: &Way<'_>) {
     let parse = |output: &Output| serde_json::from_slice::<Value>(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
     let (ours, theirs) = (way.run(&["doctor", "--on", way.on, "--json"]), way.there.run(&["doctor", "--json"]));
-    let names = |found: &Value, list: &str| -> Vec<(Value, Value)> {
+    let names = |found: &Value, list: &str| -> Vec<Value> {
         let list = found[list].as_array().unwrap();
-        list.iter().map(|entry| (entry["name"].clone(), entry["usable"].clone())).collect()
+        list.iter().map(|entry| entry["name"].clone()).collect()
     };
     let (found, told) = (parse(&ours), parse(&theirs));
     for list in ["providers", "host"] {
         assert!(!names(&found, list).is_empty());
         assert_eq!(names(&found, list), names(&told, list));
     }
-    assert_eq!(ours.status.code(), theirs.status.code());
+    // Each has tried for itself: what an engine or a busy machine lets one of them find, the other may find otherwise.
+    let container = |found: &Value| found["providers"].as_array().unwrap().iter().find(|one| one["name"] == "container").unwrap().clone();
+    for (found, output) in [(&found, &ours), (&told, &theirs)] {
+        assert_eq!((&container(found)["usable"], output.status.code()), (&true.into(), Some(0)), "{found}");
+    }
     let tested = parse(&way.run(&["doctor", "--on", way.on, "--self-test", "--json"]));
-    let container = tested["providers"].as_array().unwrap().iter().find(|provider| provider["name"] == "container").unwrap();
-    assert_eq!(container["said_hello"], true, "{tested}");
+    assert_eq!(container(&tested)["said_hello"], true, "{tested}");
     let shown = String::from_utf8(way.run(&["doctor", "--on", way.on]).stdout).unwrap();
     assert!(shown.contains("PROVIDER") && shown.contains("cgroups"), "{shown}");
     assert!(way.complains(&["doctor", "--on", "container"]).contains("leave --on out"));

@@ -25,6 +25,8 @@ pub struct Fake {
     failing: Arc<Mutex<BTreeSet<&'static str>>>,
     /// How often agents, which the host sees alive, do not answer who asks for the state.
     pub silent: Arc<AtomicUsize>,
+    /// How often it was tried.
+    pub probes: Arc<AtomicUsize>,
 }
 
 /// One generation of a sandbox.
@@ -137,6 +139,7 @@ impl SandboxProvider for Fake {
     }
 
     async fn probe(&self) -> Probe {
+        self.probes.fetch_add(1, Ordering::SeqCst);
         match self.check("probe") {
             Ok(()) => Probe { usable: true, verdict: "folders can be made".into(), hint: None },
             Err(_) => Probe { usable: false, verdict: "no folders here".into(), hint: Some("mend it".into()) },
