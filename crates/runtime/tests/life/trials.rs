@@ -47,7 +47,7 @@ async fn a_self_test_comes_to_its_end_without_whoever_asked_and_what_it_makes_ha
 async fn a_provider_is_tried_once_in_a_while_for_all_who_ask_and_for_each_who_makes_something() {
     let (_home, fake, runtime) = setup().await;
     let tried = || fake.probes.load(SeqCst);
-    let ask = || runtime.provider_with(Some(Isolation::Namespaces), None, Vec::new());
+    let ask = || runtime.provider_with(Some(Isolation::Namespaces), None, Vec::new(), None);
     let provider = runtime.providers().get("fake").unwrap();
     fake.failing().insert("probe");
     begin(ask());
