@@ -113,11 +113,10 @@ impl Start<'_> {
             journal: self.journal,
         };
         let mut console = None;
-        let machine_memory = machine.shape.memory;
-        let started = launch.start_after(|machine| {
+        let started = launch.start_after(|monitor| {
             self.journal.step(STEPS[1]);
-            bound(machine, machine_memory).context(OPERATION, || "cannot bound the monitor's memory".to_owned())?;
-            let owned = (self.lifetime == Lifetime::Owned).then_some(machine);
+            bound(monitor, machine.shape.memory).context(OPERATION, || "cannot bound the monitor's memory".to_owned())?;
+            let owned = (self.lifetime == Lifetime::Owned).then_some(monitor);
             let process = vmm::start_console(agent, self.generation, printed, owned)?;
             console = Some(process);
             self.journal.intend(&process.resource(CONSOLE_ROLE))

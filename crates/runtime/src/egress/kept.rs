@@ -13,7 +13,7 @@ use super::{NetworkEvent, NetworkRecord};
 const FILE: &str = "network.log.first";
 /// What becomes that file.
 const NEW: &str = "network.log.first.new";
-/// Bytes of each kind of events: some thousand lines.
+/// Bytes of each kind of events: some 600 lines.
 const MOST: usize = 256 << 10;
 
 /// What makes a line another one than those before: all but when, by which process, how many bytes, and which of a name's addresses.
