@@ -152,17 +152,15 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
             let (agent, request, kill) = (Rc::clone(agent), request.clone(), request.kill_on_disconnect);
             let started = tokio::task::spawn_local(async move { session::exec(&agent, &request).await }).await;
             let started = started.unwrap_or_else(|_| Err(failure::failure(Kind::Internal, "the start was given up")));
-            started.map(|process| Some((process, 0, kill)))
+            started.map(|place| Some((place, kill)))
         }
-        Ok(Operation::Attach(request)) => {
-            session::attach(agent, request).map(|(process, from)| Some((process, from, request.kill_on_disconnect)))
-        }
+        Ok(Operation::Attach(request)) => session::attach(agent, request).map(|place| Some((place, request.kill_on_disconnect))),
         Ok(_) => Ok(None),
         Err(failure) => Err(failure.clone()),
     };
     match attached {
-        Ok(Some((process, from, kill))) => {
-            session::serve(agent, &process, from, reader, write.as_ref(), kill).await;
+        Ok(Some((place, kill))) => {
+            session::serve(agent, place, reader, write.as_ref(), kill).await;
             if agent.is_on_vsock() {
                 // What the host still says is for nobody, but must not wait: it would until the host closes.
                 discard(&mut stream).await;

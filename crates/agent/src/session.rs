@@ -37,8 +37,19 @@ const BATCH: usize = 64 << 10;
 /// A run of one stream from which on it goes out of the ring itself. What is shorter is put together first: it may alternate with the other stream.
 const LONG: usize = 8 << 10;
 
+/// Where a client begins: at this offset, of which what is no more kept is told as lost, and from which on nothing is forgotten.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) process: Rc<Process>,
+    from: u64,
+    cursor: Cursor,
+}
+
 /// Starts a process. Must not be dropped on the way: nobody would know of the process then.
-pub(crate) async fn exec(agent: &Rc<Agent>, request: &Exec) -> failure::Result<Rc<Process>> {
+///
+/// The client has its place before anything is read of the process: its first words may fill more than the ring before the client's
+/// own task has its turn.
+pub(crate) async fn exec(agent: &Rc<Agent>, request: &Exec) -> failure::Result<Place> {
     agent.check_open()?;
     if agent.table.is_full() {
         return Err(failure(Kind::ResourceExhausted, format!("{} processes run already", crate::table::MAX_RUNNING)));
@@ -55,11 +66,12 @@ pub(crate) async fn exec(agent: &Rc<Agent>, request: &Exec) -> failure::Result<R
     let process = Rc::new(Process::new(agent, pid, line, request.pty.is_some()));
     let sources = streams(agent, &process, ends).inspect_err(|_| pending.signal(Signal::KILL))?;
     agent.table.started(&process, &pending);
+    let cursor = Cursor::new(&process, 0);
     let grace = Duration::from_millis(request.grace_ms);
     let limit = Some(request.timeout_ms).filter(|limit| *limit > 0);
     let deadline = limit.and_then(|limit| Instant::now().checked_add(Duration::from_millis(limit))).map(|at| Deadline { at, grace });
     tokio::task::spawn_local(pump::run(Rc::clone(agent), Rc::clone(&process), sources, deadline));
-    Ok(process)
+    Ok(Place { process, from: 0, cursor })
 }
 
 /// Puts the streams of a process into the event loop.
@@ -83,19 +95,22 @@ fn streams(agent: &Agent, process: &Process, ends: Ends) -> failure::Result<Vec<
 }
 
 /// Finds a process, and where in its output a client is to begin.
-pub(crate) fn attach(agent: &Agent, request: &Attach) -> failure::Result<(Rc<Process>, u64)> {
+pub(crate) fn attach(agent: &Agent, request: &Attach) -> failure::Result<Place> {
     let process = agent.table.find(request.pid)?;
     let (start, end) = {
         let ring = process.ring.borrow();
         (ring.start(), ring.end())
     };
-    match request.from {
-        Some(_) if request.epoch.is_some_and(|epoch| epoch != agent.epoch.get()) => Ok((Rc::clone(&process), process.saved_at.get())),
+    let from = match request.from {
+        Some(_) if request.epoch.is_some_and(|epoch| epoch != agent.epoch.get()) => process.saved_at.get(),
         Some(from) if from > end => {
-            Err(failure(Kind::InvalidInput, format!("offset {from} is beyond the end of the output of process {}: {end}", request.pid)))
+            let message = format!("offset {from} is beyond the end of the output of process {}: {end}", request.pid);
+            return Err(failure(Kind::InvalidInput, message));
         }
-        from => Ok((process, from.unwrap_or(start))),
-    }
+        from => from.unwrap_or(start),
+    };
+    let cursor = Cursor::new(&process, from.max(start));
+    Ok(Place { process, from, cursor })
 }
 
 fn watched(agent: &Agent, fd: OwnedFd, interest: Interest) -> failure::Result<Watched> {
@@ -105,17 +120,17 @@ fn watched(agent: &Agent, fd: OwnedFd, interest: Interest) -> failure::Result<Wa
 /// Serves a client of a process until the end was told or the client is gone.
 pub(crate) async fn serve(
     agent: &Agent,
-    process: &Rc<Process>,
-    from: u64,
+    place: Place,
     mut reader: FrameReader<ReadHalf<'_>>,
     stream: &UnixStream,
     kill_on_disconnect: bool,
 ) {
     let closed = Cell::new(false);
+    let process = &Rc::clone(&place.process);
     let mut input = pin!(listen(process, &mut reader, &closed));
     let mut listening = true;
     let told = {
-        let mut output = pin!(tell(agent, process, from, stream, &closed));
+        let mut output = pin!(tell(agent, place, stream, &closed));
         let mut gone = pin!(hung_up(stream, agent.is_on_vsock()));
         loop {
             tokio::select! {
@@ -150,16 +165,17 @@ pub(crate) async fn serve(
 }
 
 /// Tells a client everything from an offset on.
-async fn tell(agent: &Agent, process: &Rc<Process>, from: u64, stream: &UnixStream, closed: &Cell<bool>) -> Result<(), FrameError> {
+async fn tell(agent: &Agent, place: Place, stream: &UnixStream, closed: &Cell<bool>) -> Result<(), FrameError> {
+    let Place { process, from, cursor } = &place;
+    let from = *from;
     let mut out = BytesMut::from(VERSION.encode().as_slice());
     let started =
         Started { pid: process.pid.as_raw_pid().cast_unsigned(), offset: from, epoch: agent.epoch.get(), input: process.input.get() };
     encode_message(&mut out, &Reply { answer: Some(reply::Answer::Started(started)) })?;
-    let start = process.ring.borrow().start();
-    if from < start {
-        encode_message(&mut out, &Event { what: Some(event::What::Lost(Lost { bytes: start - from })) })?;
+    let lost = cursor.offset() - from;
+    if lost > 0 {
+        encode_message(&mut out, &Event { what: Some(event::What::Lost(Lost { bytes: lost })) })?;
     }
-    let cursor = Cursor::new(process, from.max(start));
     // What a background process writes after the end was told is for those who attach later.
     let mut last = None;
     loop {
@@ -168,8 +184,8 @@ async fn tell(agent: &Agent, process: &Rc<Process>, from: u64, stream: &UnixStre
             last.get_or_insert(process.ring.borrow().end());
         }
         let end = last.unwrap_or(u64::MAX);
-        batch(process, &cursor, end, &mut out)?;
-        if out.is_empty() && !closed.get() && pour(process, &cursor, end, stream).await? {
+        batch(process, cursor, end, &mut out)?;
+        if out.is_empty() && !closed.get() && pour(process, cursor, end, stream).await? {
             continue;
         }
         if closed.take() {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use sandbar_protocol::{Attach, Exec, FrameKind, List, Process, reply, request::Operation};
 
-use crate::host::{Host, eventually, exited, shell};
+use crate::host::{Host, Session, answer, eventually, exited, shell};
 
 fn list(host: &Host) -> Vec<Process> {
     match host.ask(Operation::List(List {})).1 {
@@ -158,6 +158,23 @@ fn the_last_words_of_a_process_are_told_to_a_slow_client() {
     eventually("it has ended", || !crate::host::is_alive(pid));
     let output = session.collect();
     assert_eq!((output.stdout.len(), output.lost), (60_004, 0));
+}
+
+#[test]
+fn the_first_words_of_a_process_are_told_however_soon_it_says_them() {
+    let host = Host::with(|config| config.ring_bytes = 4096);
+    let signal = |signal| rustix::process::kill_process(rustix::process::Pid::from_raw(host.pid().cast_signed()).unwrap(), signal).unwrap();
+    for number in 0..50 {
+        // The agent stands still at some moment of the start, while the process goes on.
+        let mut stream = host.send(Operation::Exec(shell("head -c 60000 /dev/zero")));
+        std::thread::sleep(Duration::from_micros(number * 40));
+        signal(rustix::process::Signal::STOP);
+        std::thread::sleep(Duration::from_millis(10));
+        signal(rustix::process::Signal::CONT);
+        let reply::Answer::Started(started) = answer(&mut stream) else { panic!("it is not started") };
+        let output = Session { stream, started }.collect();
+        assert_eq!((output.stdout.len(), output.lost), (60_000, 0));
+    }
 }
 
 #[test]

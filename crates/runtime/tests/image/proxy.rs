@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 /// A relay; it listens until it is dropped.
@@ -27,6 +28,8 @@ struct Faults {
     over: AtomicBool,
     /// Bytes of answers.
     relayed: AtomicU64,
+    /// Connections that are relayed.
+    open: AtomicU64,
     requests: Mutex<Vec<String>>,
 }
 
@@ -42,7 +45,11 @@ impl Proxy {
                     return;
                 }
                 let (Ok(client), faults) = (client, shared.clone()) else { return };
-                thread::spawn(move || relay(client, registry, &faults));
+                thread::spawn(move || {
+                    faults.open.fetch_add(1, Ordering::SeqCst);
+                    relay(client, registry, &faults);
+                    faults.open.fetch_sub(1, Ordering::SeqCst);
+                });
             }
         });
         Self { address, faults }
@@ -63,6 +70,15 @@ impl Proxy {
     /// Bytes of answers so far.
     pub(crate) fn relayed(&self) -> u64 {
         self.faults.relayed.load(Ordering::SeqCst)
+    }
+
+    /// Waits until those who were connected are known to be gone: what was on its way to them counts as relayed.
+    pub(crate) fn wait_for_the_last(&self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.faults.open.load(Ordering::SeqCst) > 0 {
+            assert!(Instant::now() < deadline, "somebody is still connected");
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// The requests since the last time this was asked.

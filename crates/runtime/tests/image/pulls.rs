@@ -322,6 +322,7 @@ fn a_killed_pull_goes_on_where_it_stopped(registries: &Registries) {
     }
     process.kill().unwrap();
     process.wait().unwrap();
+    proxy.wait_for_the_last();
     proxy.stall_after(0);
     // Neither are its locks in the way, nor is anything half made taken for whole.
     block(fresh.store.sweep()).unwrap();
