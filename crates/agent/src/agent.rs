@@ -8,6 +8,7 @@ use std::{
 use sandbar_protocol::GuestWire;
 use tokio::{
     sync::{Notify, Semaphore},
+    task::AbortHandle,
     time::Instant,
 };
 
@@ -60,10 +61,14 @@ pub(crate) struct Agent {
     pub(crate) closing: Cell<bool>,
     /// Every connection is to be dropped.
     pub(crate) cut: Notify,
+    /// How often they were, for those that are not listening to it yet.
+    pub(crate) cuts: Cell<u32>,
     /// Nothing is accepted until then, or until somebody wakes the agent.
     pub(crate) silent_until: Cell<Option<Instant>>,
     /// The places of clients that were cut off to be saved: they come back to them.
     pub(crate) cut_off: RefCell<Vec<Cursor>>,
+    /// The end of the time they have for that.
+    pub(crate) returning: RefCell<Option<AbortHandle>>,
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) transfers: Arc<Semaphore>,
     pub(crate) watches: Arc<Semaphore>,
@@ -93,8 +98,10 @@ impl Agent {
             epoch: Cell::new(0),
             closing: Cell::new(false),
             cut: Notify::new(),
+            cuts: Cell::new(0),
             silent_until: Cell::new(None),
             cut_off: RefCell::default(),
+            returning: RefCell::default(),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
@@ -132,6 +139,10 @@ impl Agent {
     /// Cuts everybody off until somebody wakes the agent, or until this time. Their places in the output are kept for them.
     pub(crate) fn quiesce(&self, until: Option<Instant>) {
         self.silent_until.set(until);
+        // Those who were cut off for an earlier save have as long as the others.
+        if let Some(returning) = self.returning.take() {
+            returning.abort();
+        }
         for process in self.table.all() {
             process.saved_at.set(process.ring.borrow().end());
             if let Some(floor) = process.floor() {
@@ -144,6 +155,7 @@ impl Agent {
 
     /// Drops every connection, those held by threads too.
     pub(crate) fn cut_connections(&self) {
+        self.cuts.set(self.cuts.get().wrapping_add(1));
         self.cut.notify_waiters();
         for socket in self.lent.take().iter().filter_map(Weak::upgrade) {
             let _ = socket.shutdown(std::net::Shutdown::Both);

@@ -53,6 +53,12 @@ pub(crate) async fn run(agent: Rc<Agent>, process: Rc<Process>, mut sources: Vec
             let waiting = |source: &Source| rustix::io::ioctl_fionread(source.fd.get_ref()).unwrap_or(0);
             aftermath = Some(Aftermath { ended: now, quiet: now + QUIET, owed: sources.iter().map(waiting).sum() });
         }
+        // However much it says: what waits for the alarm below has no turn while there is something to be read.
+        if exit.is_none() && deadline.is_some_and(|deadline| Instant::now() >= deadline.at) {
+            deadline = expire(&process, deadline);
+        }
+        // Before it is looked for the last time what there is: what came until then is told.
+        let looked = Instant::now();
         let moved = pass(&agent, &process, &mut sources, exit.is_some());
         if moved > 0
             && let Some(aftermath) = &mut aftermath
@@ -62,9 +68,8 @@ pub(crate) async fn run(agent: Rc<Agent>, process: Rc<Process>, mut sources: Vec
         }
         let done = process.status().is_some();
         if let (Some(status), Some(aftermath), false) = (exit, &aftermath, done) {
-            let now = Instant::now();
-            let silent = now >= aftermath.quiet && has_room(&process, &sources);
-            let patient = !silent && now < aftermath.ended + PATIENCE;
+            let silent = looked >= aftermath.quiet && has_room(&process, &sources);
+            let patient = !silent && looked < aftermath.ended + PATIENCE;
             if sources.is_empty() || (!patient && (aftermath.owed == 0 || moved == 0 && has_room(&process, &sources))) {
                 process.finish(status);
                 agent.table.ended(&process);
@@ -72,6 +77,10 @@ pub(crate) async fn run(agent: Rc<Agent>, process: Rc<Process>, mut sources: Vec
             }
         }
         if process.forgotten.get() || (done && sources.is_empty()) {
+            if let (Some(status), false) = (exit, done) {
+                // Another has its number; who still listens hears of the end.
+                process.finish(status);
+            }
             return;
         }
         if moved > 0 {
@@ -96,11 +105,7 @@ pub(crate) async fn run(agent: Rc<Agent>, process: Rc<Process>, mut sources: Vec
             () = readable(second) => {}
             () = process.space.notified() => {}
             () = process.exited.notified(), if exit.is_none() => {}
-            () = until(alarm.filter(|_| room || aftermath.is_none())) => {
-                if aftermath.is_none() {
-                    deadline = expire(&process, deadline);
-                }
-            }
+            () = until(alarm.filter(|_| room || aftermath.is_none())) => {}
         }
     }
 }

@@ -10,14 +10,14 @@ use std::{
 
 use bytes::BytesMut;
 use prost::Message;
-use rustix::{io::Errno, net::SocketFlags};
+use rustix::{io::Errno, net::SocketFlags, process::Signal};
 use sandbar_protocol::{
     Ack, Failure, FrameError, FrameReader, Pong, ProcessList, Reply, Request, VERSION, encode_message, reply, request::Operation,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::UnixStream,
-    sync::OwnedSemaphorePermit,
+    sync::{OwnedSemaphorePermit, oneshot},
     time::Instant,
 };
 
@@ -72,11 +72,14 @@ pub(crate) async fn run(agent: Rc<Agent>, mut door: Door) -> io::Error {
 
 /// Clients that were cut off have a while to come back.
 fn await_return(agent: &Rc<Agent>) {
-    let agent = Rc::clone(agent);
-    tokio::task::spawn_local(async move {
-        tokio::time::sleep(RETURN).await;
-        agent.cut_off.take();
-    });
+    let returning = {
+        let agent = Rc::clone(agent);
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(RETURN).await;
+            agent.cut_off.take();
+        })
+    };
+    agent.returning.replace(Some(returning.abort_handle()));
 }
 
 /// Serves one connection of a guest's pipe, which is in the way of no save and never closed.
@@ -103,7 +106,12 @@ fn welcome(agent: &Rc<Agent>, socket: OwnedFd) {
     // Any stream socket will do: only its calls are used, never its addresses.
     let Ok(stream) = UnixStream::from_std(StdStream::from(socket)) else { return };
     let agent = Rc::clone(agent);
+    let cuts = agent.cuts.get();
     tokio::task::spawn_local(async move {
+        // It may have happened before this had its first turn.
+        if agent.cuts.get() != cuts {
+            return;
+        }
         tokio::select! {
             biased;
             () = agent.cut.notified() => {}
@@ -116,8 +124,12 @@ fn welcome(agent: &Rc<Agent>, socket: OwnedFd) {
 async fn converse_to_the_end(agent: &Rc<Agent>, stream: UnixStream, permit: OwnedSemaphorePermit) {
     let twin = if agent.is_on_vsock() { stream.as_fd().try_clone_to_owned().ok() } else { None };
     let ends = converse(agent, stream, permit).await;
-    if let (End::Host, Some(Ok(twin))) = (ends, twin.map(|twin| UnixStream::from_std(StdStream::from(twin)))) {
-        session::hung_up(&twin, true).await;
+    if let (End::Host, Some(Ok(stream))) = (ends, twin.map(|twin| UnixStream::from_std(StdStream::from(twin)))) {
+        let twin = Twin::of(&stream);
+        tokio::select! {
+            () = session::hung_up(&stream, true) => {}
+            () = Twin::reset(twin.as_ref()) => {}
+        }
     }
 }
 
@@ -150,8 +162,16 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
         Ok(Operation::Exec(request)) => {
             // As a task of its own, which goes on when this connection is dropped.
             let (agent, request, kill) = (Rc::clone(agent), request.clone(), request.kill_on_disconnect);
-            let started = tokio::task::spawn_local(async move { session::exec(&agent, &request).await }).await;
-            let started = started.unwrap_or_else(|_| Err(failure::failure(Kind::Internal, "the start was given up")));
+            let (hand, started) = oneshot::channel();
+            tokio::task::spawn_local(async move {
+                if let Err(Ok(place)) = hand.send(session::exec(&agent, &request).await)
+                    && kill
+                {
+                    // Whoever asked for it left before it had begun.
+                    place.process.hint(Signal::KILL);
+                }
+            });
+            let started = started.await.unwrap_or_else(|_| Err(failure::failure(Kind::Internal, "the start was given up")));
             started.map(|place| Some((place, kill)))
         }
         Ok(Operation::Attach(request)) => session::attach(agent, request).map(|place| Some((place, request.kill_on_disconnect))),
@@ -160,12 +180,20 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
     };
     match attached {
         Ok(Some((place, kill))) => {
-            session::serve(agent, place, reader, write.as_ref(), kill).await;
-            if agent.is_on_vsock() {
-                // What the host still says is for nobody, but must not wait: it would until the host closes.
-                discard(&mut stream).await;
-            }
-            return End::Host;
+            let twin = if agent.is_on_vsock() { Twin::of(write.as_ref()) } else { None };
+            let served = async {
+                session::serve(agent, place, reader, write.as_ref(), kill).await;
+                if agent.is_on_vsock() {
+                    // What the host still says is for nobody, but must not wait: it would until the host closes.
+                    discard(write.as_ref()).await;
+                }
+            };
+            return tokio::select! {
+                biased;
+                // A machine that is saved, or loaded: that is a cut, after which clients come back, and no client that leaves.
+                () = Twin::reset(twin.as_ref()) => End::Agent,
+                () = served => End::Host,
+            };
         }
         Ok(None) => {}
         Err(failure) => return refuse(&mut stream, failure).await,
@@ -237,7 +265,7 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
                 return refuse(&mut stream, failure::failure(Kind::Unsupported, "the volumes of this sandbox are the host's")).await;
             }
             // No transfer, whose turns are few, and not cut with the others: processes have to end first.
-            transfer::hand_over(&agent.shares, &RefCell::default(), stream, ahead, permit, move |link| {
+            transfer::hand_over(&agent.shares, &RefCell::default(), (stream, agent.is_on_vsock()), ahead, permit, move |link| {
                 share::serve_in_guest(&request, link)
             })
             .await;
@@ -269,7 +297,7 @@ async fn lend(agent: &Rc<Agent>, stream: UnixStream, ahead: bytes::Bytes, permit
     let turns = if is_watch { &agent.watches } else { &agent.transfers };
     // Where no hang-up is told: gVisor's sockets, and vsock.
     let (init, by_words) = (settings.config.init, settings.config.listen_folder.is_some() || agent.is_on_vsock());
-    transfer::hand_over(turns, &agent.lent, stream, ahead, permit, move |link| match operation {
+    transfer::hand_over(turns, &agent.lent, (stream, agent.is_on_vsock()), ahead, permit, move |link| match operation {
         Operation::PutFile(request) => put::file(&base, owner, &request, &forks, link),
         Operation::PutTree(request) => put::tree(&base, owner, &request, &forks, link),
         Operation::GetFile(request) => get::file(&base, &request, link),
@@ -314,7 +342,13 @@ async fn refuse(stream: &mut UnixStream, failure: Failure) -> End {
 }
 
 /// Reads until the other side has closed.
-async fn discard(stream: &mut UnixStream) {
+async fn discard(stream: &UnixStream) {
     let mut discarded = [0; 1024];
-    while stream.read(&mut discarded).await.is_ok_and(|length| length > 0) {}
+    while stream.readable().await.is_ok() {
+        match stream.try_read(&mut discarded) {
+            Ok(length) if length > 0 => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            _ => return,
+        }
+    }
 }

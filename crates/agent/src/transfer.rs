@@ -15,7 +15,10 @@ use rustix::io::Errno;
 use sandbar_protocol::{Failure, FrameError, FrameKind, HEADER, Header, MAX_BULK, Reply, VERSION, encode_message, reply};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::failure::{self, Kind, Result, failure, refusal};
+use crate::{
+    failure::{self, Kind, Result, failure, refusal},
+    session,
+};
 
 /// Walking trees needs some; only what is touched is memory.
 const STACK: usize = 256 << 10;
@@ -36,12 +39,18 @@ pub(crate) struct Link {
 pub(crate) async fn hand_over(
     turns: &Arc<Semaphore>,
     lent: &RefCell<Vec<Weak<UnixStream>>>,
-    stream: tokio::net::UnixStream,
+    (stream, is_on_vsock): (tokio::net::UnixStream, bool),
     ahead: Bytes,
     connection: OwnedSemaphorePermit,
     work: impl FnOnce(&mut Link) -> Result<()> + Send + 'static,
 ) {
-    let Ok(turn) = Arc::clone(turns).acquire_owned().await else { return };
+    let turn = tokio::select! {
+        biased;
+        turn = Arc::clone(turns).acquire_owned() => turn,
+        // Whoever gives up waiting holds a connection no longer.
+        () = session::hung_up(&stream, is_on_vsock) => return,
+    };
+    let Ok(turn) = turn else { return };
     let Ok(socket) = stream.into_std() else { return };
     if socket.set_nonblocking(false).is_err() {
         return;

@@ -22,6 +22,9 @@ mod engine;
 #[path = "../../conformance/tests/engines/trial.rs"]
 mod trial;
 
+/// Long enough for a loaded machine; nothing waits for it that works.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A fact, and the runtime of the engine that it is shown on.
 type Case = (&'static str, &'static str, fn(&World));
 
@@ -76,9 +79,15 @@ impl World {
         fs::read_dir(self.socket.with_file_name("root/containers")).map_or(0, Iterator::count)
     }
 
+    /// What is true of a sandbox. Its agent on a busy machine may be silent for longer than a status waits: one that is in doubt is asked again.
     fn state(&self, id: &str) -> String {
-        let told: serde_json::Value = serde_json::from_str(&self.ok(&["inspect", id])).unwrap();
-        told["state"].as_str().unwrap().to_owned()
+        let begun = Instant::now();
+        loop {
+            let told: serde_json::Value = serde_json::from_str(&self.ok(&["inspect", id])).unwrap();
+            if told["in_doubt"] != true || begun.elapsed() > PATIENCE {
+                return told["state"].as_str().unwrap().to_owned();
+            }
+        }
     }
 
     /// After `gc` the engine has one container for each sandbox, and those that are there answer.
@@ -121,7 +130,7 @@ fn world(runtime: &str) -> Result<World, String> {
 fn wait_for_engine(world: &World) {
     let begun = Instant::now();
     while UnixStream::connect(&world.socket).is_err() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{}", engine::last_words(&world.socket));
+        assert!(begun.elapsed() < PATIENCE, "{}", engine::last_words(&world.socket));
         sleep(Duration::from_millis(50));
     }
 }
@@ -256,8 +265,8 @@ fn a_kill_while_memory_is_saved_leaves_a_sandbox_that_answers(world: &World) {
         assert_eq!(world.is_settled(step), [id.as_str()], "{step}");
         assert_eq!(world.state(&id), "running", "{step}");
         assert_eq!(world.ok(&["exec", &id, "--", "cat", "/file"]), "kept", "{step}");
-        // By itself the agent would listen again within a minute.
-        assert!(begun.elapsed() < Duration::from_secs(20), "{step}: {:?}", begun.elapsed());
+        // By itself the agent would listen again after a minute.
+        assert!(begun.elapsed() < Duration::from_secs(50), "{step}: {:?}", begun.elapsed());
     }
     assert_eq!(world.ok(&["checkpoints", "--json"]), "[]");
     world.ok(&["rm", "-f", &id]);

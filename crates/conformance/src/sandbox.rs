@@ -15,6 +15,7 @@ use sandbar_core::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    task_local,
     time::{Instant, sleep, timeout},
 };
 
@@ -28,9 +29,25 @@ pub(crate) const SOON: Duration = Duration::from_secs(30);
 /// What "within seconds" means to a call that is to fail at once: a call that waits for an agent in vain ends after 15 seconds or more.
 const SECONDS: Duration = Duration::from_secs(10);
 
+task_local! {
+    /// How many times as long the case's subject may take: see [`Subject::patience`](crate::Subject::patience).
+    pub(crate) static PATIENCE: u32;
+}
+
+/// How many times as long it is for the case that runs.
+pub(crate) fn slowness() -> u32 {
+    PATIENCE.try_get().unwrap_or(1)
+}
+
+/// [`SOON`] for the case that runs.
+pub(crate) fn patience() -> Duration {
+    SOON * slowness()
+}
+
 /// Waits for something that must come.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> Result<T, Failure> {
-    timeout(SOON, future).await.map_err(|_| Failure::new(format!("{what} did not end within {} s", SOON.as_secs())))
+    let patience = patience();
+    timeout(patience, future).await.map_err(|_| Failure::new(format!("{what} did not end within {} s", patience.as_secs())))
 }
 
 /// Waits for something that must come within seconds.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sandbar_core::{ExecEvent, ExecStream, ExitStatus, OutputKind};
 use tokio::time::timeout;
 
-use crate::{Failure, failure::ensure, sandbox::SOON};
+use crate::{Failure, failure::ensure, sandbox::patience};
 
 /// Everything that was told until the end.
 #[derive(Debug, Default)]
@@ -69,7 +69,7 @@ pub(crate) async fn read_until(stream: &mut ExecStream, needle: &str) -> Result<
             }
         }
     };
-    let outcome = timeout(SOON, reading).await;
+    let outcome = timeout(patience(), reading).await;
     let text = String::from_utf8_lossy(&text).into_owned();
     match outcome {
         Ok(Ok(())) => Ok(text),
@@ -99,5 +99,5 @@ pub(crate) async fn drain(stream: &mut ExecStream, quiet: Duration) -> Result<()
         while hears(stream, quiet).await? {}
         Ok(())
     };
-    timeout(SOON, draining).await.map_err(|_| Failure::new("output never paused"))?
+    timeout(patience(), draining).await.map_err(|_| Failure::new("output never paused"))?
 }

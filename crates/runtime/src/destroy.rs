@@ -47,7 +47,7 @@ impl Runtime {
     }
 
     async fn release(&self, sandbox: &Sandbox, row: &SandboxRow) -> Result<()> {
-        self.end_keeper(&row.id)?;
+        self.end_keeper(&row.id).await?;
         self.local_ports().close_all(&row.id).await;
         self.local_egress().close(&row.id).await;
         if row.boot != self.ledger().boot() {

@@ -1,9 +1,14 @@
 //! Processes as the ledger names them: an id alone is used again by the kernel, an id with a start time within one boot is not.
 
+use std::time::Duration;
+
 use rustix::process::{Pid, getpid};
 use sandbar_core::{Error, ErrorKind, Result};
 
 use crate::system::{self, start_time};
+
+/// How long a process that was killed may take to end. It costs nothing where it does.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One host process of one boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,10 +39,14 @@ impl ProcessIdentity {
             }
     }
 
-    /// Ends it with `KILL` and waits at most two seconds until it is gone. One that is gone already, or is another process by now, is no error.
+    /// Ends it with `KILL` and waits until it is gone, which takes a moment, or on a busy machine as long as it has no turn. One that is gone already, or is another
+    /// process by now, is no error.
+    ///
+    /// # Errors
+    /// `TimedOut` when it lives on; of the kernel.
     pub(crate) fn kill(&self, boot: &str) -> Result<()> {
         let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return Ok(()) };
-        system::kill(pid, || Ok(self.boot == boot && start_time(self.pid)? == Some(self.start_time)))
+        system::kill(pid, PATIENCE, || Ok(self.boot == boot && start_time(self.pid)? == Some(self.start_time)))
     }
 }
 

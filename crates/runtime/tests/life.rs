@@ -332,7 +332,8 @@ async fn a_reboot_is_noticed() {
 #[tokio::test]
 async fn a_sandbox_whose_time_has_passed_is_destroyed_by_this_process_or_the_next_command() {
     let (home, fake, runtime) = setup().await;
-    let spec = SandboxSpec { ttl: Some(Duration::from_secs(5)), ..SandboxSpec::default() };
+    // Long enough for it to be looked at before, on a machine that is busy.
+    let spec = SandboxSpec { ttl: Some(Duration::from_secs(15)), ..SandboxSpec::default() };
     let sandbox = runtime.create(CreateRequest { spec: spec.clone(), ..named("web") }).await.unwrap();
     assert!(sandbox.summary().await.unwrap().expires_ms.is_some());
     while !runtime.list().await.unwrap().is_empty() {

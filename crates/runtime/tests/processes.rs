@@ -422,7 +422,8 @@ async fn an_address_that_is_taken_is_told() {
 
 async fn a_time_to_live_ends_the_sandbox() {
     let home = tempfile::tempdir().unwrap();
-    let spec = SandboxSpec { ttl: Some(Duration::from_secs(5)), ..SandboxSpec::default() };
+    // Long enough for it to be looked at before, on a machine that is busy.
+    let spec = SandboxSpec { ttl: Some(Duration::from_secs(15)), ..SandboxSpec::default() };
     let sandbox = open(home.path()).await.create(CreateRequest { spec, ..named("web") }).await.unwrap();
     assert_eq!(keepers(home.path()).len(), 1);
     let folder = home.path().join("sandboxes").join(sandbox.id().as_str());

@@ -56,16 +56,15 @@ impl Feed {
         }
         let runtime = self.runtime.clone();
         let followed = blocking(move || runtime.verdicts()).await?;
+        let new = Senders { verdicts: broadcast::Sender::new(WAITING), ports: broadcast::Sender::new(WAITING) };
+        let (changed, told) = (new.ports.clone(), new.subscribe());
+        // Nobody listening is noticed at the next turn.
+        let ports = self.runtime.port_changes(move |change| drop(changed.send(Arc::new(change)))).await?;
         let mut senders = self.senders();
         // Somebody else may have been here meanwhile.
         if let Some(senders) = &*senders {
             return Ok(senders.subscribe());
         }
-        let new = Senders { verdicts: broadcast::Sender::new(WAITING), ports: broadcast::Sender::new(WAITING) };
-        let changed = new.ports.clone();
-        // Nobody listening is noticed at the next turn.
-        let ports = self.runtime.port_changes(move |change| drop(changed.send(Arc::new(change))))?;
-        let told = new.subscribe();
         *senders = Some(new.clone());
         tokio::spawn(Arc::clone(self).tell(followed, ports, new));
         Ok(told)

@@ -132,7 +132,7 @@ const fn yes() -> bool {
 /// Tell what is counted and measured, for Prometheus
 ///
 /// In its text format. Sandboxes are those that the caller sees; what the server itself has counted is for the token and keys with the scope admin. Sandboxes are asked when this is asked for, for five seconds at
-/// most; those that have not answered then are counted in `sandbar_sandboxes_unanswered`.
+/// most; those that have not answered then, or whose state is in doubt, are counted in `sandbar_sandboxes_unanswered`.
 #[utoipa::path(get, path = "/metrics", tag = "host", operation_id = "metrics", params(Wanted),
     responses((status = 200, body = String, content_type = "text/plain"), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn scrape(app: May<Read>, Query(wanted): Query<Wanted>) -> Answer<impl IntoResponse> {
@@ -151,7 +151,7 @@ async fn measure(runtime: &Runtime, each: bool) -> Result<Registry> {
     let mut registry = Registry::with_prefix("sandbar");
     let (kinds, unanswered) = (Family::<Kind, Gauge>::default(), Gauge::<i64>::default());
     registry.register("sandboxes", "Sandboxes by provider and state, which was verified", kinds.clone());
-    registry.register("sandboxes_unanswered", "Sandboxes that could not be asked, or not in time", unanswered.clone());
+    registry.register("sandboxes_unanswered", "Sandboxes that could not be asked in time, or whose state is in doubt", unanswered.clone());
     let gauge = |registry: &mut Registry, name: &str, help: &str| {
         let family = Family::<Which, Gauge>::default();
         if each {
@@ -195,7 +195,12 @@ async fn measure(runtime: &Runtime, each: bool) -> Result<Registry> {
                 continue;
             }
         };
-        kinds.get_or_create(&Kind { provider: summary.provider, state: summary.state.name() }).inc();
+        if summary.in_doubt {
+            // Its agent may only be slow: the next who asks may be told otherwise, and nothing is verified.
+            failed += 1;
+        } else {
+            kinds.get_or_create(&Kind { provider: summary.provider, state: summary.state.name() }).inc();
+        }
         let which = Which { sandbox: summary.id.to_string() };
         let set = |family: &Family<Which, Gauge>, value: Option<u64>| {
             if let Some(value) = value {

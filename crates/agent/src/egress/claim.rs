@@ -4,11 +4,12 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::unix::ffi::OsStrExt,
     sync::{Mutex, PoisonError},
+    thread,
     time::Duration,
 };
 
 use sandbar_protocol::Claimed;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::{netlink, redirect::TCP};
 
@@ -16,6 +17,8 @@ use super::{netlink, redirect::TCP};
 const MOST: usize = 4096;
 /// How long a connection waits for it where processes are many: a name in the log is not worth more.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// It reads folders and small files.
+const STACK: usize = 256 << 10;
 /// Processes that are looked at first, since they were found last.
 const RECENT: usize = 8;
 
@@ -28,11 +31,14 @@ static FOUND: Mutex<VecDeque<u32>> = Mutex::new(VecDeque::new());
 pub(super) async fn of(protocol: u8, own: SocketAddr, remote: SocketAddr) -> Option<Claimed> {
     let look = async {
         let turn = TURN.acquire().await.ok()?;
-        // Files of /proc, and it may be all of them.
-        let found = tokio::task::spawn_blocking(move || {
+        let (tell, found) = oneshot::channel();
+        // Files of /proc, and it may be all of them. A thread of its own may be refused, where a pool's would end the agent: those who have used up the
+        // sandbox's processes stay nameless.
+        let look = move || {
             let _turn = turn;
-            find(inode(protocol, own, remote)?)
-        });
+            let _ = tell.send(inode(protocol, own, remote).and_then(find));
+        };
+        thread::Builder::new().stack_size(STACK).spawn(look).ok()?;
         found.await.ok()?
     };
     tokio::time::timeout(PATIENCE, look).await.ok()?

@@ -218,7 +218,15 @@ fn address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
     use super::*;
+
+    /// Waits for a datagram: even over loopback it may come after the call that sent it.
+    fn arrived(socket: &OwnedFd) {
+        let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
+        assert_eq!(poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&patience)), Ok(1));
+    }
 
     #[test]
     fn a_datagram_is_received_with_both_of_its_ends_and_answered_from_where_it_was_to_go() {
@@ -232,9 +240,11 @@ mod tests {
             assert_eq!(receive(&server, &mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
             client.connect(to).unwrap();
             client.send(b"hi").unwrap();
+            arrived(&server);
             assert_eq!(receive(&server, &mut buffer).unwrap(), Some(Received { length: 2, from, to: None }));
             tell_destination(&server, own).unwrap();
             client.send(b"hello").unwrap();
+            arrived(&server);
             let received = receive(&server, &mut buffer).unwrap().unwrap();
             assert_eq!((&received, &buffer[..5]), (&Received { length: 5, from, to: Some(to) }, &b"hello"[..]));
             // Whoever is connected hears nobody else.

@@ -138,7 +138,7 @@ impl Host {
         let asked = async {
             loop {
                 let questions = self.somebody().await?;
-                let id = self.last.get() + 1;
+                let id = self.last.get().wrapping_add(1);
                 self.last.set(id);
                 if self.waiting.borrow().len() >= MOST {
                     return None;
@@ -292,7 +292,7 @@ impl Host {
             waiting: RefCell::default(),
             open: RefCell::default(),
             confirms_ends: Cell::default(),
-            last: Cell::default(),
+            last: Cell::new(unlike_an_earlier_one()),
             is_on_vsock,
             no_datagrams: RefCell::default(),
             only_ports: Cell::default(),
@@ -329,4 +329,13 @@ impl Host {
     pub(crate) fn open(&self) {
         self.quiet.set(false);
     }
+}
+
+/// Where the numbers of questions begin: the host may still be busy with one that an agent before this one has asked, and its answer must be none to another
+/// question.
+fn unlike_an_earlier_one() -> u64 {
+    let mut number = [0; 8];
+    // Too early in a kernel's life for random bytes there was no agent before.
+    let _ = rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::NONBLOCK);
+    u64::from_ne_bytes(number)
 }

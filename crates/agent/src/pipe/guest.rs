@@ -85,9 +85,9 @@ pub(super) async fn serve(mut read: mpsc::Receiver<Incoming>, write: &mpsc::Send
                 }
                 Ok(Some(Heard::Frame(Frame::Open(number)))) => {
                     let Some(Meeting { session, .. }) = &meeting else { continue };
-                    // What cannot be taken is told by the end of the stream.
+                    // The host must hear of it: its client would wait for an answer.
                     if let Err(_full) = open(session, number, &welcome) {
-                        session.take(Frame::Reset(number));
+                        session.refuse(number);
                     }
                 }
                 Ok(Some(Heard::Frame(frame))) => {

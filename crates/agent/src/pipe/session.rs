@@ -21,9 +21,9 @@ use super::frame::{Frame, MOST, Side, WINDOW};
 
 /// Most streams at a time: the agent's own limit of connections, and as many again.
 const MOST_STREAMS: usize = 8192;
-/// How long what the host sent last has to be taken inside, when whoever sent it is gone: the agent has to hear of that. A reader on the host may take its
-/// time, as one of a file that has been sent whole.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long what a client on the host sent last has to be taken inside, when the client is gone: the agent has to hear of that. A reader on the host may take
+/// its time, as one of a file that has been sent whole.
+pub(super) const FAREWELL: Duration = Duration::from_secs(2);
 /// Frames that wait for their turn on the pipe.
 const QUEUE: usize = 8;
 
@@ -81,9 +81,12 @@ impl Session {
     pub(super) async fn open(&self, socket: UnixStream) -> io::Result<()> {
         let number = self.next.get();
         self.next.set(number.wrapping_add(1));
-        // Before any byte of it.
-        let _ = self.out.send(Frame::Open(number)).await;
-        self.accept(number, socket)
+        let place = self.out.reserve().await.map_err(io::Error::other)?;
+        // The guest hears of no stream that this end does not take: nobody would ever end it.
+        self.accept(number, socket)?;
+        // Before any byte of it: the stream's tasks have not had their turn.
+        place.send(Frame::Open(number));
+        Ok(())
     }
 
     /// Takes a connection for a stream that the host has opened.
@@ -97,11 +100,21 @@ impl Session {
         let (read, write) = socket.into_split();
         let (inbound, received) = mpsc::unbounded_channel();
         let flow = Rc::new(Flow { credit: Cell::new(WINDOW), more: Notify::new(), unread: Cell::new(0), open: Cell::new(2) });
-        let end = Ending { number, flow: Rc::clone(&flow), out: self.out.clone(), streams: Rc::clone(&self.streams) };
+        let end = Ending { number, side: self.side, flow: Rc::clone(&flow), out: self.out.clone(), streams: Rc::clone(&self.streams) };
         let outward = tokio::task::spawn_local(send(end.clone(), read)).abort_handle();
         let inward = tokio::task::spawn_local(receive(end, write, received)).abort_handle();
         self.streams.borrow_mut().insert(number, Stream { inbound, flow, tasks: [outward, inward] });
         Ok(())
+    }
+
+    /// Ends a stream that cannot be, whether or not it was put in, and tells the other end. Never waits: a task of its own does, for its turn on the pipe.
+    pub(super) fn refuse(&self, number: u32) {
+        self.streams.borrow_mut().remove(&number);
+        let out = self.out.clone();
+        // It ends with the meeting, whose queue nobody takes from then.
+        tokio::task::spawn_local(async move {
+            let _ = out.send(Frame::Reset(number)).await;
+        });
     }
 
     /// Takes a frame about a stream that exists; others are about streams that have ended meanwhile. Never waits.
@@ -109,7 +122,7 @@ impl Session {
         let number = match &frame {
             Frame::Open(number) | Frame::Data(number, _) | Frame::End(number) | Frame::Reset(number) | Frame::Credit(number, _) => *number,
         };
-        let mut streams = self.streams.borrow_mut();
+        let streams = self.streams.borrow();
         let Some(stream) = streams.get(&number) else { return };
         match frame {
             Frame::Data(_, bytes) if stream.flow.unread.get() + bytes.len() <= WINDOW => {
@@ -125,8 +138,9 @@ impl Session {
                 stream.flow.more.notify_one();
             }
             Frame::Reset(_) => {
-                // What came before is still handed over, unless nobody takes it.
+                // Behind all that the other end had to say, which is still handed over, unless nobody takes it.
                 let _ = stream.inbound.send(Inward::Gone);
+                // The other end's connection is gone in both directions, so nobody there takes what this one says.
                 stream.tasks[0].abort();
                 if self.side == Side::Host {
                     return;
@@ -141,7 +155,10 @@ impl Session {
                 });
             }
             // It sends more than it may.
-            Frame::Open(_) | Frame::Data(..) => drop(streams.remove(&number)),
+            Frame::Open(_) | Frame::Data(..) => {
+                drop(streams);
+                self.refuse(number);
+            }
         }
     }
 }
@@ -156,6 +173,7 @@ impl Drop for Session {
 #[derive(Clone)]
 struct Ending {
     number: u32,
+    side: Side,
     flow: Rc<Flow>,
     out: mpsc::Sender<Frame>,
     streams: Rc<RefCell<HashMap<u32, Stream>>>,
@@ -175,10 +193,32 @@ impl Ending {
         self.streams.borrow_mut().remove(&self.number);
     }
 
-    /// The connection is gone.
+    /// The connection is gone in both directions, and what it has said and somebody takes is on its way.
     async fn both(&self) {
         let _ = self.out.send(Frame::Reset(self.number)).await;
         self.streams.borrow_mut().remove(&self.number);
+    }
+
+    /// Waits until more may be sent; `false` when it is of no use to wait any longer.
+    ///
+    /// On the host, a client may leave meanwhile, and the agent has to hear of that although the process reads nothing. What such a client has sent still
+    /// belongs to the process, so one that reads gets it: each time there is no credit, it has as long for that as for what is inside already. A few times at
+    /// most: the socket of a client that has left holds no more than a few credits' worth.
+    ///
+    /// In the guest, the agent leaves whenever it has said all, and a client that has not read it may take its time. When the client leaves, the host says so.
+    async fn may_send(&self, from: &OwnedReadHalf) -> bool {
+        let left = async {
+            match self.side {
+                Side::Host => crate::session::hung_up(from.as_ref(), false).await,
+                Side::Guest => std::future::pending().await,
+            }
+            tokio::time::sleep(FAREWELL).await;
+        };
+        tokio::select! {
+            biased;
+            () = self.flow.more.notified() => true,
+            () = left => false,
+        }
     }
 }
 
@@ -188,8 +228,10 @@ async fn send(end: Ending, mut from: OwnedReadHalf) {
     loop {
         let credit = end.flow.credit.get();
         if credit == 0 {
-            end.flow.more.notified().await;
-            continue;
+            if end.may_send(&from).await {
+                continue;
+            }
+            return end.both().await;
         }
         // An idle stream costs no buffer.
         if from.readable().await.is_err() {
@@ -220,15 +262,21 @@ async fn send(end: Ending, mut from: OwnedReadHalf) {
 
 /// From the pipe into the connection.
 async fn receive(end: Ending, mut to: OwnedWriteHalf, mut received: mpsc::UnboundedReceiver<Inward>) {
-    let mut read = 0;
+    let (mut read, mut taken) = (0, true);
     loop {
         let bytes = match received.recv().await {
             Some(Inward::Bytes(bytes)) => bytes,
             Some(Inward::End) => break,
             Some(Inward::Gone) | None => return end.gone(),
         };
-        if to.write_all(&bytes).await.is_err() {
-            return end.both().await;
+        // Once nobody takes it any more it is thrown away, and credit given for it. The stream goes on for what the connection said before it went, which may have
+        // to wait for a reader; `send` comes to the end of that, and tells the other end then, which must not stand still until it hears of it.
+        if taken && let Err(error) = to.write_all(&bytes).await {
+            // Of any other failure the connection knows nothing, and would miss something in the middle.
+            if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
+                return end.both().await;
+            }
+            taken = false;
         }
         read += bytes.len();
         // Not for every frame, and long before the other end stands still.

@@ -9,7 +9,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::frame::{Frame, Heard, LOST, MOST, Parser, Side, WINDOW};
+use super::{
+    frame::{Frame, Heard, LOST, MOST, Parser, Side, WINDOW},
+    session::{FAREWELL, Session},
+};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -258,5 +261,199 @@ async fn a_guest_in_the_middle_of_a_frame_of_another_host_is_met_soon() {
     let client = UnixStream::connect(home.path().join("agent.sock"));
     timeout(SOON, client).await.unwrap().unwrap();
     drop(port);
+    tokio::task::spawn_blocking(move || served.join().unwrap()).await.unwrap();
+}
+
+/// What a session has said of stream 1.
+#[derive(Default)]
+struct Said {
+    bytes: usize,
+    credit: usize,
+    reset: bool,
+}
+
+impl Said {
+    fn add(&mut self, frame: Frame) {
+        match frame {
+            Frame::Data(1, bytes) => self.bytes += bytes.len(),
+            Frame::Credit(1, bytes) => self.credit += bytes as usize,
+            Frame::Reset(1) => self.reset = true,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn more(&mut self, queue: &mut mpsc::Receiver<Frame>) {
+        self.add(timeout(SOON, queue.recv()).await.unwrap().unwrap());
+    }
+}
+
+/// Writes into a connection until its stream has no credit and its socket no room, and gives how much that was.
+async fn exhaust(stream: &mut UnixStream, queue: &mut mpsc::Receiver<Frame>, said: &mut Said) -> usize {
+    let mut written = 0;
+    loop {
+        while let Ok(length) = timeout(Duration::from_millis(50), stream.write(&[1; 4096])).await {
+            written += length.unwrap();
+        }
+        if said.bytes == WINDOW {
+            return written;
+        }
+        while let Ok(frame) = queue.try_recv() {
+            said.add(frame);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_connection_said_last_is_kept_although_it_takes_nothing_any_more() {
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            for side in [Side::Guest, Side::Host] {
+                let (session, mut queue) = Session::new(side);
+                let (ours, mut theirs) = UnixStream::pair().unwrap();
+                // Less than what is for it.
+                rustix::net::sockopt::set_socket_send_buffer_size(&ours, MOST).unwrap();
+                session.accept(1, ours).unwrap();
+                for _ in 0..WINDOW / MOST {
+                    session.take(Frame::Data(1, vec![2; MOST].into()));
+                }
+                let mut said = Said::default();
+                let written = exhaust(&mut theirs, &mut queue, &mut said).await;
+                assert!(written > WINDOW);
+                assert!(said.credit < WINDOW);
+                drop(theirs);
+                // The other end does not stand still, and may say more.
+                while said.credit < WINDOW {
+                    said.more(&mut queue).await;
+                }
+                session.take(Frame::Data(1, vec![2; MOST].into()));
+                if side == Side::Guest {
+                    // A reader on the host may take its time.
+                    assert!(timeout(FAREWELL + Duration::from_millis(500), queue.recv()).await.is_err());
+                }
+                assert!(!said.reset);
+                session.take(Frame::Credit(1, WINDOW as u32));
+                while !said.reset {
+                    said.more(&mut queue).await;
+                }
+                assert_eq!(said.bytes, written);
+                // Nothing of it is left.
+                session.accept(1, UnixStream::pair().unwrap().0).unwrap();
+            }
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_nobody_takes_its_words_is_told_of() {
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let (session, mut queue) = Session::new(Side::Host);
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            session.accept(1, ours).unwrap();
+            let mut said = Said::default();
+            exhaust(&mut theirs, &mut queue, &mut said).await;
+            // One that is still there is waited for, even if it has said all.
+            theirs.shutdown().await.unwrap();
+            assert!(timeout(FAREWELL + Duration::from_millis(500), queue.recv()).await.is_err());
+            drop(theirs);
+            said.more(&mut queue).await;
+            assert!(said.reset);
+            session.accept(1, UnixStream::pair().unwrap().0).unwrap();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_stream_is_told_to_the_other_end() {
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let (port, read) = mpsc::channel(8);
+            let (write, mut said) = mpsc::channel(8);
+            tokio::task::spawn_local(async move { super::guest::serve(read, &write, echo).await });
+            let mut bytes = BytesMut::from(&*Side::Host.greeting([1; 16]));
+            Frame::Open(5).encode(&mut bytes);
+            Frame::Open(5).encode(&mut bytes);
+            port.send(Ok(bytes.freeze())).await.unwrap();
+            let mut parser = Parser::new(Side::Host);
+            let mut heard = Vec::new();
+            while heard.len() < 2 {
+                parser.push(&timeout(SOON, said.recv()).await.unwrap().unwrap());
+                while let Some(next) = parser.next().unwrap() {
+                    heard.push(next);
+                }
+            }
+            assert_eq!(heard, [Heard::Greeting([1; 16]), Heard::Frame(Frame::Reset(5))]);
+            // One that was never put in, more of them than wait for the pipe.
+            let (session, mut queue) = Session::new(Side::Guest);
+            (0..100).for_each(|number| session.refuse(number));
+            for number in 0..100 {
+                assert_eq!(timeout(SOON, queue.recv()).await.unwrap(), Some(Frame::Reset(number)));
+            }
+            // More than what it may send.
+            session.accept(1, UnixStream::pair().unwrap().0).unwrap();
+            (0..=WINDOW / MOST).for_each(|_| session.take(Frame::Data(1, vec![2; MOST].into())));
+            assert_eq!(timeout(SOON, queue.recv()).await.unwrap(), Some(Frame::Reset(1)));
+            // The host opens nothing that it does not take itself.
+            let (session, mut queue) = Session::new(Side::Host);
+            let (ours, _theirs) = UnixStream::pair().unwrap();
+            session.accept(0, ours).unwrap();
+            assert!(session.open(UnixStream::pair().unwrap().0).await.is_err());
+            let (ours, _theirs) = UnixStream::pair().unwrap();
+            session.open(ours).await.unwrap();
+            assert_eq!(queue.recv().await, Some(Frame::Open(1)));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn the_last_words_of_one_that_never_listened_reach_a_client_that_rests() {
+    let home = tempfile::tempdir().unwrap();
+    let (wire, _console) = machine(home.path());
+    let served = host(home.path());
+    let path = home.path().join("agent.sock");
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async move {
+            let (port, _) = wire.accept().await.unwrap();
+            let port = port.into_std().unwrap();
+            let machine = port.try_clone().unwrap();
+            let (ended, mut end) = mpsc::channel(1);
+            let talk = move |socket: OwnedFd| {
+                let mut socket = UnixStream::from_std(socket.into()).unwrap();
+                let ended = ended.clone();
+                tokio::task::spawn_local(async move {
+                    // When the client has said more than is heard.
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    socket.write_all(&vec![3; 2 * WINDOW]).await.unwrap();
+                    drop(socket);
+                    let _ = ended.send(()).await;
+                });
+            };
+            let guest = tokio::task::spawn_local(super::guest::run(port.into(), talk));
+            let client = loop {
+                match UnixStream::connect(&path).await {
+                    Ok(stream) => break stream,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            };
+            let (mut read, mut write) = client.into_split();
+            let flood = tokio::task::spawn_local(async move { while write.write_all(&[2; 4096]).await.is_ok() {} });
+            // As much of it as the sockets hold, so that the rest is what the guest's end has.
+            let mut received = vec![0; WINDOW / 2];
+            timeout(SOON, read.read_exact(&mut received)).await.unwrap().unwrap();
+            timeout(SOON, end.recv()).await.unwrap().unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let mut rest = Vec::new();
+            // The end of a connection that is still talked into is an error, behind all that it said.
+            let _ = timeout(SOON, read.read_to_end(&mut rest)).await.unwrap();
+            assert_eq!(received.len() + rest.len(), 2 * WINDOW);
+            timeout(SOON, flood).await.unwrap().unwrap();
+            machine.shutdown(std::net::Shutdown::Both).unwrap();
+            guest.abort();
+        })
+        .await;
     tokio::task::spawn_blocking(move || served.join().unwrap()).await.unwrap();
 }

@@ -44,16 +44,27 @@ fn records_and_output_are_handed_over() {
     let mut host = Host::new();
     host.run("echo out; echo err >&2; exit 3");
     let mut polite = host.shell("trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.01; done");
-    let mut rude = host.shell("trap '' TERM; echo ready; while :; do sleep 0.01; done");
     polite.wait_for("ready");
-    rude.wait_for("ready");
-    let left = shut_down(&host, 200, 1 << 20);
+    // The grace ends as soon as all have ended.
+    let left = shut_down(&host, 20_000, 1 << 20);
     let statuses: Vec<_> = left.processes.iter().map(|process| process.status.unwrap()).collect();
-    assert_eq!(statuses, [exited(3), exited(5), signaled(9)]);
+    assert_eq!(statuses, [exited(3), exited(5)]);
     let first = &left.output[&left.processes[0].pid];
     assert_eq!((first.0, first.1.text(), first.1.stderr.as_slice()), (0, "out\n", b"err\n".as_slice()));
     assert_eq!(left.output[&polite.started.pid].1.text(), "ready\nbye\n");
     assert_eq!(polite.collect().text(), "bye\n");
+    assert!(host.agent.wait().unwrap().success());
+}
+
+#[test]
+fn what_does_not_end_in_its_grace_is_killed_and_handed_over() {
+    let mut host = Host::new();
+    let mut rude = host.shell("trap '' TERM; echo ready; while :; do sleep 0.01; done");
+    rude.wait_for("ready");
+    let left = shut_down(&host, 200, 1 << 20);
+    let statuses: Vec<_> = left.processes.iter().map(|process| process.status.unwrap()).collect();
+    assert_eq!(statuses, [signaled(9)]);
+    assert_eq!(left.output[&rude.started.pid].1.text(), "ready\n");
     assert!(host.agent.wait().unwrap().success());
 }
 
@@ -82,7 +93,6 @@ fn every_descendant_ends_at_shutdown() {
     let seen = session.wait_for("end");
     let pids: Vec<u32> = seen.lines().filter_map(|line| line.parse().ok()).collect();
     assert_eq!(pids.len(), 2, "{seen:?}");
-    let start = Instant::now();
     shut_down(&host, 100, 0);
     assert!(pids.iter().all(|pid| !is_alive(*pid)));
     let forked = || {
@@ -93,7 +103,6 @@ fn every_descendant_ends_at_shutdown() {
             .any(|entry| std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == marker))
     };
     assert!(!forked());
-    assert!(start.elapsed() < Duration::from_secs(8));
     host.agent.wait().unwrap();
 }
 
@@ -137,7 +146,7 @@ fn orphans_are_reaped() {
 #[test]
 fn quiesce_cuts_all_connections_and_later_all_goes_on() {
     let host = Host::new();
-    let mut session = host.exec(Exec { kill_on_disconnect: true, ..shell("echo ready; sleep 0.6; echo after") });
+    let mut session = host.exec(Exec { kill_on_disconnect: true, stdin: true, ..shell("echo ready; read line; echo after") });
     session.wait_for("ready\n");
     let mut watch = host.done(Operation::Watch(sandbar_protocol::Watch { path: b".".to_vec(), recursive: false }));
     let start = Instant::now();
@@ -146,7 +155,9 @@ fn quiesce_cuts_all_connections_and_later_all_goes_on() {
     assert_eq!(watch.read(&mut [0; 10]).unwrap(), 0);
     host.ping();
     assert!(start.elapsed() >= Duration::from_millis(290), "{:?}", start.elapsed());
-    assert_eq!(host.attach(session.started.pid, Some(6)).collect().text(), "after\n");
+    let mut again = host.attach(session.started.pid, Some(6));
+    again.write(b"\n");
+    assert_eq!(again.collect().text(), "after\n");
 }
 
 #[test]

@@ -123,31 +123,41 @@ fn a_slow_reader_holds_its_process_back_and_nobody_else() {
         assert!(frame.payload.iter().enumerate().all(|(index, byte)| *byte == b"y\n"[(bytes as usize + index) % 2]));
         bytes += frame.payload.len() as u64;
     }
-    // With nobody there it runs free.
+    // With nobody there it runs free: to the client went 8 MiB, and less than two are on the way.
     let pid = slow.started.pid;
     drop(slow);
-    eventually("the process is free", || record(&host, pid).output_end > 64 << 20);
+    eventually("the process is free", || record(&host, pid).output_end > 16 << 20);
     assert!(host.resident() < 16 << 10, "{} kB", host.resident());
 }
 
 #[test]
 fn a_background_process_that_holds_the_pipes_does_not_hold_the_end() {
     let host = Host::new();
-    let start = Instant::now();
-    let output = host.run("(sleep 20; echo late) & echo done; exit 3");
+    let output = host.run("(sleep 1000; echo late) & echo done; exit 3");
     assert_eq!((output.text(), output.status), ("done\n", exited(3)));
-    assert!(start.elapsed() < Duration::from_secs(5));
     // One that writes without end neither.
     let output = host.run("yes & exit 4");
     assert_eq!(output.status, exited(4));
-    assert!(start.elapsed() < Duration::from_secs(10));
 }
 
 #[test]
 fn what_a_background_process_says_soon_after_is_still_told() {
+    /// After the end of a process, milliseconds for which more is waited for.
+    const QUIET: u64 = 250;
     let host = Host::new();
-    // It says so when the shell has ended.
-    assert_eq!(host.run("(while kill -0 $$ 2>/dev/null; do :; done; echo late) & echo done").text(), "done\nlate\n");
+    // It says so when the shell has ended, and then writes down when that was, for it may not get the processor in time.
+    let line = "(while kill -0 $$ 2>/dev/null; do :; done; echo late; date +%s%3N > said.part; mv said.part said) & echo done";
+    let session = host.shell(line);
+    let pid = session.started.pid;
+    let output = session.collect();
+    let said = host.workspace().join("said");
+    eventually("it has said so", || said.exists());
+    let said: u64 = String::from_utf8(crate::host::read(said)).unwrap().trim().parse().unwrap();
+    let ended = record(&host, pid).ended_ms.unwrap();
+    match output.text() {
+        "done\nlate\n" => {}
+        other => assert!(other == "done\n" && said >= ended + QUIET, "{other:?}: it ended at {ended}, and the rest was said at {said}"),
+    }
 }
 
 #[test]

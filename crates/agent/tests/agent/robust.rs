@@ -6,9 +6,9 @@ use std::{
 };
 
 use prost::Message;
-use sandbar_protocol::{AgentConfig, FrameKind, PREAMBLE, Preamble, Reply, VERSION, read_frame, reply, write_frame};
+use sandbar_protocol::{AgentConfig, Exec, FrameKind, PREAMBLE, Preamble, Reply, VERSION, read_frame, reply, write_frame};
 
-use crate::host::{Host, answer};
+use crate::host::{Host, answer, exited, shell};
 
 fn refusal(stream: &mut UnixStream) -> String {
     match answer(stream) {
@@ -77,12 +77,14 @@ fn a_newer_minor_version_is_welcome() {
 #[test]
 fn garbage_in_the_middle_of_a_session_ends_only_that() {
     let host = Host::new();
-    let mut session = host.shell("echo ready; sleep 0.3; exit 7");
+    let mut session = host.exec(Exec { stdin: true, ..shell("echo ready; read line; exit 7") });
     session.wait_for("ready");
     session.stream.write_all(&[0xff; 64]).unwrap();
     let mut rest = Vec::new();
     let _ = session.stream.read_to_end(&mut rest);
-    assert_eq!(host.attach(session.started.pid, None).collect().status, crate::host::exited(7));
+    let mut again = host.attach(session.started.pid, None);
+    again.write(b"\n");
+    assert_eq!(again.collect().status, exited(7));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
 
-use sandbar_core::{Context, Error, IdRange, ImageKind, Lifetime, NoJournal, Probe, Result, RootSource, SandboxId, SandboxSpec};
+use sandbar_core::{Context, Error, ErrorKind, IdRange, ImageKind, Lifetime, NoJournal, Probe, Result, RootSource, SandboxId, SandboxSpec};
 
 use super::{boot::OwnedBoot, info};
 use crate::host::{folder, ids::is_root, kernel};
@@ -13,10 +13,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const IDS: IdRange = IdRange { first: 1_879_048_192, count: 65_536 };
 
 /// Makes a container up to the agent's execution, and says how that went.
-pub(super) fn probe(home: &Path) -> Probe {
+///
+/// # Errors
+/// The same where it was only late: it may go well when the machine has less to do.
+pub(super) fn probe(home: &Path) -> Result<Probe, Probe> {
     match rehearse(home, kernel::takes_detached_layers()) {
-        Ok(()) => Probe { usable: true, verdict: info::info().notes.join("; "), hint: None },
-        Err(error) => Probe { usable: false, verdict: error.chain(), hint: error.hint().map(str::to_owned) },
+        Ok(()) => Ok(Probe { usable: true, verdict: info::info().notes.join("; "), hint: None }),
+        Err(error) => {
+            let probe = Probe { usable: false, verdict: error.chain(), hint: error.hint().map(str::to_owned) };
+            if error.kind() == ErrorKind::TimedOut { Err(probe) } else { Ok(probe) }
+        }
     }
 }
 
@@ -91,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_state_folder_that_cannot_be_written_is_told() {
-        let probe = probe(Path::new("/proc/nowhere"));
+        let probe = probe(Path::new("/proc/nowhere")).unwrap();
         assert!(!probe.usable && probe.verdict.contains("/proc/nowhere"), "{probe:?}");
     }
 }

@@ -44,6 +44,7 @@ pub struct Container(Arc<Host>);
 struct Host {
     agent: AgentFile,
     home: PathBuf,
+    /// Until it is known, whoever asks has it tried again.
     probed: OnceCell<Probe>,
 }
 
@@ -143,11 +144,11 @@ impl Backend for Container {
 
     async fn probe(&self) -> Probe {
         let home = self.0.home.clone();
-        let probed = self.0.probed.get_or_init(|| async move {
+        let probed = self.0.probed.get_or_try_init(|| async move {
             let found = worker::run(move || probe::probe(&home)).await;
-            found.unwrap_or_else(|error| Probe { usable: false, verdict: error.chain(), hint: None })
+            found.unwrap_or_else(|error| Ok(Probe { usable: false, verdict: error.chain(), hint: None }))
         });
-        probed.await.clone()
+        probed.await.cloned().unwrap_or_else(|late| late)
     }
 
     async fn boot(&self, boot: Boot<'_>) -> Result<Place> {

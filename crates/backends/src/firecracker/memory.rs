@@ -18,7 +18,7 @@ use super::{
     wall::Place,
 };
 use crate::{
-    machine::agent::AgentFile,
+    machine::{agent::AgentFile, saving::SaveNote},
     vmm::{self, CONFIG, Disk, DiskRate, OwnedBoot, SAVED, SCRATCH, processor},
 };
 
@@ -82,12 +82,15 @@ pub(super) fn kernel() -> String {
 /// # Errors
 /// Of the machine or the file system.
 pub(super) fn save(place: &Place, folder: &Path, into: &Path) -> Result<SavedCheckpoint> {
+    // Clients come back as soon as it goes on.
+    let noted = SaveNote::of(folder).until_dropped();
     let machine: Machine = vmm::read_record(folder)?;
     // A template's is empty.
     let fetched = if machine.is_template { None } else { Some(disk::of_awake(place, into)?) };
     place.freeze()?;
     let written = write(place, folder, into);
     let thawed = if machine.is_template { Ok(()) } else { place.thaw() };
+    drop(noted);
     let bound = written?;
     thawed?;
     let memory = File::options().read(true).write(true).open(into.join(MEMORY));

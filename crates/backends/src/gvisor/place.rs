@@ -58,7 +58,7 @@ impl Place {
         if let Life::Gone(ended) = offspring::life(&self.process) {
             return Facts::Gone(self.why(ended));
         }
-        if !self.engine.iter().all(HostProcess::is_alive) {
+        if self.engine.iter().any(|process| process.is_ending() || !process.is_alive()) {
             // It has lost its kernel; the first process ends because of it, and may say how.
             return Facts::Gone(self.why(offspring::wait(&self.process, MOMENT)));
         }

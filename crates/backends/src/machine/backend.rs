@@ -146,6 +146,12 @@ pub trait Backend: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Waits while somebody saves the place with its memory, where its agent listens until everything stands still: a client that comes back meanwhile would be in
+    /// what is saved, and what ends with its client would end when that is loaded.
+    async fn await_save(&self, place: &Self::Place) {
+        let _ = place;
+    }
+
     /// Most connections that may leave at a time, where the wire has not as many as whoever decides would allow.
     fn most_connections(&self) -> Option<u32> {
         None

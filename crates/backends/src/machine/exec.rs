@@ -7,6 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use sandbar_core::{ExecEvent, ExecOutput, ExecRequest, ExecStream, OutputKind, ProcessInfo, Program, PtySize, Result, Signal};
 use sandbar_protocol::{
     Attach, EnvVar, Event, Exec, Frame, FrameError, FrameKind, List, SignalProcess, event, reply::Answer, request::Operation,
@@ -31,6 +32,7 @@ impl<B: Backend> Call<B> {
     pub(super) async fn exec(self, request: ExecRequest) -> Result<ExecStream> {
         let stdin = request.stdin || request.pty.is_some();
         let (pty, kill) = (request.pty.is_some(), request.kill_on_disconnect);
+        self.shared.backend.await_save(self.running.place()).await;
         let asked = self.ask(Operation::Exec(exec_message(request)), Patience::Quick).await?;
         self.stream(asked, stdin, pty, kill)
     }
@@ -40,6 +42,7 @@ impl<B: Backend> Call<B> {
     /// # Errors
     /// As [`exec`](Self::exec).
     pub(super) async fn attach(self, pid: u32, from: Option<u64>) -> Result<ExecStream> {
+        self.shared.backend.await_save(self.running.place()).await;
         let asked = self.ask(Operation::Attach(Attach { pid, from, ..Attach::default() }), Patience::Quick).await?;
         // Whether it has a terminal, and whether its stdin is streamed, only the agent knows; it ignores what has no place.
         self.stream(asked, true, true, false)
@@ -81,8 +84,15 @@ impl<B: Backend> Call<B> {
             ended: false,
             closed: Arc::clone(&closed),
         };
-        let output =
-            LiveOutput { call: self, session, reader: link.reader, place: Place::at(started.offset), ended: false, input_closed: closed };
+        let output = LiveOutput {
+            call: self,
+            session,
+            reader: link.reader,
+            place: Place::at(started.offset),
+            ended: false,
+            input_closed: closed,
+            returning: None,
+        };
         Ok(ExecStream { pid, input: Box::new(input), output: Box::new(output) })
     }
 }
@@ -121,13 +131,30 @@ struct LiveOutput<B: Backend> {
     ended: bool,
     /// For the writing half.
     input_closed: Arc<AtomicBool>,
+    /// On the way back after a cut, whoever waits for it: an attachment that was asked for and that nobody takes would be a client that leaves.
+    returning: Option<Return<B>>,
 }
 
+/// Gives what it needs for the next time, too.
+type Return<B> = BoxFuture<'static, (Call<B>, Place, Result<Reader>)>;
+
 impl<B: Backend> LiveOutput<B> {
-    /// Goes on after a cut that was none of the sandbox's doing.
-    async fn rejoin(&mut self, cut: FrameError) -> Result<()> {
-        let rejoined = self.session.rejoin(&mut self.call, &mut self.place, cut).await;
-        self.reader = rejoined.inspect_err(|_| self.session.end())?;
+    /// Begins to come back after a cut that was none of the sandbox's doing.
+    fn come_back(&mut self, cut: FrameError) {
+        let (mut call, mut place, session) = (self.call.clone(), self.place, Arc::clone(&self.session));
+        self.returning = Some(Box::pin(async move {
+            let rejoined = session.rejoin(&mut call, &mut place, cut).await;
+            (call, place, rejoined)
+        }));
+    }
+
+    /// Waits until it is back, if it is on the way. Goes on where it was when it is dropped and called again.
+    async fn be_back(&mut self) -> Result<()> {
+        if let Some(returning) = &mut self.returning {
+            let (call, place, rejoined) = returning.await;
+            (self.returning, self.call, self.place) = (None, call, place);
+            self.reader = rejoined.inspect_err(|_| self.session.end())?;
+        }
         Ok(())
     }
 
@@ -179,14 +206,15 @@ impl<B: Backend> LiveOutput<B> {
 impl<B: Backend> ExecOutput for LiveOutput<B> {
     async fn next(&mut self) -> Result<Option<ExecEvent>> {
         while !self.ended {
+            self.be_back().await?;
             match self.reader.next().await {
                 Ok(Some(frame)) => {
                     if let Some(event) = self.event(frame)? {
                         return Ok(Some(event));
                     }
                 }
-                Ok(None) => self.rejoin(FrameError::Cut).await?,
-                Err(error) => self.rejoin(error).await?,
+                Ok(None) => self.come_back(FrameError::Cut),
+                Err(error) => self.come_back(error),
             }
         }
         Ok(None)

@@ -4,18 +4,25 @@ use std::{
         Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use sandbar_core::{Error, ErrorKind, Journal, ProvisionRequest, Result, State, Verb};
+use sandbar_core::{Error, ErrorKind, Journal, ProvisionRequest, Resource, Result, State, Verb};
 
 use super::{
     Backend, Facts,
+    process::HostProcess,
     record::{Holdings, Record, generation_folder, generations_on_disk},
 };
 
 /// The generation of a place that is not the sandbox's yet, or will never be: its agent has not answered, or it becomes a template.
 pub(super) const COMING_UP: u32 = 0;
+
+/// How often, and how long apart, it is looked for whether a place has ended whose connection was cut.
+const LOOKS: u32 = 50;
+const LOOK: Duration = Duration::from_millis(10);
+/// How long a process of the place may take that is on its way out.
+const END: Duration = Duration::from_secs(10);
 
 /// What the clones and tasks of one handle share.
 pub(super) struct Shared<B: Backend> {
@@ -74,6 +81,14 @@ impl<P> Current<P> {
         let _ = self.fate.set(fate);
     }
 
+    /// Whether one of its processes is on its way out.
+    fn is_ending(&self) -> bool {
+        self.holdings.held().iter().any(|held| match held {
+            Resource::Process { pid, start_time, .. } => HostProcess { pid: *pid, start_time: *start_time }.is_ending(),
+            _ => false,
+        })
+    }
+
     /// The holdings as the walls want them.
     pub(super) fn journal(&self) -> Arc<dyn Journal> {
         Arc::clone(&self.holdings) as Arc<dyn Journal>
@@ -120,9 +135,12 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Why a connection to this place was cut. The agent's sockets close a moment before its process has ended, so the facts
-    /// may come a little late.
+    /// may come a little late: on a busy machine as late as the process has its next turn.
     pub(super) async fn why_cut(&self, running: &Running<B::Place>) -> String {
-        for _ in 0..50 {
+        let begun = Instant::now();
+        for look in 0.. {
+            // Before the facts: what has ended in between, they tell.
+            let is_ending = running.0.is_ending();
             if let Some(fate) = running.0.fate.get() {
                 return format!("{} while this ran", fate.sentence());
             }
@@ -132,7 +150,8 @@ impl<B: Backend> Shared<B> {
                     return fate.unwrap_or_else(|| format!("the sandbox ended: {reason}"));
                 }
                 Facts::Frozen => break,
-                Facts::Alive => tokio::time::sleep(Duration::from_millis(10)).await,
+                Facts::Alive if look >= LOOKS && !(is_ending && begun.elapsed() < END) => break,
+                Facts::Alive => tokio::time::sleep(LOOK).await,
             }
         }
         "the agent closed the connection".to_owned()

@@ -74,6 +74,11 @@ impl HostProcess {
         ProcessStat::read(self.pid).is_ok_and(|stat| stat.start_time == self.start_time && stat.state == 'T')
     }
 
+    /// Whether it is on its way out and has not exited: what it had open may be closed by now.
+    pub(crate) fn is_ending(&self) -> bool {
+        ProcessStat::read(self.pid).is_ok_and(|stat| stat.start_time == self.start_time && stat.is_ending && stat.state != 'Z')
+    }
+
     /// Sends a signal; a process that is gone is no error.
     ///
     /// # Errors
@@ -134,6 +139,8 @@ pub struct ProcessStat {
     pub state: char,
     /// Its parent.
     pub parent: u32,
+    /// Whether its first thread is on its way out, or has ended.
+    pub is_ending: bool,
     /// Clock ticks after boot.
     pub start_time: u64,
 }
@@ -152,14 +159,17 @@ impl ProcessStat {
     }
 
     fn parse(line: &[u8]) -> Option<Self> {
+        /// `PF_EXITING` of the kernel's: set before what the process has open is closed.
+        const EXITING: u32 = 0x4;
         // The second field is the name in parentheses, which the process chooses itself, parentheses and spaces included.
         let after_name = line.iter().rposition(|byte| *byte == b')')? + 1;
         let mut fields = std::str::from_utf8(&line[after_name..]).ok()?.split_ascii_whitespace();
         let state = fields.next()?.chars().next()?;
         let parent = fields.next()?.parse().ok()?;
-        // Field 22; the state is field 3.
-        let start_time = fields.nth(17)?.parse().ok()?;
-        Some(Self { state, parent, start_time })
+        // Fields 9 and 22; the parent is field 4.
+        let flags: u32 = fields.nth(4)?.parse().ok()?;
+        let start_time = fields.nth(12)?.parse().ok()?;
+        Some(Self { state, parent, is_ending: flags & EXITING != 0, start_time })
     }
 }
 
@@ -172,7 +182,10 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_does_not_confuse() {
         let line = b"42 (a) S 1 (b) R 7 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 12345 1 2 3";
-        assert_eq!(ProcessStat::parse(line), Some(ProcessStat { state: 'R', parent: 7, start_time: 12345 }));
+        let found = ProcessStat { state: 'R', parent: 7, is_ending: false, start_time: 12345 };
+        assert_eq!(ProcessStat::parse(line), Some(found));
+        let ending = String::from_utf8_lossy(line).replace("4194304", "4194308");
+        assert_eq!(ProcessStat::parse(ending.as_bytes()), Some(ProcessStat { is_ending: true, ..found }));
         assert_eq!(ProcessStat::parse(b"42 (x) R"), None);
     }
 
@@ -197,6 +210,37 @@ mod tests {
         assert!(!process.is_stopped());
         process.kill(Duration::from_secs(10)).unwrap();
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_is_ending_has_not_exited_and_is_seen_to_end() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let child_of = |pid: u32| {
+            loop {
+                let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+                if let Ok(child) = children.trim().parse::<u32>() {
+                    break HostProcess::of(child).unwrap();
+                }
+            }
+        };
+        // The first process of a PID namespace has closed all of its own, and has not exited before everybody in the namespace was waited for.
+        let mut outer = Command::new("unshare").args(["--pid", "--fork", "sleep", "100"]).spawn().unwrap();
+        let first = child_of(outer.id());
+        let mut holder = Command::new("nsenter").args(["--target", &first.pid.to_string(), "--pid", "sleep", "100"]).spawn().unwrap();
+        child_of(holder.id());
+        let held = HostProcess::of(holder.id()).unwrap();
+        held.signal(Signal::STOP).unwrap();
+        while !held.is_stopped() {}
+        assert!(!first.is_ending());
+        first.signal(Signal::KILL).unwrap();
+        while !first.is_ending() {}
+        assert!(first.is_alive());
+        held.signal(Signal::CONT).unwrap();
+        outer.wait().unwrap();
+        holder.wait().unwrap();
+        assert!(!first.is_ending() && !first.is_alive());
     }
 
     #[test]

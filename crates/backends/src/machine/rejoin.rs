@@ -45,6 +45,7 @@ pub(super) struct Joined {
 }
 
 /// Where the reading half stands.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     pub(super) offset: u64,
     in_vain: u32,
@@ -101,6 +102,7 @@ impl Session {
                     _ => return Err(call.explain(cut).await),
                 }
             }
+            call.shared.backend.await_save(call.running.place()).await;
             let Joined { count, epoch, .. } = self.joined();
             let attach =
                 Attach { pid: self.pid, from: Some(place.offset), epoch: Some(epoch), kill_on_disconnect: self.kill_on_disconnect };
@@ -128,8 +130,11 @@ impl Session {
                 }
                 Err(error) => error,
             };
-            let is_gone = matches!(call.shared.facts(&call.running), Facts::Gone(_)) && !self.was_replaced(call);
-            if is_gone || error.kind() != ErrorKind::Unavailable || Instant::now() >= deadline {
+            let facts = call.shared.facts(&call.running);
+            let is_gone = matches!(facts, Facts::Gone(_)) && !self.was_replaced(call);
+            // A pause may last for ever; what else makes it stand still does not.
+            let may_return = error.kind() == ErrorKind::Unavailable || facts == Facts::Frozen && !call.running.current().is_paused();
+            if is_gone || !may_return || Instant::now() >= deadline {
                 return Err(error);
             }
             tokio::time::sleep(RETRY).await;

@@ -14,6 +14,8 @@ const NAME: &str = "saving";
 const TOLD: Duration = Duration::from_secs(15);
 /// How long somebody who comes while it is saved waits.
 const RETURN: Duration = Duration::from_millis(1500);
+/// What a save may take.
+const LONG: Duration = Duration::from_secs(120);
 /// Between attempts.
 const RETRY: Duration = Duration::from_millis(2);
 
@@ -80,6 +82,24 @@ impl SaveNote {
         noted.ok().and_then(|noted| noted.elapsed().ok()).unwrap_or(Duration::MAX)
     }
 
+    /// Waits while somebody saves it: whoever comes meanwhile would be in what is saved. For a wall whose agent listens all the while; what waits longer than
+    /// a long save goes on as if there were none.
+    pub(crate) async fn over(&self) {
+        let begun = Instant::now();
+        while self.path().exists() && begun.elapsed() < LONG {
+            if self.is_orphan() {
+                self.remove();
+                return;
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Removes it when this is dropped: what was saved goes on by then, or was never made to stand still.
+    pub(crate) fn until_dropped(self) -> Saving {
+        Saving(self)
+    }
+
     /// Attempts to reach the agent again as long as one that was woken, or that is quiet to be saved, may listen again soon.
     ///
     /// # Errors
@@ -104,9 +124,39 @@ impl SaveNote {
     }
 }
 
+/// What a note says is true for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Saving(SaveNote);
+
+impl Drop for Saving {
+    fn drop(&mut self) {
+        self.0.remove();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_save_goes_on_when_it_is_over_or_nobody_is_at_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let note = SaveNote::of(folder.path());
+        note.over().await;
+        note.write().unwrap();
+        let saving = note.clone().until_dropped();
+        let waiting = tokio::spawn({
+            let note = note.clone();
+            async move { note.over().await }
+        });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!waiting.is_finished(), "its writer lives");
+        drop(saving);
+        waiting.await.unwrap();
+        fs::write(note.path(), "1 1").unwrap();
+        note.over().await;
+        assert!(!note.path().exists(), "the writer is gone, and its note is");
+    }
 
     #[test]
     fn a_note_is_an_orphan_when_its_writer_is_gone() {

@@ -18,7 +18,7 @@ use super::{
     wall::Place,
 };
 use crate::{
-    machine::{agent::AgentFile, process::HostProcess},
+    machine::{agent::AgentFile, process::HostProcess, saving::SaveNote},
     vmm::{self, CONFIG, Disk, DiskRate, OwnedBoot, SAVED, SCRATCH, processor},
 };
 
@@ -77,6 +77,8 @@ impl Bound {
 /// # Errors
 /// Of the machine or the file system.
 pub(super) fn save(place: &Place, folder: &Path, into: &Path, agent: &AgentFile) -> Result<SavedCheckpoint> {
+    // Clients come back as soon as it goes on.
+    let noted = SaveNote::of(folder).until_dropped();
     let machine: Machine = vmm::read_record(folder)?;
     let is_template = matches!(machine.memory, Memory::Shared(_));
     // A template's is empty.
@@ -85,6 +87,7 @@ pub(super) fn save(place: &Place, folder: &Path, into: &Path, agent: &AgentFile)
     let written = write(place, &machine, folder, into);
     // A template's memory is the image's from now on: it must not go on.
     let thawed = if is_template { Ok(()) } else { place.thaw() };
+    drop(noted);
     let bound = written?;
     thawed?;
     if !is_template {

@@ -1,9 +1,10 @@
 //! Pausing, stopping, saving, crashing.
 
-use std::{fs, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
+use sandbar_backends::machine::process::{HostProcess, wait_for_exit};
 use sandbar_core::{
-    CheckpointKind, CheckpointOptions, ExecRequest, Feature, Lifetime, RestoreRequest, SandboxProvider, SandboxSpec, State,
+    CheckpointKind, CheckpointOptions, ExecEvent, ExecRequest, Feature, Lifetime, RestoreRequest, SandboxProvider, SandboxSpec, State,
 };
 
 use crate::world::{World, is_root};
@@ -94,9 +95,10 @@ async fn an_agent_that_is_killed_is_told_as_such() {
     let sandbox = world.sandbox(SandboxSpec::default()).await;
     let pid = rustix::process::Pid::from_raw(sandbox.agent().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    // Before the kernel has ended it, it is an agent that says nothing.
     loop {
         let status = sandbox.handle.status().await;
-        if status.state == State::Crashed {
+        if status.state == State::Crashed && status.certain {
             assert!(status.reason.as_deref().is_some_and(|reason| reason.contains("signal 9")), "{status:?}");
             break;
         }
@@ -104,6 +106,50 @@ async fn an_agent_that_is_killed_is_told_as_such() {
     assert_eq!(sandbox.attached(&world).await.status().await.state, State::Crashed);
     sandbox.handle.start().await.unwrap();
     sandbox.shell("true").await;
+    sandbox.destroy().await;
+}
+
+/// Waits until a process's file in `/proc` says so.
+fn until_proc(pid: u32, file: &str, says: impl Fn(&str) -> bool) {
+    while !says(&fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap()) {}
+}
+
+#[tokio::test]
+async fn an_agent_that_is_long_in_ending_is_told_as_one_that_was_ended() {
+    use rustix::process::{Pid, Signal, kill_process};
+
+    if !is_root() {
+        return;
+    }
+    let world = World::new();
+    let sandbox = world.sandbox(SandboxSpec::default()).await;
+    let mut stream = sandbox.handle.exec_stream(ExecRequest::shell("echo up; sleep 1000")).await.unwrap();
+    assert!(matches!(stream.output.next().await.unwrap(), Some(ExecEvent::Output { .. })));
+    // The first process of a PID namespace cannot end whole, though all of its own is closed, before everybody in the namespace was waited for.
+    let agent = HostProcess::of(sandbox.agent()).unwrap();
+    let held = agent.open().unwrap().unwrap();
+    let mut holder = Command::new("nsenter").args(["--target", &agent.pid.to_string(), "--pid", "sleep", "1000"]).spawn().unwrap();
+    let pid = Pid::from_child(&holder);
+    until_proc(holder.id(), &format!("task/{}/children", holder.id()), |children| !children.is_empty());
+    kill_process(pid, Signal::STOP).unwrap();
+    until_proc(holder.id(), "status", |status| status.contains("State:\tT"));
+    agent.signal(Signal::KILL).unwrap();
+    // Not by this thread, which may wait for the agent's end.
+    let released = std::thread::spawn(move || {
+        // Longer than it is looked for the end of an agent that lives.
+        let is_held = !wait_for_exit(&held, Duration::from_secs(2)).unwrap();
+        kill_process(pid, Signal::CONT).unwrap();
+        holder.wait().unwrap();
+        is_held
+    });
+    let error = loop {
+        match stream.output.next().await {
+            Ok(told) => assert!(told.is_some(), "it ends well"),
+            Err(error) => break error,
+        }
+    };
+    assert!(error.to_string().contains("the agent was ended by signal 9"), "{}", error.chain());
+    assert!(released.join().unwrap(), "nobody held it up");
     sandbox.destroy().await;
 }
 
@@ -167,7 +213,7 @@ async fn an_owner() {
 fn an_owned_sandbox_ends_with_its_owner() {
     use std::{
         io::{BufRead, BufReader},
-        process::{Command, Stdio},
+        process::Stdio,
     };
 
     // In a folder of this test's, since the owner cannot clean up.
@@ -183,10 +229,10 @@ fn an_owned_sandbox_ends_with_its_owner() {
         .unwrap();
     let lines = BufReader::new(owner.stderr.take().unwrap()).lines();
     let agent: u32 = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("agent=")?.parse().ok()).unwrap();
-    let held = sandbar_backends::machine::process::HostProcess::of(agent).unwrap().open().unwrap().unwrap();
+    let held = HostProcess::of(agent).unwrap().open().unwrap().unwrap();
     owner.kill().unwrap();
     owner.wait().unwrap();
-    assert!(sandbar_backends::machine::process::wait_for_exit(&held, Duration::from_secs(10)).unwrap(), "the sandbox outlives its owner");
+    assert!(wait_for_exit(&held, Duration::from_secs(60)).unwrap(), "the sandbox outlives its owner");
     // Its group is what a later command reclaims.
     for group in fs::read_dir("/sys/fs/cgroup/unified").into_iter().flatten().flatten() {
         let owned = u64::from(owner.id()) << 16 | 1;

@@ -42,6 +42,11 @@ pub fn assert_reached(home: &Home, id: &str, words: &[&str], text: &str) {
     assert!(code == 0 && said.contains(text), "{words:?}: {code}: {said}\n{}", home.ok(&["net", "log", id]));
 }
 
+/// Waits until the log says so: what is cut off is told inside first.
+pub fn assert_logged(home: &Home, id: &str, text: &str) {
+    eventually(&format!("the log says {text:?}"), || home.ok(&["net", "log", id]).contains(text));
+}
+
 fn allowed(outer: &Home) {
     let stage = Stage::new();
     let home = stage.home(&outer.wall);
@@ -109,7 +114,7 @@ fn refused(outer: &Home) {
     let quic = home.sandbar(&["exec", &id, "--", "bash", "-c", "exec 3<>/dev/udp/93.184.215.14/443; echo x >&3; cat <&3"]);
     assert!(quic.code != 0 && quic.stderr.contains("refused"), "{quic}");
     // Not even this one was looked up: nobody has connected to it.
-    assert_eq!(stage.seen(), Vec::<String>::new());
+    assert_eq!(stage.all_seen(), Vec::<String>::new());
     home.close();
 }
 
@@ -154,9 +159,8 @@ fn shown(outer: &Home) {
     assert_refused(&home, &id, &["-x", "http://allowed.test:80", "http://other.test/"]);
     assert_refused(&home, &id, &["-p", "-x", "http://allowed.test:80", "https://other.test/"]);
     assert_reached(&home, &id, &["-H", "Host: allowed.test:80", "http://allowed.test/"], "as allowed.test:80");
-    let log = home.ok(&["net", "log", &id]);
     for reason in ["the server name of TLS is other.test", "the host of HTTP is other.test", "the target of HTTP is other.test"] {
-        assert!(log.contains(reason), "{reason}: {log}");
+        assert_logged(&home, &id, reason);
     }
     home.close();
 }
@@ -170,9 +174,7 @@ fn nameless(outer: &Home) {
     let id = home.create(&["--net", "allow=allowed.test,93.184.215.15:443"]);
     assert_reached(&home, &id, &["-k", "https://allowed.test/"], "s_server");
     assert_refused(&home, &id, NAMELESS);
-    let log = home.ok(&["net", "log", &id]);
-    let reason = "TLS names no server, and allowed.test was resolved: no rule allows 93.184.215.14 alone";
-    assert!(log.contains(reason), "{log}");
+    assert_logged(&home, &id, "TLS names no server, and allowed.test was resolved: no rule allows 93.184.215.14 alone");
     // Whoever goes to an address has no name to show.
     assert_reached(&home, &id, &["-k", "https://93.184.215.15/"], "s_server");
     for rules in ["allow=allowed.test,93.184.215.14:443", "open"] {

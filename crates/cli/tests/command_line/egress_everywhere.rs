@@ -1,9 +1,6 @@
 //! What leaves a sandbox, in short, behind the walls for which the whole of it takes too long, with nothing inside but what their image has.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::fs;
 
 use crate::{
     datagrams::files_of,
@@ -124,7 +121,8 @@ fn by_root(outer: &Home) {
     }
     assert_eq!(stage.pings(), 0);
     let known = ["dns allowed.test", "tcp 93.184.215.14 80"];
-    assert!(stage.seen().iter().all(|line| known.contains(&line.as_str())), "{:?}", stage.seen());
+    let seen = stage.all_seen();
+    assert!(seen.iter().all(|line| known.contains(&line.as_str())), "{seen:?}");
     home.close();
 }
 
@@ -153,10 +151,9 @@ fn unfiltered(outer: &Home) {
     for denied in ["http://secret.denied.example/", "http://93.184.215.14/", "http://10.0.0.5/", "http://[2606:4700::1111]/"] {
         assert_refused(&home, &id, &["-g", denied]);
     }
-    // Another port of a name that is allowed: nobody listens, which curl tells as 7.
-    let begun = Instant::now();
+    // Another port of a name that is allowed: nobody listens, which curl tells as 7. What is decided about was taken first, and would be reset.
     let (code, said) = curl(&home, &id, &["http://allowed.test:7000/"]);
-    assert!(code == 7 && begun.elapsed() < Duration::from_secs(9), "{code} after {:?}: {said}", begun.elapsed());
+    assert_eq!(code, 7, "{said}");
     // The shell reads itself: a refusal is told once, and BusyBox's `cat` would spend it on trying sendfile(2).
     let datagram = home.sandbar(&["exec", &id, "--", "bash", "-c", "exec 3<>/dev/udp/93.184.215.14/123; echo x >&3; read -r line <&3"]);
     assert!(datagram.code != 0 && datagram.stderr.contains("refused"), "{datagram}");

@@ -12,6 +12,10 @@ use crate::{
 
 pub const CASES: &[Case] = &[
     Case::new("egress::a_limit_of_bytes_ends_in_refusals_and_lasts", spent).on(EVERYWHERE).staged(),
+    Case::new("egress::who_has_used_up_all_processes_still_connects", used_up)
+        .on(&["container-root", "docker-runc"])
+        .staged()
+        .needs_beside(&["/usr/bin/python3"]),
     Case::new("egress::connections_over_a_limit_are_refused_and_a_rate_is_kept", limited).on(EVERYWHERE).staged(),
     Case::new("egress::two_thousand_connections_are_open_at_once_and_cost_little", many).on(EVERYWHERE).staged(),
 ];
@@ -29,10 +33,16 @@ fn spent(outer: &Home) {
     assert_eq!(say(5000), "5000\n");
     assert_ne!(say(15000), "15000\n");
     // What is cut off has its bytes beside the reason.
-    let log = home.ok(&["net", "log", "--json", &id]);
-    let records = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let mut cut = records.filter(|record| record["event"] == "refused" && record["port"] == 7000);
-    let cut = cut.next().unwrap();
+    let mut cut = serde_json::Value::Null;
+    eventually("it is in the log", || {
+        let log = home.ok(&["net", "log", "--json", &id]);
+        let mut records = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let found = records.find(|record| record["event"] == "refused" && record["port"] == 7000);
+        found.is_some_and(|record| {
+            cut = record;
+            true
+        })
+    });
     assert!(cut["rule"] == "max-bytes=20000" && cut["sent"].as_u64().unwrap() + cut["received"].as_u64().unwrap() <= 10000, "{cut}");
     let refused = || {
         assert_refused(&home, &id, &["http://allowed.test/"]);
@@ -40,21 +50,51 @@ fn spent(outer: &Home) {
         assert!(log.contains("max-bytes=20000  the sandbox's limit of 20000 bytes is reached"), "{log}");
     };
     // The server may hear late that what was over the limit was cut.
-    let reached = || stage.seen().into_iter().filter(|line| !line.starts_with("reset ")).collect::<Vec<_>>();
-    let seen = reached();
+    eventually("it is cut off outside", || stage.seen().iter().any(|line| line == "reset 93.184.215.14 7000"));
+    let seen = stage.all_seen();
     refused();
     // It does not begin anew with a life, nor with somebody else who decides.
     home.ok(&["stop", &id]);
     home.ok(&["start", &id]);
     refused();
     // Names carry something out as well.
-    assert_eq!(reached(), seen);
+    assert_eq!(stage.all_seen(), seen);
     home.ok(&["net", "set", &id, "allow=allowed.test,max-bytes=1M"]);
     assert_reached(&home, &id, &["http://allowed.test/"], "you reached");
     // Only what it spent itself is counted.
     let fork = home.ok(&["fork", &id]);
     home.ok(&["net", "set", &fork, "allow=allowed.test,max-bytes=20000"]);
     assert_reached(&home, &fork, &["http://allowed.test/"], "you reached");
+    home.close();
+}
+
+/// Has as many processes as it gets, and connects.
+const USED_UP: &str = "
+import os, signal, time, urllib.request
+children = []
+try:
+    while len(children) < 1000:
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+        children.append(child)
+except BlockingIOError:
+    pass
+print('children', len(children) < 1000, flush=True)
+print(urllib.request.urlopen('http://allowed.test/').read(), flush=True)
+for child in children:
+    os.kill(child, signal.SIGKILL)
+";
+
+fn used_up(outer: &Home) {
+    let stage = Stage::new();
+    let home = stage.home(&outer.wall);
+    let id = home.create(&["--pids", "40", "--net", "allow=allowed.test"]);
+    let said = home.ok(&["exec", &id, "--", "/usr/bin/python3", "-c", USED_UP]);
+    assert!(said.starts_with("children True\n") && said.contains("you reached"), "{said}");
+    // Whoever asked for the connection is not named; nothing else is different.
+    assert!(home.ok(&["net", "log", &id]).contains("allowed"));
+    assert_eq!(home.ok(&["exec", &id, "--", "echo", "alive"]), "alive");
     home.close();
 }
 

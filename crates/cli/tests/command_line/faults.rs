@@ -119,7 +119,7 @@ fn clear_up(home: &Home, step: &str, must: &[&str]) -> Vec<String> {
     for id in must {
         assert!(ids.iter().any(|there| there == id), "{step}: {id} is lost");
     }
-    for sandbox in home.json(&["ls", "--json"]).as_array().unwrap() {
+    for sandbox in home.certain(&["ls", "--json"]).as_array().unwrap() {
         let (id, state) = (sandbox["id"].as_str().unwrap(), sandbox["state"].as_str().unwrap());
         assert!(["running", "stopped", "paused"].contains(&state), "{step}: {sandbox}");
         if state == "running" {
@@ -135,7 +135,7 @@ fn clear_up(home: &Home, step: &str, must: &[&str]) -> Vec<String> {
 }
 
 fn state(home: &Home, id: &str) -> String {
-    home.json(&["inspect", id])["state"].as_str().unwrap().to_owned()
+    home.certain(&["inspect", id])["state"].as_str().unwrap().to_owned()
 }
 
 fn create(home: &Home) {

@@ -129,7 +129,12 @@ fn killed_at_work(home: &Home) {
     let note = home.state().join("sandboxes").join(&id).join("g1/saving");
     let client = home.start(&["checkpoint", "--with-memory", &id]);
     support::eventually("it is being saved", || note.exists());
+    // A save may end at any time, and whoever saves may not see its end before the kill.
+    client.signal(Signal::STOP);
+    support::eventually("whoever saves stands still", || stands_still(client.pid().as_raw_nonzero().get().cast_unsigned()));
+    assert!(note.exists(), "it was saved before it could be killed");
     send(Signal::KILL, "runsc-sandbox", &id);
+    client.signal(Signal::CONT);
     let told = client.finish();
     assert_eq!(told.code, 125, "{told}");
     assert_eq!(home.json(&["checkpoints", "--json"]).as_array().unwrap().len(), 0);
@@ -259,7 +264,7 @@ fn faults(home: &Home) {
             assert!(begun.elapsed() < Duration::from_secs(20), "{step}: it does not answer");
         }
         assert!(begun.elapsed() < Duration::from_secs(20), "{step}: {:?}", begun.elapsed());
-        assert_eq!(home.json(&["inspect", &id])["state"], "running", "{step}");
+        assert_eq!(home.certain(&["inspect", &id])["state"], "running", "{step}");
         assert_nothing_left(home);
     }
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 
 use sha2::{Digest, Sha256};
 
-use crate::support::{Case, Client, Home, feed};
+use crate::support::{Case, Client, Home, eventually, feed};
 
 pub const CASES: &[Case] = &[
     Case::new("streams::output_and_error_are_apart", apart),
@@ -96,8 +96,12 @@ fn reader_gone(home: &Home) {
     let mut client = home.start(&["exec", &id, "--", "yes"]);
     drop(client.take_stdout());
     assert_eq!(client.finish().code, 141);
-    let processes = home.json(&["ps", "--json", &id]);
-    assert!(processes.as_array().unwrap().iter().all(|process| !process["status"].is_null()), "{processes}");
+    let has_ended = || {
+        let processes = home.json(&["ps", "--json", &id]);
+        let processes = processes.as_array().unwrap();
+        processes.len() == 1 && !processes[0]["status"].is_null()
+    };
+    eventually("the command has ended", has_ended);
 }
 
 fn listing_gone(home: &Home) {

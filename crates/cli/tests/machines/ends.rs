@@ -5,10 +5,10 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::world::World;
+use crate::world::{PATIENCE, World};
 
-/// After this, `gc` has ended what gave no sign of life: a silence of 15 s, one of 30 s, and the end.
-const GIVEN_UP: Duration = Duration::from_secs(70);
+/// After this, `gc` has ended what gave no sign of life: a silence of 15 s, one of 30 s, and the end. An orderly end may take 60 s more.
+const GIVEN_UP: Duration = Duration::from_secs(100);
 
 /// Ends the machine in every way, and the process beside it.
 pub fn are_told(world: &World) {
@@ -21,7 +21,7 @@ pub fn are_told(world: &World) {
             if told["state"] != "running" {
                 break told;
             }
-            assert!(begun.elapsed() < Duration::from_secs(10), "{what}: {told}");
+            assert!(begun.elapsed() < PATIENCE, "{what}: {told}");
         };
         assert_eq!(told["state"], "crashed", "{what}: {told}");
         let exec = world.run(&["exec", &id, "--", "true"]);

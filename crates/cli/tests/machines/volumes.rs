@@ -1,6 +1,7 @@
 use std::{fs, path::Path, process::Command, thread::sleep, time::Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use sandbar_backends::machine::process::wait_for_exit;
 
 use crate::world::{PATIENCE, World};
 
@@ -18,7 +19,9 @@ pub fn are_served(world: &World) {
     assert_eq!(read("/mnt/volume/inner/file"), "of the host");
     for number in 0..2 {
         // Who serves what lies in a volume that is gone may go with it.
-        kill_process(Pid::from_raw(servers(world)[number]).unwrap(), Signal::KILL).unwrap();
+        let victim = pidfd_open(Pid::from_raw(servers(world)[number]).unwrap(), PidfdFlags::empty()).unwrap();
+        pidfd_send_signal(&victim, Signal::KILL).unwrap();
+        assert!(wait_for_exit(&victim, PATIENCE).unwrap(), "it does not end");
         // What lies in a volume that is gone is let go of a moment later.
         let begun = Instant::now();
         while !world.run(&["exec", &id, "--", "cat", "/mnt/volume/inner/file"]).status.success() || servers(world).len() != 2 {

@@ -31,7 +31,7 @@ fn a_sandbox_there_is_one_of_here() {
     let id = here.says(&["create", "--on", "there", "--name", "web"]);
     assert_eq!(there.home.ids(), [id.as_str()], "the same id on both sides");
     assert_eq!(here.says(&["exec", "web", "--", "cat", "/proc/sys/kernel/hostname"]), "web");
-    assert!(here.says(&["ls"]).contains("running"));
+    assert_eq!(here.state(&id), "running");
     std::fs::write(here.path().join("file"), "carried").unwrap();
     here.says(&["cp", here.path().join("file").to_str().unwrap(), "web:/tmp/file"]);
     assert_eq!(here.says(&["exec", "web", "--", "cat", "/tmp/file"]), "carried");

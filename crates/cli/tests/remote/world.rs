@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::sshd::{Sshd, address_of_its_own};
@@ -48,6 +49,19 @@ impl Home {
         let output = self.run(arguments);
         assert_eq!(output.status.code(), Some(125), "{arguments:?}: {output:?}");
         String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// What is listed of a sandbox's state. Its agent on a busy machine may be silent for longer than a status waits: while it is in doubt, it is listed
+    /// again.
+    pub fn state(&self, id: &str) -> String {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let listed: Value = serde_json::from_str(&self.says(&["ls", "--json"])).unwrap();
+            let told = listed.as_array().unwrap().iter().find(|told| told["id"] == id).unwrap();
+            if told["in_doubt"] != true || Instant::now() >= until {
+                return told["state"].as_str().unwrap().to_owned();
+            }
+        }
     }
 
     pub fn ids(&self) -> Vec<String> {

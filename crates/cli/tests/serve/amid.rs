@@ -177,7 +177,7 @@ async fn who_does_not_read_and_who_vanishes_costs_the_others_nothing_and_a_kill_
     let all = stream::iter(readers.iter_mut().chain(&mut waiters)).map(Attended::reads_the_rest);
     all.buffer_unordered(staying).collect::<Vec<()>>().await;
     server.again();
-    let listed = server.get(&format!("/v1/sandboxes?limit={}", crowd.sandboxes)).await;
+    let listed = server.listed(&format!("?limit={}", crowd.sandboxes)).await;
     let states: Vec<&Value> = listed["items"].as_array().unwrap().iter().map(|item| &item["state"]).collect();
     assert!(states.len() == crowd.sandboxes && states.iter().all(|state| *state == "running"), "{listed}");
     let (server, ids) = (&server, &ids);

@@ -19,7 +19,7 @@ async fn a_container_is_made_told_paused_stopped_and_removed() {
     let made = made.send().await.unwrap();
     assert_eq!(made.status(), StatusCode::CREATED);
     let place = made.headers()["location"].to_str().unwrap().to_owned();
-    let made: Value = made.json().await.unwrap();
+    let made = server.beyond_doubt(made.json().await.unwrap()).await;
     assert_eq!((&made["name"], &made["state"], &made["provider"]), (&"web".into(), &"running".into(), &"container".into()), "{made}");
     let told = server.get(&place).await;
     assert_eq!((&told["id"], &told["spec"]["limits"]["pids"]), (&made["id"], &100.into()), "{told}");
@@ -29,9 +29,11 @@ async fn a_container_is_made_told_paused_stopped_and_removed() {
     let path = |verb: &str| format!("/v1/sandboxes/web/{verb}");
     assert_eq!(server.post(&path("pause"), json!(null), StatusCode::OK).await["state"], "paused");
     assert_eq!(problem(server.request(Method::POST, &path("exec")).json(&json!({ "shell": "true" })), 409).await["kind"], "conflict");
-    assert_eq!(server.post(&path("resume"), json!(null), StatusCode::OK).await["state"], "running");
+    let told = server.post(&path("resume"), json!(null), StatusCode::OK).await;
+    assert_eq!(server.beyond_doubt(told).await["state"], "running");
     assert_eq!(server.post(&path("stop"), json!(null), StatusCode::OK).await["state"], "stopped");
-    assert_eq!(server.post(&path("start"), json!(null), StatusCode::OK).await["state"], "running");
+    let told = server.post(&path("start"), json!(null), StatusCode::OK).await;
+    assert_eq!(server.beyond_doubt(told).await["state"], "running");
     assert_eq!(problem(server.request(Method::DELETE, "/v1/sandboxes/web"), 409).await["kind"], "conflict");
     expect(server.request(Method::DELETE, "/v1/sandboxes/web?force=true"), StatusCode::NO_CONTENT).await;
     assert_eq!(problem(server.request(Method::GET, "/v1/sandboxes/web"), 404).await["kind"], "not_found");

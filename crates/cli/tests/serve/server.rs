@@ -173,6 +173,29 @@ impl Server {
         expect(self.request(Method::POST, path).json(&body), status).await
     }
 
+    /// What is true of a sandbox of which an answer tells. Its agent on a busy machine may be silent for longer than a status waits: one that is in doubt
+    /// is asked again.
+    pub async fn beyond_doubt(&self, mut told: Value) -> Value {
+        let until = Instant::now() + PATIENCE;
+        while told["in_doubt"] == true && Instant::now() < until {
+            told = self.get(&format!("/v1/sandboxes/{}", told["id"].as_str().unwrap())).await;
+        }
+        told
+    }
+
+    /// A page of what the server at this address lists, each sandbox beyond doubt.
+    pub async fn listed_at(&self, address: &str, query: &str) -> Value {
+        let mut listed = expect(self.request_at(address, Method::GET, &format!("/v1/sandboxes{query}")), StatusCode::OK).await;
+        for item in listed["items"].as_array_mut().unwrap() {
+            *item = self.beyond_doubt(item.take()).await;
+        }
+        listed
+    }
+
+    pub async fn listed(&self, query: &str) -> Value {
+        self.listed_at(&self.address, query).await
+    }
+
     /// A new sandbox's id.
     pub async fn create(&self, body: Value) -> String {
         self.post("/v1/sandboxes", body, StatusCode::CREATED).await["id"].as_str().unwrap().to_owned()

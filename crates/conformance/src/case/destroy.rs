@@ -84,19 +84,26 @@ async fn it_does_not_wait_for_what_ignores_term(context: &Context) -> Result<(),
         read_until(&mut stream, "ready\n").await?;
         Ok::<_, Failure>(sandbox)
     };
-    let stubborn = busy("trap '' TERM HUP INT; echo ready; while :; do sleep 0.05; done").await?;
-    let polite = busy("echo ready; while :; do sleep 0.05; done").await?;
     // Both at once, for a busy machine takes its time for either.
     let took = async |sandbox: &Sandbox| {
         let begin = Instant::now();
         context.destroy(sandbox).await?;
         Ok::<_, Failure>(begin.elapsed())
     };
-    let (stubborn, polite) = tokio::join!(took(&stubborn), took(&polite));
-    let (stubborn, polite) = (stubborn?, polite?);
-    // What a stop gives them to end is 5 seconds; an engine's is 10.
-    ensure!(stubborn < polite + Duration::from_secs(4), "it took {stubborn:?}, and {polite:?} where nothing ignored a signal");
-    Ok(())
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        let stubborn = busy("trap '' TERM HUP INT; echo ready; while :; do sleep 0.05; done").await?;
+        let polite = busy("echo ready; while :; do sleep 0.05; done").await?;
+        let (stubborn, polite) = tokio::join!(took(&stubborn), took(&polite));
+        let (stubborn, polite) = (stubborn?, polite?);
+        // What a stop gives them to end is 5 seconds; an engine's is 10. Whoever waits for that does so each time, and a machine that is in the way of one of the
+        // two does not.
+        if stubborn < polite + Duration::from_secs(4) {
+            return Ok(());
+        }
+        all.push((stubborn, polite));
+    }
+    Err(Failure::new(format!("it took so long, and so long where nothing ignored a signal: {all:?}")))
 }
 
 async fn a_full_and_busy_one_is_destroyed(context: &Context) -> Result<(), Failure> {

@@ -1,10 +1,11 @@
 use std::{
     path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use sandbar_core::{
-    CheckpointKind, CheckpointOptions, ErrorKind, ExecEvent, ExecStream,
+    CheckpointKind, CheckpointOptions, ErrorKind, ExecEvent, ExecRequest, ExecStream,
     Feature::{Fork, MemoryCheckpoint, Pause, Restore, StopStart},
     RestoreRequest, SandboxSpec, SavedCheckpoint, State,
 };
@@ -16,7 +17,7 @@ use crate::{
     Reach::{OwnMachine, Shell},
     Sandbox,
     failure::{ensure, ensure_eq, refused},
-    sandbox::SOON,
+    sandbox::patience,
     stream::read_until,
     suite::cases,
 };
@@ -24,6 +25,7 @@ use crate::{
 cases! { "memory";
     a_process_goes_on_in_a_fork [.needs(&[MemoryCheckpoint, Fork]).reach(&[Shell])],
     the_source_goes_on_and_its_client_misses_nothing [.needs(&[MemoryCheckpoint]).reach(&[Shell])],
+    clients_that_read_meanwhile_have_nothing_ended_in_the_source_nor_in_a_fork [.needs(&[MemoryCheckpoint, Fork]).reach(&[Shell])],
     open_files_and_the_layer_come_along [.needs(&[MemoryCheckpoint, Fork]).reach(&[Shell])],
     layer_and_memory_are_of_one_instant [.needs(&[MemoryCheckpoint, Fork]).reach(&[Shell])],
     forks_have_identities_of_their_own [.needs(&[MemoryCheckpoint, Fork]).reach(&[Shell])],
@@ -71,17 +73,18 @@ async fn counting(sandbox: &Sandbox) -> Result<ExecStream, Failure> {
 
 /// Reads a counter's output from its beginning until it is past `past`: no number is missing, none comes twice.
 async fn counts(sandbox: &Sandbox, pid: u32, past: u64) -> Result<(), Failure> {
-    in_order(&mut sandbox.reattach(pid, Some(0)).await?, past).await
+    in_order(&mut sandbox.reattach(pid, Some(0)).await?, |seen| seen > past).await
 }
 
-async fn in_order(stream: &mut ExecStream, past: u64) -> Result<(), Failure> {
+/// The same until it was read far enough.
+async fn in_order(stream: &mut ExecStream, is_enough: impl Fn(u64) -> bool) -> Result<(), Failure> {
     let (mut text, mut offset) = (Vec::new(), 0);
     let reading = async {
         loop {
             let lines = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
             let seen: Vec<u64> = String::from_utf8_lossy(&text[..lines]).lines().filter_map(|line| line.parse().ok()).collect();
             ensure!(seen.iter().copied().eq(1..=seen.len() as u64), "the counter says {seen:?}");
-            if seen.len() as u64 > past {
+            if is_enough(seen.len() as u64) {
                 return Ok(());
             }
             match stream.output.next().await? {
@@ -94,7 +97,7 @@ async fn in_order(stream: &mut ExecStream, past: u64) -> Result<(), Failure> {
             }
         }
     };
-    timeout(SOON, reading).await.map_err(|_| Failure::new(format!("it does not count past {past}")))?
+    timeout(patience(), reading).await.map_err(|_| Failure::new("it does not count any further"))?
 }
 
 async fn a_process_goes_on_in_a_fork(context: &Context) -> Result<(), Failure> {
@@ -118,7 +121,34 @@ async fn the_source_goes_on_and_its_client_misses_nothing(context: &Context) -> 
         save(context, &sandbox).await?;
         ensure_eq!(sandbox.status().await.state, State::Running, "the state after checkpoint {round}");
     }
-    in_order(&mut stream, 40).await
+    in_order(&mut stream, |seen| seen > 40).await
+}
+
+async fn clients_that_read_meanwhile_have_nothing_ended_in_the_source_nor_in_a_fork(context: &Context) -> Result<(), Failure> {
+    let sandbox = context.sandbox().await?;
+    // As of `sandbar run`: the process ends when its client is gone. In a fork all clients are.
+    let bound = |line: &str| ExecRequest { kill_on_disconnect: true, ..ExecRequest::shell(line) };
+    let mut counter = sandbox.exec_stream(bound(COUNT)).await?;
+    let mut silent = sandbox.exec_stream(bound("until test -e go; do sleep 0.1; done; echo it goes on")).await?;
+    let (now, last) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
+    let saved = async {
+        let saved = save(context, &sandbox).await?;
+        last.store(now.load(Relaxed) + 20, Relaxed);
+        sandbox.put("go", "").await?;
+        Ok::<_, Failure>(saved)
+    };
+    let counting = in_order(&mut counter, |seen| {
+        now.store(seen, Relaxed);
+        seen > last.load(Relaxed)
+    });
+    let (saved, counted, spoken) = tokio::join!(saved, counting, read_until(&mut silent, "it goes on\n"));
+    let saved = saved?;
+    counted?;
+    spoken?;
+    let fork = forked(context, &sandbox, &saved).await?;
+    counts(&fork, counter.pid, now.into_inner()).await?;
+    ensure_eq!(fork.process(silent.pid).await?.status, None, "the status of the silent one in the fork");
+    sandbox.kill(counter.pid).await
 }
 
 async fn open_files_and_the_layer_come_along(context: &Context) -> Result<(), Failure> {
@@ -275,7 +305,7 @@ async fn read_beyond(stream: &mut ExecStream, text: &mut Vec<u8>, length: usize,
             }
         }
     };
-    timeout(SOON, reading).await.map_err(|_| Failure::new("its client reads no further"))?
+    timeout(patience(), reading).await.map_err(|_| Failure::new("its client reads no further"))?
 }
 
 async fn commands_and_files_work_in_a_fork(context: &Context) -> Result<(), Failure> {

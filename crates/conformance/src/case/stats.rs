@@ -2,7 +2,7 @@ use sandbar_core::{
     Feature::{LimitMemory, Stats},
     Limits, SandboxSpec,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     Context, Failure,
@@ -46,9 +46,13 @@ async fn cpu_grows_with_use(context: &Context) -> Result<(), Failure> {
         return Err(Failure::Ignored("cpu is not told here".to_owned()));
     };
     sandbox.put_guest().await?;
-    let burnt = sandbox.guest(&["burn", "600", "1"]).await?.stdout_text();
-    let millis: u64 = burnt.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or_default();
-    ensure!(millis >= 20, "nothing was burnt: {burnt:?}");
+    let (begun, mut millis) = (Instant::now(), 0);
+    // On a busy machine it has few turns of the time that it takes.
+    while millis < 20 {
+        let burnt = sandbox.guest(&["burn", "600", "1"]).await?.stdout_text();
+        millis += burnt.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok()).unwrap_or_default();
+        ensure!(millis >= 20 || begun.elapsed() < SOON * context.subject().patience, "nothing was burnt: {burnt:?}");
+    }
     let after = sandbox.stats().await?.cpu_micros.unwrap_or_default();
     // A kernel in user space counts the time that a program was ready to run, of which it may have had a part.
     ensure!(after >= before + millis * 100, "{before} µs before, {after} after {millis} ms were burnt");

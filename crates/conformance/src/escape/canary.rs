@@ -13,13 +13,13 @@ use tokio::time::timeout;
 use crate::{
     Context, Failure, Reach, Sandbox,
     failure::{ensure, ensure_eq},
-    sandbox::noise,
+    sandbox::{noise, slowness},
 };
 
 /// Settings of the host that a sandbox must not change.
 const SETTINGS: [&str; 4] =
     ["/proc/sys/kernel/hostname", "/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe", "/proc/sys/kernel/sysrq"];
-/// The longest that one attack may take.
+/// The longest that one attack may take, where the subject has no more patience.
 const LONGEST: Duration = Duration::from_secs(50);
 
 /// Something of the host that must stay as it is: a file that others may read and write, a process, settings.
@@ -107,7 +107,7 @@ pub(super) async fn attack_kernel(context: &Context, sandbox: &Sandbox, words: &
 }
 
 async fn judged(sandbox: &Sandbox, request: ExecRequest, own: &[&str]) -> Result<String, Failure> {
-    let result = timeout(LONGEST, sandbox.exec(request)).await??;
+    let result = timeout(LONGEST * slowness(), sandbox.exec(request)).await??;
     let text = result.stdout_text();
     let (owned, breaches): (Vec<&str>, Vec<&str>) = text
         .lines()

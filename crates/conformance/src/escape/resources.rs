@@ -12,7 +12,7 @@ use crate::{
     Context, Failure, Reach, Sandbox,
     failure::{ensure, ensure_eq},
     host,
-    sandbox::soon,
+    sandbox::{patience, soon},
     stream::read_until,
     suite::cases,
 };
@@ -66,7 +66,7 @@ async fn a_flood_of_memory_stays_inside(context: &Context) -> Result<(), Failure
             }
             Ok::<_, Failure>(())
         };
-        match tokio::time::timeout(Duration::from_secs(30), ended).await {
+        match tokio::time::timeout(patience(), ended).await {
             Ok(ended) => ended?,
             // Behind a kernel of its own, the host's ends that kernel's helpers and not the processes: those may stand still. They stay inside all the same.
             Err(_) if !context.subject().reach.contains(&Reach::SharedKernel) => {

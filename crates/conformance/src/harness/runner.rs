@@ -7,7 +7,7 @@ use tokio::{
 };
 
 use super::World;
-use crate::{Case, Context, Failure, Subject};
+use crate::{Case, Context, Failure, Subject, sandbox::PATIENCE};
 
 /// How a case ended, as it goes from a child to its parent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +54,7 @@ pub(super) fn run(subject: &Arc<Subject>, case: &Case) -> Outcome {
 async fn run_in(subject: &Arc<Subject>, case: &Case) -> Result<(), Failure> {
     let context = Arc::new(Context::new(Arc::clone(subject), case.name)?);
     let (run, held) = (case.run, Arc::clone(&context));
-    let mut task = tokio::spawn(async move { run(&held).await });
+    let mut task = tokio::spawn(PATIENCE.scope(subject.patience, async move { run(&held).await }));
     let deadline = case.deadline * subject.patience;
     let outcome = match timeout(deadline, &mut task).await {
         Ok(joined) => joined.unwrap_or_else(|error| Err(error.into())),

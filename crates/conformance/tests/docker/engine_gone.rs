@@ -3,6 +3,7 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     sync::{Arc, Mutex},
+    time::Instant,
 };
 
 use sandbar_backends::docker;
@@ -15,7 +16,7 @@ use serde_json::Value;
 use crate::{
     case::{Case, case},
     engine::Engine,
-    world::{World, left, request, say, state},
+    world::{PATIENCE, World, left, request, say, state},
 };
 
 pub const CASES: &[Case] = &[
@@ -202,7 +203,13 @@ async fn an_engine_killed_in_a_checkpoint_or_a_restore_loses_nothing(world: Worl
         }
         handle = provider().await.attach(AttachRequest { provision: request.clone(), record }).await.unwrap();
         // What was frozen when the engine was killed, what it ends when it begins: either is told as what it is.
-        let state = handle.status().await.state;
+        let begun = Instant::now();
+        let state = loop {
+            let status = handle.status().await;
+            if status.certain || begun.elapsed() > PATIENCE {
+                break status.state;
+            }
+        };
         match state {
             State::Running => {}
             State::Paused => handle.resume().await.unwrap(),

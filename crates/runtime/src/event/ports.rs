@@ -6,7 +6,11 @@ use std::{
 
 use sandbar_core::{ErrorKind, Result, SandboxId};
 use serde::Serialize;
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
 use crate::{Runtime, Sandbox, ledger::Known};
 
@@ -14,6 +18,8 @@ use crate::{Runtime, Sandbox, ledger::Known};
 const REST: Duration = Duration::from_millis(200);
 /// And at most.
 const LONG_REST: Duration = Duration::from_secs(30);
+/// How long the sandboxes that run already may take until they have told what is open in them, all at once.
+const FIRST: Duration = Duration::from_secs(2);
 /// How often one sandbox is listened to at most: whoever opens and closes ports all the time gets no more attention.
 const PACE: Duration = Duration::from_millis(200);
 
@@ -39,8 +45,8 @@ pub struct PortChanges {
     runtime: Runtime,
     tell: Arc<dyn Fn(PortChange) + Send + Sync>,
     followed: HashMap<SandboxId, Follower>,
-    /// Whether it has looked around: of sandboxes that were not there before all ports are told.
-    begun: bool,
+    /// While it looks around, what every follower drops with its first answer. Later all ports are told, of sandboxes that were not there before.
+    looks: Option<mpsc::Sender<()>>,
 }
 
 struct Follower {
@@ -64,15 +70,18 @@ enum Open {
 }
 
 impl Runtime {
-    /// Follows which ports something listens on in sandboxes: those that are seen here. Of those that run already, only what changes is told. Needs a
-    /// runtime of tokio's.
+    /// Follows which ports something listens on in sandboxes: those that are seen here. Of those that run already, only what changes is told: what is open in
+    /// them is asked before this returns, though one that is silent is not waited for long. Needs a runtime of tokio's.
     ///
     /// # Errors
     /// As [`PortChanges::notice`].
-    pub fn port_changes(&self, tell: impl Fn(PortChange) + Send + Sync + 'static) -> Result<PortChanges> {
-        let mut changes = PortChanges { runtime: self.clone(), tell: Arc::new(tell), followed: HashMap::new(), begun: false };
+    pub async fn port_changes(&self, tell: impl Fn(PortChange) + Send + Sync + 'static) -> Result<PortChanges> {
+        let (looks, mut answers) = mpsc::channel(1);
+        let mut changes = PortChanges { runtime: self.clone(), tell: Arc::new(tell), followed: HashMap::new(), looks: Some(looks) };
         changes.notice()?;
-        changes.begun = true;
+        changes.looks = None;
+        // Nothing is sent: it ends when everybody has dropped it.
+        let _ = timeout(FIRST, answers.recv()).await;
         Ok(changes)
     }
 
@@ -94,10 +103,11 @@ impl PortChanges {
             if self.followed.contains_key(&known.id) {
                 continue;
             }
-            let open = if self.begun { Open::These(BTreeSet::new()) } else { Open::Unknown };
+            let looks = self.looks.clone();
+            let open = if looks.is_none() { Open::These(BTreeSet::new()) } else { Open::Unknown };
             let id = known.id.clone();
             let ports = Arc::new(Ports { known, tell: Arc::clone(&self.tell), open: Mutex::new(open) });
-            let task = tokio::spawn(follow(self.runtime.clone(), Arc::clone(&ports)));
+            let task = tokio::spawn(follow(self.runtime.clone(), Arc::clone(&ports), looks));
             self.followed.insert(id, Follower { task, ports });
         }
         self.followed.retain(|id, follower| {
@@ -152,7 +162,8 @@ impl Ports {
     }
 }
 
-async fn follow(runtime: Runtime, ports: Arc<Ports>) {
+/// Until it is aborted, or nothing can be asked; drops `looks` when what was open is known, or could not be asked.
+async fn follow(runtime: Runtime, ports: Arc<Ports>, mut looks: Option<mpsc::Sender<()>>) {
     let mut rest = REST;
     loop {
         let followed = async {
@@ -160,12 +171,14 @@ async fn follow(runtime: Runtime, ports: Arc<Ports>) {
             let mut stream = Sandbox::of(runtime.clone(), &row).watch_ports().await?;
             loop {
                 ports.renew(stream.next().await?);
+                looks = None;
                 rest = REST;
                 sleep(PACE).await;
             }
         };
         let ended: Result<std::convert::Infallible> = followed.await;
         let Err(error) = ended;
+        looks = None;
         // An agent that is too old stays so until the sandbox is started again.
         if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) {
             tracing::debug!(id = %ports.known.id, error = error.chain(), "its ports are not told");

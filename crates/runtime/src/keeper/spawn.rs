@@ -70,12 +70,17 @@ impl Runtime {
     }
 
     /// Ends the keeper of a sandbox that is being destroyed, unless it is this process, and removes its files.
-    pub(crate) fn end_keeper(&self, id: &SandboxId) -> Result<()> {
+    ///
+    /// # Errors
+    /// `TimedOut` when it does not end: its files stay, and whoever takes up the destroy again finds it.
+    pub(crate) async fn end_keeper(&self, id: &SandboxId) -> Result<()> {
         if let Some(keeper) = self.ledger().keeper(id)? {
             if keeper == *self.me() {
                 return Ok(());
             }
-            keeper.kill(self.ledger().boot())?;
+            let boot = self.ledger().boot().to_owned();
+            let ended = tokio::task::spawn_blocking(move || keeper.kill(&boot)).await;
+            ended.map_err(|error| Error::new(ErrorKind::Internal, "keeper", "its end was cut off").with_source(error))??;
             // One that somebody starts at this moment sees that the sandbox is being destroyed, and removes its files itself.
             if let Some(lock) = SandboxLock::try_path(self.home().keeper_lock(id), "destroy")? {
                 let removed = remove_files(self.home(), id);

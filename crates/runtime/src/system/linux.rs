@@ -4,15 +4,18 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
-use sandbar_backends::machine::template::{TemplateRecord, read};
-use sandbar_core::{Context, Error, Result};
+use sandbar_backends::machine::{
+    process::wait_for_exit,
+    template::{TemplateRecord, read},
+};
+use sandbar_core::{Context, Error, ErrorKind, Result};
 
 use crate::TemplateSummary;
 
@@ -66,8 +69,9 @@ pub(crate) fn start_time(pid: u32) -> Result<Option<u64>> {
     Ok(fields.nth(18).and_then(|field| field.parse().ok()))
 }
 
-/// Ends a process if it is `this` one, and waits at most two seconds until it is gone. One that is gone already is no error.
-pub(crate) fn kill(pid: Pid, this: impl FnOnce() -> Result<bool>) -> Result<()> {
+/// Ends a process if it is `this` one, and waits until it is gone. One that is gone already is no error; one that is still there after `patience` is
+/// `TimedOut`.
+pub(crate) fn kill(pid: Pid, patience: Duration, this: impl FnOnce() -> Result<bool>) -> Result<()> {
     let failed = |what: &'static str, error: Errno| Error::io("keeper", what, error.into()).with("pid", pid.as_raw_nonzero());
     let handle = match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(handle) => handle,
@@ -82,7 +86,8 @@ pub(crate) fn kill(pid: Pid, this: impl FnOnce() -> Result<bool>) -> Result<()> 
         Ok(()) | Err(Errno::SRCH) => {}
         Err(error) => return Err(failed("cannot end the process", error)),
     }
-    let wait = Timespec { tv_sec: 2, tv_nsec: 0 };
-    let _ = poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&wait));
-    Ok(())
+    match wait_for_exit(&handle, patience).context("keeper", || "cannot wait for the process's end".to_owned())? {
+        true => Ok(()),
+        false => Err(Error::new(ErrorKind::TimedOut, "keeper", "the process does not end").with("pid", pid.as_raw_nonzero())),
+    }
 }

@@ -12,10 +12,10 @@ use std::{
 
 use rustix::{
     io::Errno,
-    process::{Pid, Signal, kill_process, test_kill_process},
+    process::{Pid, Signal, kill_process},
 };
 use sandbar_backends::options::GvisorOptions;
-use sandbar_core::{Context, Error, Result};
+use sandbar_core::{Context, Error, ErrorKind, Result};
 
 use crate::TemplateSummary;
 
@@ -66,17 +66,23 @@ pub(crate) fn start_time(pid: u32) -> Result<Option<u64>> {
     Ok((got == size && !ended).then(|| found.pbi_start_tvsec.saturating_mul(1_000_000).saturating_add(found.pbi_start_tvusec)))
 }
 
-/// Ends a process if it is `this` one, and waits at most two seconds until it is gone. One that is gone already is no error.
-pub(crate) fn kill(pid: Pid, this: impl FnOnce() -> Result<bool>) -> Result<()> {
-    if !this()? {
+/// Ends a process if it is `this` one, and waits until it is gone. One that is gone already is no error; one that is still there after `patience` is
+/// `TimedOut`.
+pub(crate) fn kill(pid: Pid, patience: Duration, this: impl FnOnce() -> Result<bool>) -> Result<()> {
+    let number = pid.as_raw_nonzero().get().cast_unsigned();
+    let begun = start_time(number)?;
+    if begun.is_none() || !this()? {
         return Ok(());
     }
     match kill_process(pid, Signal::KILL) {
         Ok(()) | Err(Errno::SRCH) => {}
         Err(error) => return Err(Error::io("keeper", "cannot end the process", error.into()).with("pid", pid.as_raw_nonzero())),
     }
-    let until = Instant::now() + Duration::from_secs(2);
-    while test_kill_process(pid).is_ok() && Instant::now() < until {
+    let until = Instant::now() + patience;
+    while start_time(number)? == begun {
+        if Instant::now() >= until {
+            return Err(Error::new(ErrorKind::TimedOut, "keeper", "the process does not end").with("pid", number));
+        }
         thread::sleep(Duration::from_millis(10));
     }
     Ok(())

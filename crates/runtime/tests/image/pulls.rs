@@ -270,6 +270,7 @@ fn an_interrupted_pull_goes_on_where_it_stopped(registries: &Registries) {
     assert!(kept > 300_000, "{kept}");
     assert_eq!((fresh.layers(), fs::read_dir(fresh.path("temporary")).unwrap().count()), (0, 0));
     proxy.stall_after(0);
+    fresh.store = fresh.store.with_registries(options());
     let before = proxy.relayed();
     let (progress, steps) = recorder();
     block(fresh.store.pull(&reference, progress)).unwrap();
@@ -394,7 +395,7 @@ fn an_unreachable_registry_is_told_soon(_: &Registries) {
     let error = pull(&fresh, &format!("{nobody}/x:t")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.chain());
     assert!(error.chain().contains(&nobody.to_string()), "{}", error.chain());
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
 }
 
 fn a_silent_registry_is_told_soon(_: &Registries) {

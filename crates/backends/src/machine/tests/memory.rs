@@ -1,8 +1,11 @@
 //! What the machine makes of memory that is saved and loaded.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use sandbar_core::{CheckpointKind, CheckpointOptions, ErrorKind, ExecEvent, ExecRequest, ExitStatus, OutputKind, RestoreRequest, State};
@@ -119,4 +122,27 @@ async fn memory_is_saved_while_the_agent_is_quiet_and_loaded_with_a_new_identity
     assert_eq!(sandbox.checkpoint(options.clone()).await.unwrap_err().kind(), ErrorKind::Conflict);
     sandbox.stop().await.unwrap();
     assert_eq!(sandbox.checkpoint(options).await.unwrap_err().kind(), ErrorKind::Conflict);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_sets_the_time_late_is_told_it_once_more() {
+    let bench = Bench::new();
+    bench.fake.has_memory.store(true, Ordering::SeqCst);
+    let count = AtomicU32::new(0);
+    bench.fake.answer(move |operation, _, mut writer| {
+        let number = count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            let Operation::Resumed(resumed) = operation else { panic!("{operation:?}") };
+            assert_eq!((resumed.identity.is_some(), resumed.seed.len()), (number == 0, 32));
+            if number < 2 {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            }
+            let done = ["epoch", "clock", "entropy"].map(|what| format!("{what}: {number}")).to_vec();
+            let renewal = sandbar_protocol::Renewal { done, failed: Vec::new() };
+            writer.message(&reply(Answer::Renewed(renewal))).await.unwrap();
+        }
+    });
+    let sandbox = bench.sandbox().await;
+    sandbox.restore(RestoreRequest { memory: Some(("/nowhere".into(), "saved".into())), ..from_nothing() }).await.unwrap();
+    assert_eq!(sandbox.renewal().unwrap().done, ["epoch: 0", "clock: 0", "entropy: 0", "epoch: 1", "clock: 1", "epoch: 2", "clock: 2"]);
 }

@@ -94,6 +94,17 @@ impl Home {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))
     }
 
+    /// The same of sandboxes, when nothing of it is in doubt: on a busy machine an agent may be silent for longer than a status waits for it.
+    pub fn certain(&self, args: &[&str]) -> serde_json::Value {
+        let mut told = serde_json::Value::Null;
+        eventually("nothing is in doubt", || {
+            told = self.json(args);
+            let is_certain = |sandbox: &serde_json::Value| sandbox["in_doubt"] != true;
+            told.as_array().map_or_else(|| is_certain(&told), |all| all.iter().all(is_certain))
+        });
+        told
+    }
+
     /// The ids of all sandboxes.
     pub fn ids(&self) -> Vec<String> {
         self.ok(&["ls", "-q"]).lines().map(ToOwned::to_owned).collect()

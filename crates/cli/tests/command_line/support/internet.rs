@@ -4,8 +4,12 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
+    time::Duration,
 };
 
 use super::welcome;
@@ -27,7 +31,16 @@ pub const OWN: Ipv4Addr = Ipv4Addr::new(93, 184, 217, 1);
 pub const OWN_SECOND: Ipv4Addr = Ipv4Addr::new(93, 184, 217, 5);
 pub const OWN_V6: Ipv6Addr = Ipv6Addr::new(0x2606, 0x4700, 0, 0, 0, 0, 0, 0x9999);
 
-/// Is the internet, if this process was started as such: with a folder that has `key.pem` and `cert.pem`. Ends with its standard input.
+/// Nobody else connects to this address: a connection to it is closed, and not told.
+const FENCE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+/// A datagram that is answered with itself, and not told.
+const FENCE_WORD: &[u8] = b"is all told?";
+/// What listens, by TCP and by UDP.
+static PORTS: Mutex<Vec<u16>> = Mutex::new(Vec::new());
+static SOCKETS: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
+
+/// Is the internet, if this process was started as such: with a folder that has `key.pem` and `cert.pem`. Ends with its standard input, each
+/// line of which it says again when all is told that came before.
 pub fn serve_if_asked() -> bool {
     let Some(folder) = std::env::var_os(ROLE) else { return false };
     let mut lines = io::stdin().lines();
@@ -69,10 +82,13 @@ pub fn serve_if_asked() -> bool {
     let mut tls: Child = tls.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     while TcpStream::connect((Ipv4Addr::LOCALHOST, 443)).is_err() {
         assert!(tls.try_wait().unwrap().is_none(), "openssl has ended");
-        thread::sleep(std::time::Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     }
     say("serving");
-    while lines.next().is_some() {}
+    for line in lines.map_while(Result::ok) {
+        fence();
+        say(&line);
+    }
     let _ = tls.kill();
     let _ = tls.wait();
     true
@@ -83,13 +99,52 @@ fn say(line: &str) {
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
+/// Waits until everything is told that waits at the servers' sockets: each takes what comes in its order, and tells of it first.
+fn fence() {
+    for port in &*PORTS.lock().unwrap() {
+        let mut stream = TcpStream::connect((FENCE, *port)).unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    }
+    for server in &*SOCKETS.lock().unwrap() {
+        let own: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let ends = UdpSocket::bind((own, 0)).unwrap();
+        ends.connect(server).unwrap();
+        ends.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        ends.send(FENCE_WORD).unwrap();
+        assert_eq!(ends.recv(&mut [0; FENCE_WORD.len()]).unwrap(), FENCE_WORD.len());
+    }
+}
+
+/// A socket of the servers'.
+fn datagram_socket(address: IpAddr, port: u16) -> UdpSocket {
+    let socket = UdpSocket::bind((address, port)).unwrap();
+    SOCKETS.lock().unwrap().push(socket.local_addr().unwrap());
+    socket
+}
+
+/// The next datagram, if it is one to be told of. What could not be answered was refused, which is told here as well.
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
+    let (length, from) = socket.recv_from(buffer).ok()?;
+    if buffer[..length] != *FENCE_WORD {
+        return Some((length, from));
+    }
+    let _ = socket.send_to(FENCE_WORD, from);
+    None
+}
+
 /// Serves a port at every address, and tells of each connection where it went to.
 fn on(port: u16, serve: fn(TcpStream, IpAddr)) {
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap();
+    // As many as come at once.
+    rustix::net::listen(&listener, 4096).unwrap();
+    PORTS.lock().unwrap().push(port);
     thread::spawn(move || {
         for stream in listener.incoming() {
             let stream = stream.unwrap();
             let address = stream.local_addr().unwrap().ip().to_canonical();
+            if address == FENCE {
+                continue;
+            }
             say(&format!("tcp {address} {port}"));
             thread::spawn(move || serve(stream, address));
         }
@@ -134,7 +189,7 @@ fn kept_http(mut stream: TcpStream, address: IpAddr) -> io::Result<()> {
 /// Says half of something, and breaks off when it has been heard.
 fn broken(mut stream: TcpStream, _: IpAddr) {
     let _ = stream.write_all(b"half\n").and_then(|()| stream.read_exact(&mut [0; 5]));
-    let _ = rustix::net::sockopt::set_socket_linger(&stream, Some(std::time::Duration::ZERO));
+    let _ = rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
 }
 
 /// Says nothing, without an end.
@@ -156,21 +211,19 @@ fn echo(mut stream: TcpStream) -> io::Result<()> {
 
 /// Answers at [`NAME_SERVER`], and tells of questions at other servers' addresses.
 fn dns() {
-    let server = UdpSocket::bind((NAME_SERVER, 53)).unwrap();
+    let server = datagram_socket(NAME_SERVER.into(), 53);
+    // Hundreds of sandboxes may ask at once.
+    rustix::net::sockopt::set_socket_recv_buffer_size_force(&server, 4 << 20).unwrap();
     thread::spawn(move || {
         let mut buffer = [0; 1024];
-        while let Ok((length, from)) = server.recv_from(&mut buffer) {
-            answer(&server, &buffer[..length], from);
+        loop {
+            if let Some((length, from)) = receive(&server, &mut buffer) {
+                answer(&server, &buffer[..length], from);
+            }
         }
     });
     for address in ELSEWHERE {
-        let socket = UdpSocket::bind((address, 53)).unwrap();
-        thread::spawn(move || {
-            let mut buffer = [0; 1024];
-            while socket.recv_from(&mut buffer).is_ok() {
-                say(&format!("udp {address} 53"));
-            }
-        });
+        datagrams_at(address, 53, |_| None);
     }
 }
 
@@ -195,12 +248,11 @@ fn datagrams() {
 }
 
 fn datagrams_at(address: IpAddr, port: u16, answer: fn(&[u8]) -> Option<Vec<u8>>) {
-    let socket = UdpSocket::bind((address, port)).unwrap();
+    let socket = datagram_socket(address, port);
     thread::spawn(move || {
         let mut buffer = vec![0; 65536];
         loop {
-            // What could not be answered was refused.
-            let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+            let Some((length, from)) = receive(&socket, &mut buffer) else { continue };
             say(&format!("udp {address} {port}"));
             if let Some(answer) = answer(&buffer[..length]) {
                 let _ = socket.send_to(&answer, from);

@@ -5,6 +5,8 @@
     reason = "a test fails by panicking, and a copy of it speaks to another by its output"
 )]
 
+mod deaths;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -12,14 +14,14 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU8, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sandbar_backends::{ProviderOptions, Registry, dangerous_host::DangerousHost, machine::process::HostProcess};
 use sandbar_core::{
     AttachRequest, CheckpointKind, CheckpointOptions, ErrorKind, ExecEvent, ExecRequest, ExitStatus, Feature, Journal, Lifetime,
     ProvisionRequest, PutOptions, Resource, RestoreRequest, Result, RootSource, SandboxHandle, SandboxId, SandboxProvider, SandboxSpec,
-    Signal, State, WatchEventKind,
+    SandboxStatus, Signal, State, WatchEventKind,
 };
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -150,6 +152,18 @@ impl Drop for Sandbox {
     }
 }
 
+/// What a sandbox is beyond doubt: on a busy machine an agent may be silent for longer than a status waits for it.
+async fn certain(handle: &dyn SandboxHandle) -> SandboxStatus {
+    let begun = Instant::now();
+    loop {
+        let status = handle.status().await;
+        if status.certain {
+            return status;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{status:?}");
+    }
+}
+
 fn checkpoint_in(folder: &Path) -> CheckpointOptions {
     std::fs::create_dir(folder).unwrap();
     CheckpointOptions { kind: CheckpointKind::Disk, into: folder.to_owned() }
@@ -185,7 +199,7 @@ async fn commands_run_in_the_workspace_with_a_filtered_environment() {
     assert_eq!((result.status, result.stdout_text(), result.stderr_text()), (ExitStatus::exited(7), "out\n".into(), "err\n".into()));
     let missing = sandbox.handle.exec(ExecRequest::argv(["no-such-command"])).await.unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::CommandNotFound);
-    assert_eq!(sandbox.handle.status().await.state, State::Running);
+    assert_eq!(certain(&*sandbox.handle).await.state, State::Running);
     sandbox.destroy().await;
 }
 
@@ -275,7 +289,7 @@ async fn a_stop_keeps_files_and_output_and_a_start_goes_on() {
     let before = sandbox.processes();
     sandbox.handle.stop().await.unwrap();
     assert!(before.iter().all(|process| !process.is_alive()));
-    assert_eq!(sandbox.handle.status().await.state, State::Stopped);
+    assert_eq!(certain(&*sandbox.handle).await.state, State::Stopped);
     let kept = sandbox.handle.reattach(pid, None).await.unwrap().collect(100).await.unwrap();
     assert_eq!((kept.stdout_text().as_str(), kept.status), ("running\n", ExitStatus::signaled(15)));
     assert_eq!(sandbox.handle.exec(ExecRequest::argv(["true"])).await.unwrap_err().kind(), ErrorKind::Conflict);
@@ -291,17 +305,17 @@ async fn another_process_attaches_by_the_record_and_a_killed_agent_is_a_crash() 
     let record = sandbox.book.record.lock().unwrap().clone();
     let other = DangerousHost::provider(home.folder.path());
     let handle = other.attach(AttachRequest { provision: sandbox.request.clone(), record }).await.unwrap();
-    assert_eq!(handle.status().await.state, State::Running);
+    assert_eq!(certain(&*handle).await.state, State::Running);
     assert!(handle.exec(ExecRequest::argv(["true"])).await.unwrap().status.success());
     let stream = handle.exec_stream(ExecRequest::argv(["sleep", "100"])).await.unwrap();
     sandbox.processes()[0].signal(rustix::process::Signal::KILL).unwrap();
     let error = stream.collect(1).await.unwrap_err();
     assert!(error.kind() == ErrorKind::Unavailable && error.message().starts_with("the sandbox ended"), "{error}");
-    let status = sandbox.handle.status().await;
+    let status = certain(&*sandbox.handle).await;
     assert_eq!(status.state, State::Crashed);
     assert!(status.reason.unwrap().contains("signal 9"), "the parent knows how it ended");
     sandbox.handle.start().await.unwrap();
-    assert_eq!(sandbox.handle.status().await.state, State::Running);
+    assert_eq!(certain(&*sandbox.handle).await.state, State::Running);
     sandbox.destroy().await;
 }
 
@@ -337,9 +351,9 @@ async fn pausing_freezes_everything_where_it_is_claimed() {
     let sandbox = home.sandbox(1).await;
     if home.provider.info().features.has(Feature::Pause) {
         sandbox.handle.pause().await.unwrap();
-        assert_eq!(sandbox.handle.status().await.state, State::Paused);
+        assert_eq!(certain(&*sandbox.handle).await.state, State::Paused);
         sandbox.handle.resume().await.unwrap();
-        assert_eq!(sandbox.handle.status().await.state, State::Running);
+        assert_eq!(certain(&*sandbox.handle).await.state, State::Running);
         sandbox.handle.pause().await.unwrap();
     } else {
         assert_eq!(sandbox.handle.pause().await.unwrap_err().kind(), ErrorKind::Unsupported);
@@ -420,80 +434,4 @@ async fn an_owned_sandbox_does_not_end_with_the_thread_that_made_it() {
     let sandbox = Sandbox { handle, request, book };
     assert_eq!(sandbox.shell("echo here").await, "here\n");
     sandbox.destroy().await;
-}
-
-/// The variable by which a test tells a copy of this program to be the sandbar that dies, and where its state is.
-const DIES: &str = "SANDBAR_TEST_DIES";
-
-/// Ends this process when an agent's row is about to be written, after saying which one.
-struct DyingBook;
-
-impl Journal for DyingBook {
-    fn intend(&self, resource: &Resource) -> Result<()> {
-        println!("{}", serde_json::to_string(resource).unwrap());
-        if matches!(resource, Resource::Process { .. }) && std::env::var(DIES).is_ok_and(|how| how == "before the row") {
-            std::process::abort();
-        }
-        Ok(())
-    }
-
-    fn forget(&self, _: &Resource) -> Result<()> {
-        Ok(())
-    }
-
-    fn commit(&self, _: &Value, _: State) -> Result<()> {
-        if std::env::var(DIES).is_ok_and(|how| how == "as the owner") {
-            std::process::abort();
-        }
-        Ok(())
-    }
-}
-
-/// No test by itself: the sandbar that dies in the tests below.
-#[tokio::test]
-async fn sandbar_that_dies() {
-    if std::env::var(DIES).is_err() {
-        return;
-    }
-    let home = Home::new();
-    let (mut request, _) = home.request(1);
-    request.lifetime = Lifetime::Owned;
-    request.journal = Arc::new(DyingBook);
-    let _ = home.provider.provision(request).await;
-    unreachable!("the journal has ended this process");
-}
-
-/// Lets a copy of this program die, and gives what it had told its journal.
-fn let_one_die(how: &str) -> Vec<Resource> {
-    let temporary = tempfile::tempdir().unwrap();
-    let died = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["sandbar_that_dies", "--exact", "--nocapture"])
-        .env(DIES, how)
-        .env("TMPDIR", temporary.path())
-        .output()
-        .unwrap();
-    assert!(!died.status.success());
-    let text = String::from_utf8(died.stdout).unwrap();
-    text.lines().filter_map(|line| serde_json::from_str(line.get(line.find('{')?..)?).ok()).collect()
-}
-
-#[tokio::test]
-async fn no_agent_outlives_a_sandbar_that_dies_before_its_row_or_as_its_owner() {
-    for how in ["before the row", "as the owner"] {
-        let told = tokio::task::spawn_blocking(move || let_one_die(how)).await.unwrap();
-        let agents: Vec<_> = told
-            .iter()
-            .filter_map(|resource| match resource {
-                Resource::Process { pid, start_time, .. } => Some(HostProcess { pid: *pid, start_time: *start_time }),
-                _ => None,
-            })
-            .collect();
-        assert_eq!(agents.len(), 1, "{told:?}");
-        if let Some(held) = agents[0].open().unwrap() {
-            let ended = sandbar_backends::machine::process::wait_for_exit(&held, Duration::from_secs(10)).unwrap();
-            assert!(ended, "the agent lives on: {how}");
-        }
-        let provider = DangerousHost::provider(Path::new("/nonexistent"));
-        provider.reclaim(&SandboxId::from_random([0; 8]), &told).await.unwrap();
-    }
 }
