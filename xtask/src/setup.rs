@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use xshell::{Shell, cmd};
 
 use crate::{
@@ -7,7 +9,8 @@ use crate::{
 };
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 25] = [
+const PACKAGES: [(&str, &str); 26] = [
+    ("git", "clones inside, in tests of what leaves a sandbox"),
     ("curl", "the client inside, in tests of what leaves a sandbox"),
     ("openssl", "the TLS server of those tests"),
     ("iproute2", "the network namespaces of those tests"),
@@ -43,7 +46,11 @@ pub const TEST_USER: &str = "sandbar-test";
 
 /// Installs what is missing. Without root it says what would be installed, and the tests that need it are ignored.
 pub fn run(shell: &Shell) -> Result<(), Failure> {
-    let missing: Vec<&str> = PACKAGES.iter().map(|(package, _)| *package).filter(|package| !is_installed(shell, package)).collect();
+    let mut missing: Vec<&str> = PACKAGES.iter().map(|(package, _)| *package).filter(|package| !is_installed(shell, package)).collect();
+    // Installs packages inside, in tests of what leaves a sandbox. Other sources than the distribution's have it under other names.
+    if !Path::new("/usr/bin/npm").exists() {
+        missing.push("npm");
+    }
     let newer: Vec<&str> =
         backports::PACKAGES.iter().map(|(package, _)| *package).filter(|package| !is_installed(shell, package)).collect();
     let is_root = cmd!(shell, "id -u").quiet().read()? == "0";

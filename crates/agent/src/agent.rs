@@ -77,6 +77,8 @@ pub(crate) struct Agent {
     pub(crate) egress: Rc<egress::Host>,
     /// Connections that threads hold, so that they can be cut.
     pub(crate) lent: RefCell<Vec<Weak<UnixStream>>>,
+    /// Those of them that the layer is sent over.
+    pub(crate) layers: RefCell<Vec<Weak<UnixStream>>>,
 }
 
 impl Agent {
@@ -108,6 +110,7 @@ impl Agent {
             shares: Arc::new(Semaphore::new(MAX_SHARES)),
             egress: egress::Host::new(is_on_vsock),
             lent: RefCell::default(),
+            layers: RefCell::default(),
         }
     }
 
@@ -157,7 +160,7 @@ impl Agent {
     pub(crate) fn cut_connections(&self) {
         self.cuts.set(self.cuts.get().wrapping_add(1));
         self.cut.notify_waiters();
-        for socket in self.lent.take().iter().filter_map(Weak::upgrade) {
+        for socket in self.lent.take().iter().chain(&self.layers.take()).filter_map(Weak::upgrade) {
             let _ = socket.shutdown(std::net::Shutdown::Both);
         }
     }

@@ -38,6 +38,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a client that was cut off has to come back before its place in the output is given up.
 const RETURN: Duration = Duration::from_secs(10);
+/// How often it is looked whether that time has begun.
+const REGARD: Duration = Duration::from_secs(1);
 /// How long accepting rests when descriptors or memory have run out.
 const REST: Duration = Duration::from_millis(100);
 /// How long a refused client that is still sending is listened to, so that it reads the refusal instead of a broken connection.
@@ -75,7 +77,14 @@ fn await_return(agent: &Rc<Agent>) {
     let returning = {
         let agent = Rc::clone(agent);
         tokio::task::spawn_local(async move {
-            tokio::time::sleep(RETURN).await;
+            let mut begin = Instant::now();
+            while begin.elapsed() < RETURN {
+                tokio::time::sleep(REGARD).await;
+                // A guest's is fetched before it stands still, and clients come when it goes on.
+                if agent.layers.borrow().iter().any(|layer| layer.strong_count() > 0) {
+                    begin = Instant::now();
+                }
+            }
             agent.cut_off.take();
         })
     };
@@ -133,6 +142,20 @@ async fn converse_to_the_end(agent: &Rc<Agent>, stream: UnixStream, permit: Owne
     }
 }
 
+/// The place of a client in what was started for it. One that left meanwhile does not take it.
+struct Unclaimed {
+    place: Option<session::Place>,
+    kill: bool,
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let (Some(place), true) = (&self.place, self.kill) {
+            place.process.hint(Signal::KILL);
+        }
+    }
+}
+
 /// Who ends a connection, where that matters.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
@@ -164,15 +187,11 @@ async fn converse(agent: &Rc<Agent>, mut stream: UnixStream, permit: OwnedSemaph
             let (agent, request, kill) = (Rc::clone(agent), request.clone(), request.kill_on_disconnect);
             let (hand, started) = oneshot::channel();
             tokio::task::spawn_local(async move {
-                if let Err(Ok(place)) = hand.send(session::exec(&agent, &request).await)
-                    && kill
-                {
-                    // Whoever asked for it left before it had begun.
-                    place.process.hint(Signal::KILL);
-                }
+                let started = session::exec(&agent, &request).await;
+                drop(hand.send(started.map(|place| Unclaimed { place: Some(place), kill })));
             });
             let started = started.await.unwrap_or_else(|_| Err(failure::failure(Kind::Internal, "the start was given up")));
-            started.map(|place| Some((place, kill)))
+            started.map(|mut unclaimed| unclaimed.place.take().map(|place| (place, kill)))
         }
         Ok(Operation::Attach(request)) => session::attach(agent, request).map(|place| Some((place, request.kill_on_disconnect))),
         Ok(_) => Ok(None),
@@ -297,7 +316,8 @@ async fn lend(agent: &Rc<Agent>, stream: UnixStream, ahead: bytes::Bytes, permit
     let turns = if is_watch { &agent.watches } else { &agent.transfers };
     // Where no hang-up is told: gVisor's sockets, and vsock.
     let (init, by_words) = (settings.config.init, settings.config.listen_folder.is_some() || agent.is_on_vsock());
-    transfer::hand_over(turns, &agent.lent, (stream, agent.is_on_vsock()), ahead, permit, move |link| match operation {
+    let lent = if matches!(operation, Operation::GetLayer(_)) { &agent.layers } else { &agent.lent };
+    transfer::hand_over(turns, lent, (stream, agent.is_on_vsock()), ahead, permit, move |link| match operation {
         Operation::PutFile(request) => put::file(&base, owner, &request, &forks, link),
         Operation::PutTree(request) => put::tree(&base, owner, &request, &forks, link),
         Operation::GetFile(request) => get::file(&base, &request, link),

@@ -44,6 +44,9 @@ fn what_works_here_says_hello_and_what_does_not_is_told_with_what_to_do() {
     // The exit status says of the whole what the fields say one by one.
     let providers = found["providers"].as_array().unwrap();
     let walled = providers.iter().any(|provider| provider["usable"] == true && provider["isolation"] != "none");
+    // Whatever works here has said so.
+    assert!(providers.iter().all(|provider| (provider["said_hello"] == true) == (provider["usable"] == true)), "{found}");
+    assert!(walled || !is_required("container-root"), "{found}");
     let silent = providers.iter().any(|provider| provider["said_hello"] == false);
     assert_eq!(output.status.code(), Some(i32::from(!walled || silent)), "{found}");
     for name in ["kvm", "user-namespaces", "cgroups", "landlock", "disk", "clock"] {

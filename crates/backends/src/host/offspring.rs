@@ -32,7 +32,7 @@ pub(crate) fn add(process: HostProcess, held: OwnedFd) {
 
 /// How long a process whose first thread has ended may take to end whole: nothing of it works any more, but on a busy machine its other threads wait for their
 /// turn to end.
-const WHOLE: Duration = Duration::from_secs(5);
+const WHOLE: Duration = Duration::from_secs(1);
 /// And whenever it is asked for later, if it is not the machine that holds it up.
 const MOMENT: Duration = Duration::from_millis(200);
 

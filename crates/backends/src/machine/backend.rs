@@ -146,10 +146,11 @@ pub trait Backend: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Waits while somebody saves the place with its memory, where its agent listens until everything stands still: a client that comes back meanwhile would be in
+    /// The folder in which saves with memory are noted, where the place's agent listens until everything stands still: a client that comes meanwhile would be in
     /// what is saved, and what ends with its client would end when that is loaded.
-    async fn await_save(&self, place: &Self::Place) {
+    fn notes_saves_in<'place>(&self, place: &'place Self::Place) -> Option<&'place Path> {
         let _ = place;
+        None
     }
 
     /// Most connections that may leave at a time, where the wire has not as many as whoever decides would allow.

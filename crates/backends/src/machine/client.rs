@@ -10,6 +10,7 @@ use tokio::{
 use super::{
     Backend, Facts, answer,
     live::{Running, Shared},
+    saving::SaveNote,
 };
 
 pub(super) type Reader = FrameReader<ReadHalf<Connection>>;
@@ -85,7 +86,34 @@ impl<B: Backend> Call<B> {
     /// # Errors
     /// What the agent says, `Unavailable` when it is gone, `TimedOut` when it does not answer.
     pub(super) async fn ask(&self, operation: Operation, patience: Patience) -> Result<(Link, Answer)> {
-        let mut link = self.dial().await?;
+        let link = self.dial().await?;
+        self.ask_over(link, operation, patience).await
+    }
+
+    /// The same for what shall be in nobody's saved memory: after a save that is under way.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub(super) async fn ask_unsaved(&self, operation: Operation, patience: Patience) -> Result<(Link, Answer)> {
+        let note = self.save_note();
+        loop {
+            if let Some(note) = &note {
+                note.over().await;
+            }
+            let link = self.dial().await?;
+            // Looked for last: whoever notes a save from then on has this connection cut first.
+            if note.as_ref().is_none_or(|note| !note.is_in_force()) {
+                return self.ask_over(link, operation, patience).await;
+            }
+        }
+    }
+
+    /// The note of a save that clients wait for.
+    pub(super) fn save_note(&self) -> Option<SaveNote> {
+        self.shared.backend.notes_saves_in(self.running.place()).map(SaveNote::of)
+    }
+
+    async fn ask_over(&self, mut link: Link, operation: Operation, patience: Patience) -> Result<(Link, Answer)> {
         let answer = self.patiently(patience, exchange(&mut link, operation)).await?;
         Ok((link, self.accept(answer)?))
     }

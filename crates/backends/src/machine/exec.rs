@@ -32,8 +32,7 @@ impl<B: Backend> Call<B> {
     pub(super) async fn exec(self, request: ExecRequest) -> Result<ExecStream> {
         let stdin = request.stdin || request.pty.is_some();
         let (pty, kill) = (request.pty.is_some(), request.kill_on_disconnect);
-        self.shared.backend.await_save(self.running.place()).await;
-        let asked = self.ask(Operation::Exec(exec_message(request)), Patience::Quick).await?;
+        let asked = self.ask_unsaved(Operation::Exec(exec_message(request)), Patience::Quick).await?;
         self.stream(asked, stdin, pty, kill)
     }
 
@@ -42,8 +41,7 @@ impl<B: Backend> Call<B> {
     /// # Errors
     /// As [`exec`](Self::exec).
     pub(super) async fn attach(self, pid: u32, from: Option<u64>) -> Result<ExecStream> {
-        self.shared.backend.await_save(self.running.place()).await;
-        let asked = self.ask(Operation::Attach(Attach { pid, from, ..Attach::default() }), Patience::Quick).await?;
+        let asked = self.ask_unsaved(Operation::Attach(Attach { pid, from, ..Attach::default() }), Patience::Quick).await?;
         // Whether it has a terminal, and whether its stdin is streamed, only the agent knows; it ignores what has no place.
         self.stream(asked, true, true, false)
     }

@@ -13,10 +13,13 @@ use super::{
     Backend, Facts, answer,
     client::{Call, Patience, Reader, Writer},
     live::Running,
+    saving,
 };
 
 /// How long a save, or a restore, may keep a client waiting.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Between looks at a place that stands still.
+const STILL: Duration = Duration::from_millis(20);
 /// Between attempts.
 const RETRY: Duration = Duration::from_millis(5);
 /// Cuts in a row without a byte of output between them: an agent that cuts its clients off for ever is not listened to for ever.
@@ -74,7 +77,7 @@ impl Session {
     pub(super) async fn after(&self, count: u32) -> Option<Joined> {
         let mut joined = self.joined.subscribe();
         let next = joined.wait_for(|joined| joined.count > count || joined.is_over);
-        let next = timeout(PATIENCE, next).await.ok()?.ok().map(|joined| *joined)?;
+        let next = timeout(PATIENCE + saving::LONG, next).await.ok()?.ok().map(|joined| *joined)?;
         (next.count > count).then_some(next)
     }
 
@@ -93,7 +96,7 @@ impl Session {
         if !call.can_be_saved() || !matches!(cut, FrameError::Cut | FrameError::Io(_)) || place.in_vain > MOST_IN_VAIN {
             return Err(call.explain(cut).await);
         }
-        let deadline = Instant::now() + PATIENCE;
+        let mut deadline = Instant::now() + PATIENCE;
         loop {
             let current = call.shared.current();
             if current.record.generation != call.running.current().record.generation {
@@ -102,11 +105,20 @@ impl Session {
                     _ => return Err(call.explain(cut).await),
                 }
             }
-            call.shared.backend.await_save(call.running.place()).await;
+            if let Some(note) = call.save_note() {
+                let begun = Instant::now();
+                note.over().await;
+                deadline += begun.elapsed();
+            }
+            // What is asked of a machine that stands still is heard when it goes on, however long nobody waits for it by then: as of a client that has left.
+            if call.shared.facts(&call.running) == Facts::Frozen && !call.running.current().is_paused() && Instant::now() < deadline {
+                tokio::time::sleep(STILL).await;
+                continue;
+            }
             let Joined { count, epoch, .. } = self.joined();
             let attach =
                 Attach { pid: self.pid, from: Some(place.offset), epoch: Some(epoch), kill_on_disconnect: self.kill_on_disconnect };
-            let error = match call.ask(Operation::Attach(attach), Patience::Quick).await {
+            let error = match call.ask_unsaved(Operation::Attach(attach), Patience::Quick).await {
                 Ok((link, Answer::Started(started))) if started.pid == self.pid => {
                     // In the same memory it goes on exactly where it was.
                     if started.epoch == epoch && started.offset != place.offset {
@@ -132,7 +144,7 @@ impl Session {
             };
             let facts = call.shared.facts(&call.running);
             let is_gone = matches!(facts, Facts::Gone(_)) && !self.was_replaced(call);
-            // A pause may last for ever; what else makes it stand still does not.
+            // It may have come to stand still meanwhile.
             let may_return = error.kind() == ErrorKind::Unavailable || facts == Facts::Frozen && !call.running.current().is_paused();
             if is_gone || !may_return || Instant::now() >= deadline {
                 return Err(error);

@@ -40,7 +40,13 @@ pub(super) async fn renew<B: Backend>(call: &Call<B>, request: &ProvisionRequest
             break;
         }
         let again;
-        (again, late) = resume(call, None, None).await?;
+        (again, late) = match resume(call, None, None).await {
+            Ok(resumed) => resumed,
+            Err(error) => {
+                renewal.failed.push(format!("clock: it may be late: {}", error.message()));
+                break;
+            }
+        };
         // Each resumption counts as one.
         let is_new = |line: &String| line.starts_with("clock: ") || line.starts_with("epoch: ");
         renewal.done.extend(again.done.into_iter().filter(is_new));

@@ -38,13 +38,37 @@ fn whole(outer: &Home) {
     assert!(asked.code != 0 && asked.text().contains("NXDOMAIN"), "{asked}");
     let asked = home.sandbar(&["exec", &id, "--", "busybox", "nslookup", "-type=a", "allowed.test", "8.8.8.8"]);
     assert!(asked.code == 0 && asked.text().contains("198.18."), "{asked}");
+    datagrams(&home, &id);
     home.ok(&["net", "set", &id, "allow=other.test"]);
     assert_refused(&home, &id, &["http://allowed.test/"]);
     assert_reached(&home, &id, &["http://other.test/"], "you reached 93.184.215.15 as other.test");
-    for text in ["tcp 10.", "8.8.8.8", "2001:4860", "2606:4700", "denied.example"] {
+    for text in ["tcp 10.", "udp 93.184.215.15", "8.8.8.8", "2001:4860", "2606:4700", "denied.example"] {
         stage.assert_not_seen(text);
     }
     home.close();
+}
+
+/// One that is allowed is sent and answered, and is in the log; another is refused. Where datagrams cannot leave, both are.
+fn datagrams(home: &Home, id: &str) {
+    let ask = |host: &str| {
+        // The shell reads a byte of what was sent, and the rest of it is gone.
+        let script = format!("exec 3<>/dev/udp/{host}/7000; echo hello >&3; read -r -N 1 -t 20 word <&3; echo \"<$word>\"");
+        home.sandbar(&["exec", id, "--", "bash", "-c", &script])
+    };
+    let (allowed, refused) = (ask("allowed.test"), ask("93.184.215.15"));
+    assert_eq!(refused.text(), "<>\n", "{refused}");
+    if home.wall.is_gvisor() {
+        assert_eq!(allowed.text(), "<>\n", "{allowed}");
+        return;
+    }
+    assert_eq!(allowed.text(), "<h>\n", "{allowed}");
+    let log = home.ok(&["net", "log", "--json", id]);
+    let said = |event: &str, address: &str| {
+        let records = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let is = |record: &serde_json::Value| record["event"] == event && record["protocol"] == "udp" && record["address"] == address;
+        records.filter(is).count()
+    };
+    assert_eq!((said("allowed", "93.184.215.14"), said("refused", "93.184.215.15")), (1, 1), "{log}");
 }
 
 fn open(outer: &Home) {

@@ -2,6 +2,8 @@
 
 use std::{
     io::Write,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -11,12 +13,16 @@ use crate::{
 };
 
 pub const CASES: &[Case] = &[
-    Case::new("egress::a_limit_of_bytes_ends_in_refusals_and_lasts", spent).on(EVERYWHERE).staged(),
+    Case::new("egress::a_limit_of_bytes_ends_in_refusals_and_lasts", spent).on(EVERYWHERE).staged().brief_on(&["gvisor-root"]),
     Case::new("egress::who_has_used_up_all_processes_still_connects", used_up)
         .on(&["container-root", "docker-runc"])
         .staged()
         .needs_beside(&["/usr/bin/python3"]),
-    Case::new("egress::connections_over_a_limit_are_refused_and_a_rate_is_kept", limited).on(EVERYWHERE).staged(),
+    Case::new("egress::connections_over_a_limit_are_refused_and_a_rate_is_kept", limited)
+        .on(EVERYWHERE)
+        .staged()
+        .brief_on(&["gvisor-root"]),
+    Case::new("egress::gibibytes_pass_and_take_no_memory", large).on(EVERYWHERE).staged(),
     Case::new("egress::two_thousand_connections_are_open_at_once_and_cost_little", many).on(EVERYWHERE).staged(),
 ];
 
@@ -144,14 +150,19 @@ echo spoken
 read -r line
 ";
 
-/// Bytes of a process that are in memory and its own.
+/// Who decides about a sandbox.
+pub fn keeper(home: &Home, id: &str) -> u32 {
+    processes_with(&format!("keeper\0--home\0{}\0{id}", home.state().display()))[0]
+}
+
+/// Bytes of a process that are in memory and its own. What it has read of its program is not: that counts as private in a moment in which nobody else runs it.
 pub fn own_memory(pid: u32) -> u64 {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let kib = |field: &str| -> u64 {
         let line = rollup.lines().find(|line| line.starts_with(field)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     };
-    (kib("Private_Clean:") + kib("Private_Dirty:")) << 10
+    kib("Private_Dirty:") << 10
 }
 
 fn many(outer: &Home) {
@@ -166,7 +177,7 @@ fn many(outer: &Home) {
     let count = most - 48;
     let id = home.create(&["--net", "allow=allowed.test,93.184.215.14:7000"]);
     assert_reached(&home, &id, &["http://allowed.test/"], "you reached");
-    let keeper = processes_with(&format!("keeper\0--home\0{}\0{id}", home.state().display()))[0];
+    let keeper = keeper(&home, &id);
     let before = own_memory(keeper);
     // An address, for each name would be asked twice, which takes longer than the rest in an emulated machine.
     let words = ["exec", "-i", &id, "--", "bash", "-c", MANY, &count.to_string(), "93.184.215.14"];
@@ -184,5 +195,37 @@ fn many(outer: &Home) {
     input.write_all(b"go\n").unwrap();
     assert_eq!(client.finish().code, 0);
     eventually("they have ended", || home.sandbar(&["exec", &id, "--", "curl", "-sS", "-m", "20", "http://allowed.test/"]).code == 0);
+    home.close();
+}
+
+fn large(outer: &Home) {
+    const MOST: u64 = 16 << 20;
+    let stage = Stage::new();
+    let home = stage.home(&outer.wall);
+    // An emulated machine passes seven MiB in a second.
+    let size: u64 = if home.wall.is_machine() { 1 << 30 } else { 10 << 30 };
+    let id = home.create(&["--net", "allow=allowed.test"]);
+    assert_reached(&home, &id, &["http://allowed.test/"], "you reached");
+    let keeper = keeper(&home, &id);
+    let before = own_memory(keeper);
+    let (is_over, mut peak) = (AtomicBool::new(false), 0);
+    thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut peak = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                peak = own_memory(keeper).max(peak);
+                thread::sleep(Duration::from_millis(50));
+            }
+            peak
+        });
+        let script = format!("exec 3<>/dev/tcp/allowed.test/7004; head -c {size} <&3 | tail -c 1 | wc -c");
+        let got = home.start(&["exec", &id, "--", "bash", "-c", &script]).finish_within(Duration::from_secs(1200));
+        is_over.store(true, Ordering::Relaxed);
+        assert_eq!((got.code, got.text().as_str()), (0, "1\n"), "{got}");
+        peak = watch.join().unwrap();
+    });
+    assert!(peak < before + MOST, "it took {} KiB, and {} KiB before", peak >> 10, before >> 10);
+    let received = || -> u64 { home.json(&["stats", "--json", &id])["network_received_bytes"].as_u64().unwrap() };
+    eventually("it is counted", || received() >= size);
     home.close();
 }

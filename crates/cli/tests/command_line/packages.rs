@@ -12,7 +12,8 @@ pub const CASES: &[Case] = &[
     Case::new("packages::pip_installs", pip)
         .on(EVERYWHERE)
         .staged()
-        .needs_beside(&["/usr/bin/python3", "/usr/lib/python3/dist-packages/pip"]),
+        .needs_beside(&["/usr/bin/python3", "/usr/lib/python3/dist-packages/pip"])
+        .brief_on(&["gvisor-root"]),
     Case::new("packages::apt_in_a_virtual_machine", apt_there)
         .on(&["qemu-tcg", "firecracker-jailed"])
         .staged()

@@ -150,6 +150,10 @@ fn put_in(outer: &Home) {
     let inside = home.sandbar(&["exec", &id, "--", "sh", "-c", inside]);
     let inside = String::from_utf8_lossy(&inside.stdout).into_owned();
     assert!(inside.contains("TOKEN=sandbar-secret-") && inside.contains("BEGIN CERTIFICATE"), "{inside}");
+    for name in ["SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE"] {
+        assert!(inside.contains(&format!("{name}=/etc/sandbar/authorities.pem")), "{name}: {inside}");
+    }
+    assert!(inside.contains("NODE_EXTRA_CA_CERTS=/etc/sandbar/authority.pem"), "{inside}");
     assert!(!inside.contains(VALUE) && !inside.contains("PRIVATE KEY"));
     // Outside one file has what was in the variable, and nothing but its source what is in the file.
     let checkpoint = home.ok(&["checkpoint", &id]);

@@ -14,6 +14,7 @@ pub struct Case {
     beside: &'static [&'static str],
     of_layers: bool,
     brief: bool,
+    brief_on: &'static [&'static str],
     staged: bool,
 }
 
@@ -21,7 +22,7 @@ impl Case {
     /// A fact of every wall.
     pub const fn new(name: &'static str, body: fn(&Home)) -> Self {
         let walls = &["dangerous-host", "container-root", "container-rootless", "gvisor-root", "gvisor-rootless"];
-        Self { name, body, walls, needs: &[], beside: &[], of_layers: false, brief: false, staged: false }
+        Self { name, body, walls, needs: &[], beside: &[], of_layers: false, brief: false, brief_on: &[], staged: false }
     }
 
     /// Only of these walls.
@@ -59,6 +60,13 @@ impl Case {
         self
     }
 
+    /// The same behind these of them only.
+    #[must_use]
+    pub const fn brief_on(mut self, walls: &'static [&'static str]) -> Self {
+        self.brief_on = walls;
+        self
+    }
+
     /// On a stage, which only root can build.
     #[must_use]
     pub const fn staged(mut self) -> Self {
@@ -83,7 +91,8 @@ impl Case {
         let reason = missing.or(stageless);
         let name = format!("{}::{}", wall.name, self.name);
         let is_slow = wall.is_gvisor() || wall.is_machine();
-        let is_long = is_slow && !self.brief && std::env::var_os("SANDBAR_LONG").is_none();
+        let is_brief = self.brief || self.brief_on.contains(&wall.name);
+        let is_long = is_slow && !is_brief && std::env::var_os("SANDBAR_LONG").is_none();
         Trial::ignorable_test(name, move || match reason.or_else(|| (!is_long).then(|| wall.lack()).flatten()) {
             None if is_long => Ok(Completion::ignored_with("behind another kernel it takes minutes: SANDBAR_LONG=1 asks for it")),
             Some(reason) if required => Err(Failed::from(format!("SANDBAR_REQUIRE asks for {}: {reason}", wall.name))),
