@@ -197,6 +197,10 @@ impl Backend for Docker {
         note.reach(was_left, is_alive, || object::dial(&place.folder)).await
     }
 
+    fn notes_saves_in<'place>(&self, place: &'place Place) -> Option<&'place Path> {
+        Some(&place.folder)
+    }
+
     async fn note_quiet(&self, place: &Place, is_quiet: bool) -> Result<()> {
         let note = SaveNote::of(&place.folder);
         if is_quiet {

@@ -212,6 +212,10 @@ impl Backend for Gvisor {
         worker::run(thaw).await?
     }
 
+    fn notes_saves_in<'place>(&self, place: &'place Place) -> Option<&'place Path> {
+        Some(&place.folder)
+    }
+
     async fn note_quiet(&self, place: &Place, is_quiet: bool) -> Result<()> {
         if is_quiet {
             return place.note().write().context("checkpoint", || "cannot note the checkpoint".to_owned());

@@ -146,8 +146,9 @@ pub trait Backend: Send + Sync + 'static {
         Ok(())
     }
 
-    /// The folder in which saves with memory are noted, where the place's agent listens until everything stands still: a client that comes meanwhile would be in
-    /// what is saved, and what ends with its client would end when that is loaded.
+    /// The folder in which saves with memory are noted, for clients to wait until they are over. Where the place's agent listens until everything stands still, a
+    /// client that comes meanwhile would be in what is saved, and what ends with its client would end when that is loaded. Where the agent closes its listener, whoever
+    /// keeps that for it may close it late (gVisor's gofer does so with others, some time), and a client that comes in between is heard by nobody.
     fn notes_saves_in<'place>(&self, place: &'place Self::Place) -> Option<&'place Path> {
         let _ = place;
         None

@@ -6,6 +6,9 @@ use crate::support::{Case, Client, EVERYWHERE, Home, Stage, eventually};
 
 const WALLS: &[&str] = &["container-root", "container-rootless", "gvisor-root", "gvisor-rootless"];
 
+/// The slow ones in which a life takes seconds, and not a minute.
+const BRIEFLY: &[&str] = &["gvisor-root", "gvisor-rootless", "docker-runsc", "qemu-tcg"];
+
 pub const CASES: &[Case] = &[
     Case::new("egress::an_allowed_name_is_reached_and_nothing_else", allowed).on(WALLS).staged().brief(),
     Case::new("egress::a_refusal_comes_at_once_and_nothing_is_looked_up", refused).on(WALLS).staged(),
@@ -18,7 +21,7 @@ pub const CASES: &[Case] = &[
     Case::new("egress::root_inside_changes_nothing_about_it", attacked).on(WALLS).staged().brief(),
     Case::new("egress::every_decision_is_in_the_log", logged).on(WALLS).staged(),
     Case::new("egress::a_flood_of_refusals_washes_nothing_out_of_the_log", flooded).on(&["container-root"]).staged(),
-    Case::new("egress::it_holds_after_a_stop_a_restore_and_in_forks", lasting).on(EVERYWHERE).staged().brief(),
+    Case::new("egress::it_holds_after_a_stop_a_restore_and_in_forks", lasting).on(EVERYWHERE).staged().brief_on(BRIEFLY),
     Case::new("egress::a_keeper_that_was_killed_allows_nothing_and_comes_back", killed).on(WALLS).staged(),
     Case::new("egress::a_keeper_that_is_killed_in_the_middle_is_no_end", broken_off).on(WALLS).staged(),
     Case::new("egress::rules_are_refused_where_nobody_could_keep_them", unclaimed).on(&["dangerous-host"]).brief(),
