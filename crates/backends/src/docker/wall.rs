@@ -7,8 +7,8 @@ use std::{
 
 use async_trait::async_trait;
 use sandbar_core::{
-    CheckpointKind, CheckpointOptions, Connection, Context, Error, ErrorKind, Isolation, Journal, LimitReport, Needs, Probe, ProviderInfo,
-    Resource, Result, SandboxId, SandboxSpec, SandboxStats, SavedCheckpoint,
+    CheckpointKind, CheckpointOptions, Connection, Error, ErrorKind, Isolation, Journal, LimitReport, Needs, Probe, ProviderInfo, Resource,
+    Result, SandboxId, SandboxSpec, SandboxStats, SavedCheckpoint,
 };
 use serde_json::Value;
 
@@ -199,15 +199,6 @@ impl Backend for Docker {
 
     fn notes_saves_in<'place>(&self, place: &'place Place) -> Option<&'place Path> {
         Some(&place.folder)
-    }
-
-    async fn note_quiet(&self, place: &Place, is_quiet: bool) -> Result<()> {
-        let note = SaveNote::of(&place.folder);
-        if is_quiet {
-            return note.write().context("checkpoint", || "cannot note the checkpoint".to_owned());
-        }
-        note.remove();
-        Ok(())
     }
 
     fn facts(&self, place: &Place) -> Facts {

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     kvm::Noted,
-    machine::{Backend, Boot, Facts, Machine, Memory, TemplateKey, agent::AgentFile, process::HostProcess, saving::SaveNote},
+    machine::{Backend, Boot, Facts, Machine, Memory, TemplateKey, agent::AgentFile, process::HostProcess},
     vmm::{self, OwnedBoot, SCRATCH, Shares, Sharing, blocking, processor, remove},
 };
 
@@ -211,15 +211,6 @@ impl Backend for Firecracker {
     fn ends_one_way(&self) -> bool {
         // Firecracker takes the end of what the host says for the end of the connection.
         false
-    }
-
-    async fn note_quiet(&self, place: &Place, is_quiet: bool) -> Result<()> {
-        let note = SaveNote::of(&place.generation);
-        if is_quiet {
-            return note.write().context("checkpoint", || "cannot note the checkpoint".to_owned());
-        }
-        note.remove();
-        Ok(())
     }
 
     fn notes_saves_in<'place>(&self, place: &'place Place) -> Option<&'place Path> {

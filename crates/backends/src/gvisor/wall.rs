@@ -216,14 +216,6 @@ impl Backend for Gvisor {
         Some(&place.folder)
     }
 
-    async fn note_quiet(&self, place: &Place, is_quiet: bool) -> Result<()> {
-        if is_quiet {
-            return place.note().write().context("checkpoint", || "cannot note the checkpoint".to_owned());
-        }
-        place.note().remove();
-        Ok(())
-    }
-
     fn check_memory(&self, spec: &SandboxSpec) -> Result<()> {
         unsaved::refuse_network(spec)
     }

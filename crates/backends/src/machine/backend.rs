@@ -139,16 +139,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Thaws.
     async fn thaw(&self, place: &Self::Place) -> Result<()>;
 
-    /// Hears that the place's agent is about to be made quiet, for a save of memory (`true`), or that it listens again (`false`). A wall that notes it
-    /// where the next command looks can wake an agent whose saver was killed; else it listens again by itself, after a minute.
-    async fn note_quiet(&self, place: &Self::Place, is_quiet: bool) -> Result<()> {
-        let _ = (place, is_quiet);
-        Ok(())
-    }
-
     /// The folder in which saves with memory are noted, for clients to wait until they are over. Where the place's agent listens until everything stands still, a
-    /// client that comes meanwhile would be in what is saved, and what ends with its client would end when that is loaded. Where the agent closes its listener, whoever
-    /// keeps that for it may close it late (gVisor's gofer does so with others, some time), and a client that comes in between is heard by nobody.
+    /// client that comes meanwhile would be in what is saved, and what ends with its client would end when that is loaded. Where the agent closes its listener, that
+    /// may still take connections for a moment (as seen with gVisor as a plain user), and a client that comes in between is heard by nobody.
+    ///
+    /// The next command finds there that a saver was killed, and the wall wakes the agent; without a note it listens again by itself, after a minute.
     fn notes_saves_in<'place>(&self, place: &'place Self::Place) -> Option<&'place Path> {
         let _ = place;
         None

@@ -2,15 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sandbar_core::{CheckpointKind, CheckpointOptions, Result, SavedCheckpoint};
+use sandbar_core::{CheckpointKind, CheckpointOptions, Context, Result, SavedCheckpoint};
 use sandbar_protocol::{Quiesce, request::Operation};
 
 use super::{
     Backend,
     client::{Call, Patience},
     live::{Running, Shared},
-    provision::complain,
     room,
+    saving::SaveNote,
 };
 
 /// How long the agent stays quiet if nobody wakes it. Only met when sandbar is killed in the middle of a save, and the wall notes no saves.
@@ -32,9 +32,13 @@ pub(super) async fn save<B: Backend>(
     let folder = shared.folder_of(running.current());
     let call = Call { shared: Arc::clone(shared), running: running.clone(), verb: "checkpoint" };
     let resume_after_ms = u64::try_from(QUIET.as_millis()).unwrap_or(u64::MAX);
-    shared.backend.note_quiet(running.place(), true).await?;
+    let note = call.save_note();
+    if let Some(note) = &note {
+        note.write().context("checkpoint", || "cannot note the checkpoint".to_owned())?;
+    }
+    let forget = || note.as_ref().map_or((), SaveNote::remove);
     if let Err(error) = call.order(Operation::Quiesce(Quiesce { resume_after_ms }), Patience::Quick).await {
-        complain("the note of a save", shared.backend.note_quiet(running.place(), false).await);
+        forget();
         return Err(error);
     }
     journal.step("checkpoint.quiet");
@@ -42,7 +46,7 @@ pub(super) async fn save<B: Backend>(
     journal.step("checkpoint.memory-saved");
     let awake = call.answers(AWAKE, "the sandbox did not survive being saved").await;
     if awake.is_ok() {
-        complain("the note of a save", shared.backend.note_quiet(running.place(), false).await);
+        forget();
     }
     journal.step("checkpoint.awake");
     let saved = saved.map_err(|error| room::told(error, &options.into))?;

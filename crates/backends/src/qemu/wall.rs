@@ -26,7 +26,6 @@ use crate::{
         Backend, Boot, Facts, Machine, Memory, TemplateKey,
         agent::AgentFile,
         process::HostProcess,
-        saving::SaveNote,
         socket::{AGENT_SOCKET, connect_blocking, connect_in},
     },
     vmm::{self, Engine, OwnedBoot, SCRATCH, Shares, Sharing, blocking, processor, remove},
@@ -221,15 +220,6 @@ impl Backend for Qemu {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) => Err(started.err().unwrap_or_else(|| gone(error))),
         }
-    }
-
-    async fn note_quiet(&self, place: &Place, is_quiet: bool) -> Result<()> {
-        let note = SaveNote::of(&place.folder);
-        if is_quiet {
-            return note.write().context("checkpoint", || "cannot note the checkpoint".to_owned());
-        }
-        note.remove();
-        Ok(())
     }
 
     fn notes_saves_in<'place>(&self, place: &'place Place) -> Option<&'place Path> {
