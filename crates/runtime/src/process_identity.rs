@@ -39,6 +39,11 @@ impl ProcessIdentity {
             }
     }
 
+    /// Whether it is alive and not on its way out: one that is has no turn any more to do anything, though its locks may still be held.
+    pub(crate) fn works(&self, boot: &str) -> bool {
+        self.is_alive(boot) && !system::is_ending(self.pid, self.start_time)
+    }
+
     /// Ends it with `KILL` and waits until it is gone, which takes a moment, or on a busy machine as long as it has no turn. One that is gone already, or is another
     /// process by now, is no error.
     ///

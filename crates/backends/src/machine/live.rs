@@ -145,6 +145,8 @@ impl<B: Backend> Shared<B> {
                 return format!("{} while this ran", fate.sentence());
             }
             match self.backend.facts(running.place()) {
+                // Its first thread has ended and another one has not: nobody can say yet how it ended.
+                Facts::Gone(_) if is_ending && begun.elapsed() < END => tokio::time::sleep(LOOK).await,
                 Facts::Gone(reason) => {
                     let fate = self.fate(running).map(|fate| format!("{fate} while this ran"));
                     return fate.unwrap_or_else(|| format!("the sandbox ended: {reason}"));

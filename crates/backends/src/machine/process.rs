@@ -75,8 +75,9 @@ impl HostProcess {
     }
 
     /// Whether it is on its way out and has not exited: what it had open may be closed by now.
-    pub(crate) fn is_ending(&self) -> bool {
-        ProcessStat::read(self.pid).is_ok_and(|stat| stat.start_time == self.start_time && stat.is_ending && stat.state != 'Z')
+    pub fn is_ending(&self) -> bool {
+        let is_it = |stat: ProcessStat| stat.start_time == self.start_time && stat.is_ending && (stat.state != 'Z' || stat.threads > 1);
+        ProcessStat::read(self.pid).is_ok_and(is_it)
     }
 
     /// Sends a signal; a process that is gone is no error.
@@ -141,6 +142,8 @@ pub struct ProcessStat {
     pub parent: u32,
     /// Whether its first thread is on its way out, or has ended.
     pub is_ending: bool,
+    /// Its threads that are left, and the first one, which stays until all have ended.
+    pub threads: u32,
     /// Clock ticks after boot.
     pub start_time: u64,
 }
@@ -166,10 +169,11 @@ impl ProcessStat {
         let mut fields = std::str::from_utf8(&line[after_name..]).ok()?.split_ascii_whitespace();
         let state = fields.next()?.chars().next()?;
         let parent = fields.next()?.parse().ok()?;
-        // Fields 9 and 22; the parent is field 4.
+        // Fields 9, 20 and 22; the parent is field 4.
         let flags: u32 = fields.nth(4)?.parse().ok()?;
-        let start_time = fields.nth(12)?.parse().ok()?;
-        Some(Self { state, parent, is_ending: flags & EXITING != 0, start_time })
+        let threads = fields.nth(10)?.parse().ok()?;
+        let start_time = fields.nth(1)?.parse().ok()?;
+        Some(Self { state, parent, is_ending: flags & EXITING != 0, threads, start_time })
     }
 }
 
@@ -182,7 +186,7 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_does_not_confuse() {
         let line = b"42 (a) S 1 (b) R 7 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 12345 1 2 3";
-        let found = ProcessStat { state: 'R', parent: 7, is_ending: false, start_time: 12345 };
+        let found = ProcessStat { state: 'R', parent: 7, is_ending: false, threads: 1, start_time: 12345 };
         assert_eq!(ProcessStat::parse(line), Some(found));
         let ending = String::from_utf8_lossy(line).replace("4194304", "4194308");
         assert_eq!(ProcessStat::parse(ending.as_bytes()), Some(ProcessStat { is_ending: true, ..found }));

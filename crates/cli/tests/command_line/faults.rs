@@ -3,7 +3,7 @@
 //! Each verb is run with `SANDBAR_FAULT` naming a step, at which the client kills itself. After `sandbar gc` there must be no trace of what
 //! should not be, and every sandbox made by `create` that was running must answer.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs::File};
 
 use sandbar_backends::{container, machine};
 
@@ -26,6 +26,7 @@ pub const CASES: &[Case] = &[
     Case::new("faults::fork", fork).on(CONTAINERS),
     Case::new("faults::expose", expose),
     Case::new("faults::killed_keeper", keeper),
+    Case::new("faults::a_killed_keeper_that_is_long_in_ending", late_keeper),
     Case::new("faults::exec", exec),
     Case::new("faults::another_boot", reboot),
     Case::new("faults::another_boot_finds_what_ran_crashed", crash_of_the_host),
@@ -359,6 +360,27 @@ fn keeper(home: &Home) {
     support::eventually("the keeper has ended", || {
         support::processes_with(&format!("keeper\0--home\0{}", home.state().display())).is_empty()
     });
+}
+
+/// Of one that was killed, a thread that had no turn yet holds the lock after all else of it is gone.
+fn late_keeper(home: &Home) {
+    let id = home.create(&[]);
+    let address = home.ok(&["expose", &id, "80"]);
+    let keepers = || support::processes_with(&format!("keeper\0--home\0{}", home.state().display()));
+    let lock = File::open(home.state().join("keepers").join(format!("{id}.lock"))).unwrap();
+    let pid = rustix::process::Pid::from_raw(keepers()[0].cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    support::eventually("it is gone", || keepers().is_empty());
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let next = home.start(&["exec", &id, "--", "true"]);
+    support::eventually("another one comes", || !keepers().is_empty());
+    // Time enough for it to find that it has to wait.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    drop(lock);
+    let next = next.finish();
+    assert_eq!(next.code, 0, "{next}");
+    assert!(std::net::TcpStream::connect(&address).is_ok(), "nobody listens");
+    home.ok(&["rm", "-f", &id]);
 }
 
 /// As after a loss of power: nobody has stopped anything.

@@ -6,7 +6,7 @@ use std::{
     os::unix::process::CommandExt,
     process::{Command, Stdio},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sandbar_backends::Forwarding;
@@ -34,6 +34,8 @@ pub(super) const READY: &str = "ready";
 pub(super) const STAGE: &str = "SANDBAR_KEEPER";
 /// How often it looks whether the ledger has changed, should nobody have told it.
 const TICK: Duration = Duration::from_secs(1);
+/// How long one before it may take to end that has been killed: whoever started this one waits for it.
+const ENDING: Duration = Duration::from_secs(5);
 /// Bytes that its log may have.
 const MOST_LOG: u64 = 64 << 10;
 
@@ -58,9 +60,17 @@ impl Runtime {
         }
         // It fails for the leader of a session, which has none of anybody else's then.
         let _ = rustix::process::setsid();
-        let Some(lock) = SandboxLock::try_path(self.home().keeper_lock(&id), "keeper")? else {
-            say_ready();
-            return Ok(());
+        let begun = Instant::now();
+        let lock = loop {
+            if let Some(lock) = SandboxLock::try_path(self.home().keeper_lock(&id), "keeper")? {
+                break lock;
+            }
+            // One that has been killed still has the lock for a moment.
+            if begun.elapsed() > ENDING || self.ledger().keeper(&id)?.is_none_or(|keeper| keeper.works(self.ledger().boot())) {
+                say_ready();
+                return Ok(());
+            }
+            sleep(Duration::from_millis(1)).await;
         };
         raise_open_files();
         let keeper = Keeper { runtime: self.clone(), room: ports::room(), listeners: HashMap::new(), egress: None, id };

@@ -27,7 +27,7 @@ impl Runtime {
             return Ok(());
         }
         for (id, keeper) in self.ledger().kept()? {
-            if !keeper.is_some_and(|keeper| keeper.is_alive(self.ledger().boot())) {
+            if !keeper.is_some_and(|keeper| keeper.works(self.ledger().boot())) {
                 self.start_keeper(&id).await?;
             }
         }

@@ -12,7 +12,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 use sandbar_backends::machine::{
-    process::wait_for_exit,
+    process::{HostProcess, wait_for_exit},
     template::{TemplateRecord, read},
 };
 use sandbar_core::{Context, Error, ErrorKind, Result};
@@ -67,6 +67,11 @@ pub(crate) fn start_time(pid: u32) -> Result<Option<u64>> {
         return Ok(None);
     }
     Ok(fields.nth(18).and_then(|field| field.parse().ok()))
+}
+
+/// Whether a process is on its way out.
+pub(crate) fn is_ending(pid: u32, start_time: u64) -> bool {
+    HostProcess { pid, start_time }.is_ending()
 }
 
 /// Ends a process if it is `this` one, and waits until it is gone. One that is gone already is no error; one that is still there after `patience` is

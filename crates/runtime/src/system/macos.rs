@@ -66,6 +66,11 @@ pub(crate) fn start_time(pid: u32) -> Result<Option<u64>> {
     Ok((got == size && !ended).then(|| found.pbi_start_tvsec.saturating_mul(1_000_000).saturating_add(found.pbi_start_tvusec)))
 }
 
+/// Nothing tells whether a process is on its way out.
+pub(crate) fn is_ending(_pid: u32, _start_time: u64) -> bool {
+    false
+}
+
 /// Ends a process if it is `this` one, and waits until it is gone. One that is gone already is no error; one that is still there after `patience` is
 /// `TimedOut`.
 pub(crate) fn kill(pid: Pid, patience: Duration, this: impl FnOnce() -> Result<bool>) -> Result<()> {
