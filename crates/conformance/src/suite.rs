@@ -20,6 +20,8 @@ pub struct Case {
     pub deadline: Duration,
     /// Whether nothing else may run beside it, since it measures or fills the machine.
     pub alone: bool,
+    /// Whether it mostly sleeps, for many seconds: others are run beside it.
+    pub waits: bool,
     /// Whether it is minutes of work behind a slow wall, while what it tests is the agent's alone and tested behind other walls.
     pub heavy: bool,
     /// The case itself.
@@ -29,7 +31,7 @@ pub struct Case {
 impl Case {
     /// A case that needs nothing and has two minutes: far more than any takes, for it says only when a case hangs.
     pub const fn new(name: &'static str, run: Run) -> Self {
-        Self { name, needs: &[], reach: &[], deadline: Duration::from_secs(120), alone: false, heavy: false, run }
+        Self { name, needs: &[], reach: &[], deadline: Duration::from_secs(120), alone: false, waits: false, heavy: false, run }
     }
 
     pub(crate) const fn needs(mut self, features: &'static [Feature]) -> Self {
@@ -49,6 +51,11 @@ impl Case {
 
     pub(crate) const fn alone(mut self) -> Self {
         self.alone = true;
+        self
+    }
+
+    pub(crate) const fn waits(mut self) -> Self {
+        self.waits = true;
         self
     }
 

@@ -70,13 +70,18 @@ impl Remains {
             }
         }
         files.retain(|path| !path.contains("ledger"));
-        let loop_devices = fs::read_dir("/sys/block").unwrap().flatten().filter(|entry| entry.path().join("loop/backing_file").exists());
+        let state = world.state().display().to_string();
+        let is_here = |text: &str| text.contains(&state);
+        let loop_devices = fs::read_dir("/sys/block")
+            .unwrap()
+            .flatten()
+            .filter(|entry| fs::read_to_string(entry.path().join("loop/backing_file")).is_ok_and(|file| is_here(&file)));
         let groups = walk_groups(made);
         Self {
             processes: world.processes().len(),
             files,
             loop_devices: loop_devices.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect(),
-            mounts: fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count(),
+            mounts: fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|mount| is_here(mount)).count(),
             groups,
         }
     }

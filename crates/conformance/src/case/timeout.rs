@@ -12,16 +12,18 @@ use crate::{
 
 cases! { "timeout";
     it_ends_in_term,
-    what_ignores_term_is_killed_after_the_grace [.reach(&[Shell])],
-    a_handler_may_end_within_the_grace [.reach(&[Shell])],
-    the_whole_group_is_ended [.reach(&[Shell])],
+    what_ignores_term_is_killed_after_the_grace [.reach(&[Shell]).waits()],
+    a_handler_may_end_within_the_grace [.reach(&[Shell]).waits()],
+    the_whole_group_is_ended [.reach(&[Shell]).waits()],
     a_command_within_it_is_not_touched,
     it_holds_without_its_client,
-    output_before_it_is_told,
+    output_before_it_is_told [.waits()],
 }
 
 /// The command must have begun by then, and its shell have set its traps, wherever it runs and however busy the machine is.
 const LIMIT: Duration = Duration::from_secs(10);
+/// For a command that need not have done anything by then.
+const AT_ONCE: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_millis(400);
 /// What a clock inside may be ahead of the one here.
 const SLACK: Duration = Duration::from_millis(100);
@@ -36,10 +38,10 @@ fn limited(context: &Context, line: &str) -> ExecRequest {
 async fn it_ends_in_term(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
     let begin = Instant::now();
-    let status = sandbox.exec(limited(context, "sleep 1000")).await?.status;
+    let status = sandbox.exec(limited(context, "sleep 1000").with_timeout(AT_ONCE)).await?.status;
     ensure_eq!(status, ExitStatus { timed_out: true, ..ExitStatus::signaled(15) }, "the status");
     ensure_eq!(status.shell_code(), 124, "as a shell would say");
-    ensure!(begin.elapsed() >= LIMIT - SLACK, "it ended early, after {:?}", begin.elapsed());
+    ensure!(begin.elapsed() >= AT_ONCE - SLACK, "it ended early, after {:?}", begin.elapsed());
     ensure!(begin.elapsed() < SOON * context.subject().patience, "it ended late, after {:?}", begin.elapsed());
     Ok(())
 }
@@ -79,7 +81,7 @@ async fn a_command_within_it_is_not_touched(context: &Context) -> Result<(), Fai
 
 async fn it_holds_without_its_client(context: &Context) -> Result<(), Failure> {
     let sandbox = context.sandbox().await?;
-    let stream = sandbox.exec_stream(limited(context, "sleep 1000")).await?;
+    let stream = sandbox.exec_stream(limited(context, "sleep 1000").with_timeout(AT_ONCE)).await?;
     let pid = stream.pid;
     drop(stream);
     let status = sandbox.ended(pid).await?.status;

@@ -108,7 +108,7 @@ impl Child {
 }
 
 /// In a child: runs the cases that the parent names, and answers. `None` in any other process.
-pub(super) fn serve(variants: &[Variant], suite: &'static [Case], world: &Arc<World>, threads: usize) -> Option<ExitCode> {
+pub(super) fn serve(variants: &[Variant], suite: &[&'static Case], world: &Arc<World>, threads: usize) -> Option<ExitCode> {
     let name = env::var(CHILD).ok()?;
     let Some(variant) = variants.iter().find(|variant| variant.name == name) else {
         return Some(refuse(&format!("no variant {name:?}")));
@@ -125,7 +125,7 @@ pub(super) fn serve(variants: &[Variant], suite: &'static [Case], world: &Arc<Wo
         Availability::As(account) => (None, format!("needs the user {}", account.name)),
         Availability::Unavailable(reason) => (None, reason),
     };
-    let queue = Mutex::new(suite.iter().filter(|case| wanted.iter().any(|name| name == case.name)));
+    let queue = Mutex::new(suite.iter().copied().filter(|case| wanted.iter().any(|name| name == case.name)));
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {

@@ -36,11 +36,12 @@ pub fn run(variants: &'static [Variant], suite: &'static [Case]) -> ExitCode {
     };
     let mut arguments = Arguments::from_args();
     let threads = *arguments.test_threads.get_or_insert(THREADS);
-    if let Some(code) = child::serve(variants, suite, &world, threads).or_else(|| owner::serve(variants, &world)) {
+    let suite = spread(suite);
+    if let Some(code) = child::serve(variants, &suite, &world, threads).or_else(|| owner::serve(variants, &world)) {
         return code;
     }
-    let suite = match env::var(SHARD).ok().map(|shard| share(suite, &shard)) {
-        None => suite.iter().collect(),
+    let suite = match env::var(SHARD).ok().map(|shard| share(&suite, &shard)) {
+        None => suite,
         Some(Some(cases)) => cases,
         Some(None) => return refuse(&format!("{SHARD} is like 1/3: which of how many")),
     };
@@ -67,11 +68,21 @@ pub fn run(variants: &'static [Variant], suite: &'static [Case]) -> ExitCode {
     conclusion.exit_code()
 }
 
+/// The cases that wait, spread over the others: beside one another they would leave the machine idle.
+fn spread(suite: &'static [Case]) -> Vec<&'static Case> {
+    let (waiting, mut spread): (Vec<_>, Vec<_>) = suite.iter().partition(|case| case.waits);
+    let gap = spread.len() / (waiting.len() + 1);
+    for (index, case) in waiting.into_iter().enumerate() {
+        spread.insert(index * (gap + 1), case);
+    }
+    spread
+}
+
 /// A share of the cases, as evenly mixed as the suite is: the neighbours of a slow one are slow.
-fn share<'a>(suite: &'a [Case], shard: &str) -> Option<Vec<&'a Case>> {
+fn share(suite: &[&'static Case], shard: &str) -> Option<Vec<&'static Case>> {
     let (which, of) = shard.split_once('/')?;
     let (which, of) = (which.parse::<usize>().ok()?, of.parse::<usize>().ok()?);
-    (1..=of).contains(&which).then(|| suite.iter().skip(which - 1).step_by(of).collect())
+    (1..=of).contains(&which).then(|| suite.iter().copied().skip(which - 1).step_by(of).collect())
 }
 
 fn prepare(variant: &Variant, world: &Arc<World>, wanted: &[&str], threads: usize) -> Ready {
