@@ -10,9 +10,9 @@ const LINES_OF_A_TEST: usize = 16;
 /// How many lines are told again in all.
 const LINES: usize = 160;
 
-/// Runs test programs, and lets through what they print. The failure tells what failed once more, without its backtraces: hours of output
-/// may come after it, and whoever reads a long log begins at its end.
-pub fn told_again(command: &mut Command) -> Result<(), Failure> {
+/// Runs test programs, and lets through what they print; tells how many tests have passed. The failure tells what failed once more, without its
+/// backtraces: hours of output may come after it, and whoever reads a long log begins at its end.
+pub fn told_again(command: &mut Command) -> Result<usize, Failure> {
     say(&format!("$ {}", shown(command)));
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let mut failed = Failed::default();
@@ -27,7 +27,7 @@ pub fn told_again(command: &mut Command) -> Result<(), Failure> {
     }
     let status = child.wait()?;
     if status.success() {
-        return Ok(());
+        return Ok(failed.passed);
     }
     Err(Failure::new(format!("the tests ended with {status}{}", failed.told())))
 }
@@ -43,14 +43,18 @@ struct Failed {
     lines: Vec<String>,
     /// How many lines of the present test were taken; `None` outside of the words about failures.
     taken: Option<usize>,
+    /// How many tests have not failed.
+    passed: usize,
 }
 
 impl Failed {
     fn read(&mut self, line: &str) {
         if line == "failures:" {
             self.taken = Some(0);
-        } else if line.starts_with("test result:") {
+        } else if let Some(result) = line.strip_prefix("test result:") {
             self.taken = None;
+            let passed = result.split(';').next().and_then(|first| first.split_whitespace().nth_back(1)?.parse().ok());
+            self.passed += passed.unwrap_or(0);
         } else if let Some(taken) = &mut self.taken {
             if line.starts_with("---- ") {
                 *taken = 0;
@@ -83,9 +87,11 @@ mod tests {
     #[test]
     fn failures_are_told_without_what_went_well_and_without_backtraces() {
         let mut failed = Failed::default();
-        let output = "test a ... ok\ntest b ... FAILED\n\nfailures:\n\n---- b stdout ----\nthread 'b' panicked at b.rs:1:1:\nno\nstack backtrace:\n   0: f\n             at b.rs:3\n\nfailures:\n    b\n\ntest result: FAILED. 1 passed\n\nrunning 1 test\ntest c ... ok";
+        assert_eq!(failed.passed, 0);
+        let output = "test a ... ok\ntest b ... FAILED\n\nfailures:\n\n---- b stdout ----\nthread 'b' panicked at b.rs:1:1:\nno\nstack backtrace:\n   0: f\n             at b.rs:3\n\nfailures:\n    b\n\ntest result: FAILED. 1 passed; 1 failed\n\nrunning 1 test\ntest c ... ok";
         output.lines().for_each(|line| failed.read(line));
         assert_eq!(failed.told(), "\n    ---- b stdout ----\n    thread 'b' panicked at b.rs:1:1:\n    no\n        b");
+        assert_eq!(failed.passed, 1);
     }
 
     #[test]

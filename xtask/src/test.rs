@@ -33,7 +33,7 @@ pub fn run(shell: &Shell, filter: Option<&str>, in_ci: bool) -> Result<(), Failu
     let workspace = || {
         let filter = filter.as_slice();
         let tests = cmd!(shell, "cargo test --workspace --no-fail-fast -- {filter...}").env("SANDBAR_REQUIRE", &required);
-        told_again(&mut tests.into())
+        told_again(&mut tests.into()).map(drop)
     };
     let (lab, macos, asked) = (is_required("lab"), is_required("macos"), is_required("schemathesis"));
     // Beside the tests, which wait as often as they compute.

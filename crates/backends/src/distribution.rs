@@ -110,7 +110,12 @@ impl Distribution {
     /// The same for a provider's programs, with the command of sandbar's own where that knows the packages.
     pub fn how_to_set_up(&self, provider: &str, programs: &[&str]) -> String {
         let by_hand = self.how_to_install(programs);
-        if self.family() == Some(Family::Debian) { format!("sandbar setup {provider}, or {by_hand}") } else { by_hand }
+        // Ubuntu has a kernel and its modules in packages of their own.
+        let is_known = match provider {
+            "qemu" | "firecracker" => self.id == "debian",
+            _ => matches!(self.id.as_str(), "debian" | "ubuntu"),
+        };
+        if is_known { format!("sandbar setup {provider}, or {by_hand}") } else { by_hand }
     }
 
     fn family(&self) -> Option<Family> {
@@ -149,6 +154,7 @@ mod tests {
     use super::*;
 
     const DEBIAN: &str = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nNAME=\"Debian GNU/Linux\"\nVERSION_ID=\"12\"\nVERSION_CODENAME=bookworm\nID=debian\n";
+    const UBUNTU: &str = "NAME=\"Ubuntu\"\nID=ubuntu\nID_LIKE=debian\nVERSION_ID=\"24.04\"\nVERSION_CODENAME=noble\n";
     const MINT: &str = "NAME=\"Linux Mint\"\nID=linuxmint\nID_LIKE=\"ubuntu debian\"\nVERSION_ID=\"22\"\nVERSION_CODENAME=wilma\n";
     const FEDORA: &str = "NAME=\"Fedora Linux\"\nID=fedora\nVERSION_ID=42\nVERSION_CODENAME=\"\"\n";
     const ROCKY: &str = "NAME=\"Rocky Linux\"\nID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\nVERSION_ID=\"9.5\"\n";
@@ -193,6 +199,11 @@ mod tests {
         let said = |release| Distribution::parse(release).how_to_set_up("qemu", &["sqfstar"]);
         assert_eq!(said(DEBIAN), "sandbar setup qemu, or as root: apt-get install squashfs-tools");
         assert_eq!(said(ALPINE), "as root: apk add squashfs-tools");
+        let docker = Distribution::parse(UBUNTU).how_to_set_up("docker", &["dockerd"]);
+        assert_eq!(docker, "sandbar setup docker, or as root: apt-get install docker.io");
+        for release in [UBUNTU, MINT] {
+            assert_eq!(said(release), "as root: apt-get install squashfs-tools", "its kernels have no modules with them");
+        }
         assert_eq!(said(NIX), "install what has sqfstar");
     }
 

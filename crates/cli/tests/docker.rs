@@ -140,6 +140,12 @@ fn setup_makes_the_image_base_and_a_sandbox_begins_from_it(world: &World) {
     let said = String::from_utf8_lossy(&lacking.stderr).into_owned();
     assert!(lacking.status.code() == Some(125) && said.contains("sandbar setup docker"), "{said}");
 
+    // It works, and its default image is not here: the doctor asks no sandbox of it to say hello.
+    let found: serde_json::Value = serde_json::from_slice(&world.run(&["doctor", "--self-test", "--json"]).stdout).unwrap();
+    let docker = found["providers"].as_array().unwrap().iter().find(|provider| provider["name"] == "docker").unwrap();
+    assert_eq!((&docker["usable"], &docker["lacks_base"], &docker["said_hello"]), (&true.into(), &true.into(), &().into()), "{found}");
+    assert!(docker["hint"].as_str().unwrap().contains("sandbar setup docker"), "{found}");
+
     let asked = world.run(&["setup", "docker"]);
     let said = String::from_utf8_lossy(&asked.stderr).into_owned();
     assert!(asked.status.success() && said.contains("to do: ") && said.contains("nothing was done"), "{said}");

@@ -44,8 +44,9 @@ fn what_works_here_says_hello_and_what_does_not_is_told_with_what_to_do() {
     // The exit status says of the whole what the fields say one by one.
     let providers = found["providers"].as_array().unwrap();
     let walled = providers.iter().any(|provider| provider["usable"] == true && provider["isolation"] != "none");
-    // Whatever works here has said so.
-    assert!(providers.iter().all(|provider| (provider["said_hello"] == true) == (provider["usable"] == true)), "{found}");
+    // Whatever works here, and has an image to begin with, has said so.
+    let says = |provider: &Value| provider["usable"] == true && provider["lacks_base"] == false;
+    assert!(providers.iter().all(|provider| (provider["said_hello"] == true) == says(provider)), "{found}");
     assert!(walled || !is_required("container-root"), "{found}");
     let silent = providers.iter().any(|provider| provider["said_hello"] == false);
     assert_eq!(output.status.code(), Some(i32::from(!walled || silent)), "{found}");
@@ -89,6 +90,31 @@ fn a_program_and_an_engine_that_hang_are_told_by_a_deadline_and_hold_up_nobody()
     }
     assert!(verdict("docker").contains("did not answer within 10 s"), "{found}");
     assert_eq!(named(&found["providers"], "dangerous-host")["usable"], true, "{found}");
+}
+
+/// A user who may make no namespaces.
+#[test]
+fn a_host_without_any_wall_is_told_with_the_reason() {
+    let home = home();
+    let script = "echo 0 >/proc/sys/user/max_user_namespaces && exec setpriv --inh-caps=-all --bounding-set=-all --no-new-privs \"$@\"";
+    let program = [env!("CARGO_BIN_EXE_sandbar"), "doctor", "--self-test", "--json"];
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "sh", "-c", script, "sh"]).args(program);
+    command
+        .env("SANDBAR_HOME", home.path().join("state"))
+        .env("RUNSC_PATH", "/nonexistent/runsc")
+        .env("DOCKER_HOST", "unix:///nonexistent");
+    let output = command.output().unwrap();
+    let Ok(found) = serde_json::from_slice::<Value>(&output.stdout) else {
+        // Where nobody may make a user namespace, container is not required either.
+        assert!(!is_required("container-rootless"), "{output:?}");
+        return;
+    };
+    assert_eq!((output.status.code(), &found["healthy"]), (Some(1), &false.into()), "{found}");
+    let container = named(&found["providers"], "container");
+    assert_eq!(container["usable"], false, "{found}");
+    assert!(container["hint"].as_str().unwrap().contains("user.max_user_namespaces"), "{found}");
+    assert_eq!(named(&found["host"], "user-namespaces")["health"], "missing", "{found}");
 }
 
 #[test]

@@ -100,7 +100,7 @@ impl Modules {
         if let Some(needed) = NEEDED.into_iter().find(|needed| modules.missing.iter().any(|missing| missing == needed)) {
             return Err(Error::new(ErrorKind::Unavailable, OPERATION, format!("the kernel has no {needed}, which a guest needs"))
                 .with("modules", folder.display())
-                .with_hint("give --modules the folder of this very kernel: /lib/modules/RELEASE; for Debian and Ubuntu, the kernel's .deb has both"));
+                .with_hint("give --modules the folder of this very kernel: /lib/modules/RELEASE; of Debian, the kernel's .deb has both"));
         }
         Ok(modules)
     }

@@ -222,7 +222,12 @@ impl Runtime {
 
 /// Whether a sandbox of it begins with the image `base`: what takes no image at all begins with an empty folder.
 fn needs_base(claimed: &FeatureSet, wish: &Wish<'_>) -> bool {
-    wish.image.is_none() && claimed.has(Feature::LayeredImage) && !claimed.has(Feature::HostImage)
+    wish.image.is_none() && begins_with_base(claimed)
+}
+
+/// The same of one that nobody named an image for.
+pub(crate) fn begins_with_base(claimed: &FeatureSet) -> bool {
+    claimed.has(Feature::LayeredImage) && !claimed.has(Feature::HostImage)
 }
 
 /// What to do where a provider's default image is missing.

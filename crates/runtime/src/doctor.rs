@@ -10,7 +10,12 @@ use sandbar_core::{Error, ErrorKind, ExecRequest, Isolation, Probe, Result, Sand
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use crate::{CreateRequest, Runtime, runtime::to_the_end};
+use crate::{
+    CreateRequest, Runtime,
+    choice::{begins_with_base, how_to_get_base},
+    root::BASE,
+    runtime::to_the_end,
+};
 
 /// A provider's probe has deadlines of its own; this is for those that an engine or the kernel keeps from being met.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -41,14 +46,17 @@ pub struct ProviderDiagnosis {
     pub name: String,
     /// How strong its wall is.
     pub isolation: Isolation,
-    /// Whether a sandbox can be expected to be made: from trying.
+    /// Whether a sandbox can be expected to be made, if need be of an image that is named: from trying.
     pub usable: bool,
     /// One sentence: what was found, or what is missing.
     pub verdict: String,
     /// What the user can do about it.
     pub hint: Option<String>,
-    /// Whether a sandbox of it was made, has said hello and is gone; `None` where that was not tried.
+    /// Whether a sandbox of it was made, has said hello and is gone; `None` where that was not tried, since it was not asked for, or the default image is missing.
     pub said_hello: Option<bool>,
+    /// Whether it is usable and its default image is not here.
+    #[serde(default)]
+    pub lacks_base: bool,
 }
 
 impl Diagnosis {
@@ -65,14 +73,15 @@ impl Runtime {
         let home = self.config().home.clone();
         let host = tokio::spawn(async move { examine(&home).await });
         let mut asked = JoinSet::new();
+        let has_base = self.images().resolve(Some(BASE)).await.is_ok();
         for (place, Provider { name, isolation, provider }) in self.providers().iter().enumerate() {
             let (name, isolation, provider) = (*name, *isolation, Arc::clone(provider));
-            asked.spawn(async move { (place, ProviderDiagnosis::of(name, isolation, provider).await) });
+            asked.spawn(async move { (place, ProviderDiagnosis::of(name, isolation, provider, has_base).await) });
         }
         let mut providers = asked.join_all().await;
         providers.sort_by_key(|(place, _)| *place);
         let mut providers: Vec<ProviderDiagnosis> = providers.into_iter().map(|(_, provider)| provider).collect();
-        for provider in providers.iter_mut().filter(|provider| say_hello && provider.usable) {
+        for provider in providers.iter_mut().filter(|provider| say_hello && provider.usable && !provider.lacks_base) {
             let said = tokio::time::timeout(LIFETIME, self.say_hello(&provider.name)).await.unwrap_or_else(|_| Err(late(LIFETIME)));
             provider.said_hello = Some(said.is_ok());
             if let Err(error) = said {
@@ -118,9 +127,14 @@ impl Runtime {
 }
 
 impl ProviderDiagnosis {
-    async fn of(name: &str, isolation: Isolation, provider: Arc<dyn SandboxProvider>) -> Self {
-        let Probe { usable, verdict, hint } = tried(provider.as_ref()).await;
-        Self { name: name.to_owned(), isolation, usable, verdict, hint, said_hello: None }
+    async fn of(name: &str, isolation: Isolation, provider: Arc<dyn SandboxProvider>, has_base: bool) -> Self {
+        let Probe { usable, mut verdict, mut hint } = tried(provider.as_ref()).await;
+        let lacks_base = usable && !has_base && begins_with_base(&provider.info().features);
+        if lacks_base {
+            verdict = format!("its default image `{BASE}` is not here; {verdict}");
+            hint = Some(how_to_get_base(name));
+        }
+        Self { name: name.to_owned(), isolation, usable, verdict, hint, said_hello: None, lacks_base }
     }
 
     pub(crate) fn to_probe(&self) -> Probe {

@@ -9,9 +9,9 @@ use std::{
 
 use rustix::process::geteuid;
 use sandbar_backends::{Distribution, find_program};
-use sandbar_core::{Context, Error, ErrorKind, Feature, Isolation, Result};
+use sandbar_core::{Context, Error, ErrorKind, Isolation, Result};
 
-use crate::{Runtime, released, root::BASE, system};
+use crate::{Runtime, choice::begins_with_base, released, root::BASE, system};
 
 mod runsc;
 mod source;
@@ -109,8 +109,7 @@ impl Runtime {
             packages.push("python3-pip");
         }
         let runsc = if provider == GVISOR && self.lacks_runsc().await? { Some(runsc::step()?) } else { None };
-        let needs_base = features.has(Feature::LayeredImage) && !features.has(Feature::HostImage);
-        let base = if needs_base && self.images().resolve(Some(BASE)).await.is_err() {
+        let base = if begins_with_base(&features) && self.images().resolve(Some(BASE)).await.is_err() {
             if find_program(BUILDER).is_none() {
                 packages.push(BUILDER);
             }

@@ -17,17 +17,15 @@ pub(super) fn check() -> Check {
 }
 
 fn verdict(processor: Option<&str>) -> Check {
-    const ELSEWHERE: &str = "use a Linux host: `sandbar --on ssh://user@host run …`, with nothing installed there";
+    const LIMA: &str = "use a Linux host: `sandbar run --on ssh://user@host -- …`, with nothing installed there; or one in Lima here, for containers, gVisor and docker";
     let name = processor.unwrap_or("an unknown processor");
     let finding = format!("this is a Mac ({name}): walls need a Linux kernel, so sandboxes are on other hosts");
     let hint = match processor.and_then(generation) {
         Some(generation) if generation >= FIRST_THAT_NESTS => format!(
-            "{ELSEWHERE}; or one in Lima here, which can have Firecracker too with macOS 15 or newer: `vmType: vz` and `nestedVirtualization: true` in its lima.yaml"
+            "{LIMA}. With macOS 15 or newer and `vmType: vz` and `nestedVirtualization: true` in its lima.yaml it has a KVM of its own, but sandbar's virtual machines need an x86-64 one"
         ),
-        Some(_) => {
-            format!("{ELSEWHERE}; or one in Lima here, for every provider but Firecracker: nested virtualization needs an M3 or newer")
-        }
-        None => format!("{ELSEWHERE}; or one in Lima here, for every provider but Firecracker"),
+        Some(_) => format!("{LIMA}. Virtual machines need an x86-64 host, and nested virtualization an M3 or newer"),
+        None => LIMA.to_owned(),
     };
     Check::new(NAME, Health::Missing, finding).with_hint(hint)
 }
@@ -57,7 +55,7 @@ mod tests {
         for processor in [None, Some("Intel(R) Core(TM) i7-9750H CPU @ 2.60GHz"), Some("Apple M3 Pro"), Some("Apple Mega")] {
             let check = verdict(processor);
             assert_eq!(check.health, Health::Missing);
-            assert!(check.hint.unwrap().contains("ssh://"));
+            assert!(check.hint.unwrap().contains("`sandbar run --on ssh://user@host -- "));
         }
     }
 }

@@ -29,7 +29,7 @@ async fn find(world: &World) -> Result<Subject, String> {
     DAEMONS.lock().unwrap_or_else(PoisonError::into_inner).push(sshd);
     let registry = Registry::new(&ProviderOptions { ssh, ..ProviderOptions::new(here) });
     let mut subject = subject("remote-ssh", &url, folder, &registry).await?;
-    subject.patience = 3;
+    subject.patience = 2;
     Ok(subject)
 }
 
