@@ -96,17 +96,18 @@ pub(crate) async fn read(app: May<Use>, Path(id): Path<String>, Query(place): Qu
         return Err(Error::new(ErrorKind::InvalidInput, "get", "not a regular file").with("path", &place.path).into());
     }
     let range = headers.get(header::RANGE).and_then(|range| range.to_str().ok()).and_then(|range| Range::parse(range, size.size));
-    let (first, end) = match range {
-        None => (0, size.size),
-        Some(Range::Within(first, end)) => (first, end),
-        Some(Range::Outside) => {
-            let problem = Problem::with_status(StatusCode::RANGE_NOT_SATISFIABLE, "invalid_input", "the file has no such range");
-            return Ok(([(header::CONTENT_RANGE, format!("bytes */{}", size.size))], problem).into_response());
-        }
+    let first = match range {
+        None => 0,
+        Some(Range::Within(first, _)) => first,
+        Some(Range::Outside) => return Ok(outside(size.size)),
     };
     let (found, content) = sandbox.get_file(&place.path, first).await?;
     // What it has become since it was looked at: never more is promised than there is.
-    let end = if range.is_some() { end.min(found.size.max(first)) } else { found.size };
+    let end = match range.map(|range| range.of(found.size)) {
+        None => found.size,
+        Some(Range::Within(_, end)) => end,
+        Some(Range::Outside) => return Ok(outside(found.size)),
+    };
     // What a kernel makes up while it is read (`/proc`) says that it has no size, and has no end that could be promised.
     let length = (range.is_some() || found.size > 0).then_some(end - first);
     let stream = Stream::from_stream(ReaderStream::with_capacity(content.take(length.unwrap_or(u64::MAX)), PIECE));
@@ -121,12 +122,18 @@ pub(crate) async fn read(app: May<Use>, Path(id): Path<String>, Query(place): Qu
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
     if range.is_some()
-        && let Ok(told) = HeaderValue::from_str(&format!("bytes {first}-{}/{}", end.saturating_sub(1), found.size))
+        && let Ok(told) = HeaderValue::from_str(&format!("bytes {first}-{}/{}", end - 1, found.size))
     {
         headers.insert(header::CONTENT_RANGE, told);
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
     Ok(response)
+}
+
+/// Says that a file of this size has no such bytes.
+fn outside(size: u64) -> Response {
+    let problem = Problem::with_status(StatusCode::RANGE_NOT_SATISFIABLE, "invalid_input", "the file has no such range");
+    ([(header::CONTENT_RANGE, format!("bytes */{size}"))], problem).into_response()
 }
 
 /// A range of a file's bytes.
@@ -155,6 +162,14 @@ impl Range {
             }
         };
         Some(if first < end { Self::Within(first, end) } else { Self::Outside })
+    }
+
+    /// What is there of it when the file has this size.
+    fn of(self, size: u64) -> Self {
+        match self {
+            Self::Within(first, end) if first < size => Self::Within(first, end.min(size)),
+            _ => Self::Outside,
+        }
     }
 }
 
@@ -292,6 +307,16 @@ mod tests {
             ("lines=0-1", None),
         ] {
             assert_eq!(Range::parse(text, 10), range, "{text}");
+        }
+    }
+
+    #[test]
+    fn of_a_file_that_has_shrunk_no_more_is_told_than_there_is() {
+        for (size, range) in [(300, Range::Within(100, 200)), (150, Range::Within(100, 150)), (101, Range::Within(100, 101))] {
+            assert_eq!(Range::Within(100, 200).of(size), range, "{size}");
+        }
+        for size in [100, 50, 0] {
+            assert_eq!(Range::Within(100, 200).of(size), Range::Outside, "{size}");
         }
     }
 }

@@ -190,9 +190,15 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// Paragraphs.
+/// Paragraphs, and lists whose items begin with a dash.
 fn prose(text: &str) -> String {
-    text.split("\n\n").filter(|part| !part.is_empty()).map(|part| format!("<p>{}</p>\n", words(part))).collect()
+    text.split("\n\n").filter(|part| !part.is_empty()).map(paragraph).collect()
+}
+
+fn paragraph(text: &str) -> String {
+    let Some(items) = text.strip_prefix("- ") else { return format!("<p>{}</p>\n", words(text)) };
+    let items: String = items.split("\n- ").map(|item| format!("<li>{}</li>\n", words(item))).collect();
+    format!("<ul>\n{items}</ul>\n")
 }
 
 /// A line, in which what stands between backticks is code.
@@ -224,5 +230,9 @@ mod tests {
     fn what_a_description_says_is_text() {
         assert_eq!(words("a `b<c>` & \"d\""), "a <code>b&lt;c&gt;</code> &amp; &quot;d&quot;");
         assert_eq!(prose("a\n\nb"), "<p>a</p>\n<p>b</p>\n");
+        assert_eq!(
+            prose("a:\n\n- `<b>`: c - d\n  e\n- f\n\ng"),
+            "<p>a:</p>\n<ul>\n<li><code>&lt;b&gt;</code>: c - d\n  e</li>\n<li>f</li>\n</ul>\n<p>g</p>\n"
+        );
     }
 }

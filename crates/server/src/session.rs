@@ -1,21 +1,4 @@
-//! A command over a WebSocket.
-//!
-//! Messages of text are JSON, messages of bytes are a stream. The client's first message says what to execute ([`Command`]); attached to a process that runs, there
-//! is none. Then:
-//!
-//! | from | message | |
-//! |---|---|---|
-//! | client | bytes | standard input |
-//! | client | `{"type":"close_stdin"}` | its end |
-//! | client | `{"type":"signal","signal":"TERM"}` | to the process group |
-//! | client | `{"type":"resize","rows":24,"columns":80}` | of the terminal |
-//! | server | `{"type":"started","pid":7}` | the first |
-//! | server | bytes | output: 1 (standard output, terminal) or 2 (standard error); the offset of the first byte over both streams, in 8 bytes, the highest first; then the bytes |
-//! | server | `{"type":"lost","bytes":5}` | these many were dropped here: nobody was attached, and the ring was full |
-//! | server | `{"type":"exited","exit_code":0,"status":{…}}` | the last |
-//! | server | `{"type":"error","problem":{…}}` | a message could not be followed; before a start, or where the connection to the sandbox is lost, the last |
-//!
-//! A client's message has 1 MiB at most. A client that does not read holds the command back, as with a pipe, and nobody else.
+//! A command over a WebSocket. What is said there is told at [`exec`], for clients too.
 
 use std::{
     sync::{
@@ -72,7 +55,24 @@ pub(crate) struct Attachment {
 
 /// Run a command, streamed over a WebSocket
 ///
-/// The first message is a command as in `POST …/exec`; the description of the messages is in the project's documentation of the server.
+/// Messages of text are JSON, messages of bytes are a stream. The client's first message is a command as in `POST …/exec`, within 30 seconds. Then it may say:
+///
+/// - bytes: standard input, where the command has `stdin` or `pty`; an empty message says nothing
+/// - `{"type":"close_stdin"}`: the end of standard input
+/// - `{"type":"signal","signal":"TERM"}`: a signal to the process group
+/// - `{"type":"resize","rows":24,"columns":80}`: the size of the terminal
+///
+/// The server says:
+///
+/// - `{"type":"started","pid":7}`: the first message
+/// - bytes: output. The first is 1 (standard output, or the terminal) or 2 (standard error); the next eight are the offset of what follows, over both streams, the highest first; then comes what was written
+/// - `{"type":"lost","bytes":5}`: that much output was dropped here, since nobody was attached and the ring was full
+/// - `{"type":"exited","exit_code":0,"status":{…}}`: the last message, with `exit_code` and `status` as in the answer to `POST …/exec`
+/// - `{"type":"error","problem":{…}}`: a message could not be followed, and everything goes on; before `started`, or where the connection to the sandbox is lost, the last message
+///
+/// After the last message the server closes. A client's message has 1 MiB at most. A client that does not read holds the command back, as with a pipe, and nobody else; one that does not answer a ping within half a minute is given up.
+///
+/// Where a client goes away, the command runs on, unless it has `kill_on_disconnect`, and its process can be attached to.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/exec", tag = "commands", operation_id = "exec_stream", params(("id" = String, Path)),
     responses((status = 101, description = "The connection is a WebSocket now"), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn exec(app: May<Use>, Path(id): Path<String>, Upgrade(upgrade): Upgrade) -> Answer<Response> {
@@ -87,6 +87,8 @@ pub(crate) async fn exec(app: May<Use>, Path(id): Path<String>, Upgrade(upgrade)
 }
 
 /// Attach to a process that exec started, over a WebSocket
+///
+/// The messages are those of `exec_stream`, without the first one of the client: `started` comes at once, then the output that is kept, from `from` on.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/processes/{pid}/attach", tag = "commands", operation_id = "attach",
     params(("id" = String, Path), ("pid" = u32, Path), Attachment),
     responses((status = 101, description = "The connection is a WebSocket now"), (status = "default", body = Problem, content_type = "application/problem+json")))]

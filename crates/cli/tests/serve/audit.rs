@@ -172,113 +172,15 @@ async fn the_command_line_prints_and_follows_it() {
     assert!(server.sandbar(&["audit", "sb-nothing"]).stdout.is_empty());
 }
 
-/// What each operation writes into the log; or why it writes nothing.
-const VERBS: &[(&str, Result<&str, &str>)] = &[
-    ("attach", Ok("attach")),
-    ("audit", Err("reads the log itself")),
-    ("build_template", Ok("template-build")),
-    ("collect_garbage", Ok("gc")),
-    ("connect_port", Ok("connect")),
-    ("create_checkpoint", Ok("checkpoint")),
-    ("create_key", Ok("key-create")),
-    ("create_sandbox", Ok("create")),
-    ("doctor", Err("looks at the host, and at no sandbox")),
-    ("events", Err("tells what others did")),
-    ("exec", Ok("exec")),
-    ("exec_stream", Ok("exec")),
-    ("export_checkpoint", Ok("export")),
-    ("expose_port", Ok("expose")),
-    ("extend_sandbox", Ok("expire")),
-    ("fork", Ok("fork")),
-    ("import_checkpoint", Ok("import")),
-    ("import_image", Ok("image-import")),
-    ("import_kernel", Ok("kernel-import")),
-    ("inspect_checkpoint", Err(LEDGER)),
-    ("inspect_process", Err(USAGE)),
-    ("inspect_provider", Err("looks at the host, and at no sandbox")),
-    ("inspect_sandbox", Err(LEDGER)),
-    ("list_checkpoints", Err(LEDGER)),
-    ("list_folder", Ok("list")),
-    ("list_images", Err(LEDGER)),
-    ("list_kernels", Err(LEDGER)),
-    ("list_keys", Err(LEDGER)),
-    ("list_processes", Err(USAGE)),
-    ("list_sandboxes", Err(LEDGER)),
-    ("list_templates", Err(LEDGER)),
-    ("make_folder", Ok("mkdir")),
-    ("make_link", Ok("link")),
-    ("metrics", Err(USAGE)),
-    ("network_log", Err("tells what was decided, and nothing that is in a sandbox")),
-    ("pause_sandbox", Ok("pause")),
-    ("pull_image", Ok("image-pull")),
-    ("read_file", Ok("read")),
-    ("read_tree", Ok("pack")),
-    ("remove_checkpoint", Ok("discard")),
-    ("remove_image", Ok("image-remove")),
-    ("remove_kernel", Ok("kernel-remove")),
-    ("remove_key", Ok("key-remove")),
-    ("remove_path", Ok("remove")),
-    ("remove_sandbox", Ok("destroy")),
-    ("remove_template", Ok("template-remove")),
-    ("rename_path", Ok("rename")),
-    ("restore_sandbox", Ok("restore")),
-    ("resume_sandbox", Ok("resume")),
-    ("sandbox_stats", Err(USAGE)),
-    ("self_test", Ok("create")),
-    ("set_network", Ok("network")),
-    ("signal_process", Ok("signal")),
-    ("start_process", Ok("exec")),
-    ("start_sandbox", Ok("start")),
-    ("stat_path", Ok("stat")),
-    ("stop_sandbox", Ok("stop")),
-    ("unexpose_port", Ok("unexpose")),
-    ("watch_path", Ok("watch")),
-    ("watch_ports", Err("tells numbers of ports, and nothing that is said there")),
-    ("write_file", Ok("write")),
-    ("write_tree", Ok("unpack")),
-];
-const LEDGER: &str = "tells what the state folder has written down, and reaches into no sandbox";
-const USAGE: &str = "tells numbers of processes and what they use, and changes nothing";
-
-/// A body with which an operation is tried: it need not succeed, since failures are told too.
-fn body(operation: &str) -> Option<Value> {
-    Some(match operation {
-        "create_sandbox" | "build_template" => json!({ "provider": "dangerous-host" }),
-        "exec" | "start_process" => json!({ "argv": ["true"] }),
-        "expose_port" => json!({ "port": 80 }),
-        "extend_sandbox" => json!({ "ttl_ms": 1_000_000 }),
-        "fork" => json!({ "from": "web" }),
-        "make_folder" => json!({ "path": "/tmp/sandbar-audit" }),
-        "make_link" => json!({ "path": "/no/such", "target": "x" }),
-        "pull_image" => json!({ "reference": "127.0.0.1:9/none" }),
-        "rename_path" => json!({ "from": "/no/such", "to": "/no/other" }),
-        "restore_sandbox" => json!({ "checkpoint": "none" }),
-        "set_network" => json!({ "network": "none" }),
-        "signal_process" => json!({ "signal": "TERM" }),
-        "create_key" => json!({ "name": "made" }),
-        "create_checkpoint" => json!({}),
-        _ => return None,
-    })
-}
-
 #[tokio::test]
 async fn each_operation_writes_what_the_table_says_or_nothing() {
     let server = Server::new();
     let id = server.create_by(&server.key(&["walk", "--scope", "admin"]), json!({ "provider": "container", "name": "web" })).await;
-    let document: Value = server.stranger(Method::GET, "/openapi.json").send().await.unwrap().json().await.unwrap();
-    let mut operations = Vec::new();
-    for (path, methods) in document["paths"].as_object().unwrap() {
-        for (method, operation) in methods.as_object().unwrap() {
-            operations.push((operation["operationId"].as_str().unwrap().to_owned(), method.to_uppercase(), path.clone()));
-        }
-    }
-    let mut names: Vec<&str> = operations.iter().map(|(name, ..)| name.as_str()).collect();
-    names.sort_unstable();
-    assert_eq!(names, VERBS.iter().map(|(name, _)| *name).collect::<Vec<_>>(), "the table and the document");
+    let mut operations = server.operations().await;
     // What ends it comes last; what lasts, and what takes a whole life with each wall, is tried elsewhere.
     let last = |name: &str| ["stop_sandbox", "remove_sandbox"].iter().position(|ending| *ending == name).map_or(0, |place| place + 1);
-    operations.retain(|(name, ..)| !["events", "self_test"].contains(&name.as_str()));
-    operations.sort_by_key(|(name, ..)| last(name));
+    operations.retain(|operation| !["events", "self_test"].contains(&operation.name));
+    operations.sort_by_key(|operation| last(operation.name));
     let mut place = String::new();
     let mut written = async || {
         let mut verbs = Vec::new();
@@ -293,35 +195,16 @@ async fn each_operation_writes_what_the_table_says_or_nothing() {
         }
     };
     written().await;
-    for (name, method, path) in operations {
-        let path = path.replace("{id}", if path.contains("templates") { "none" } else { &id });
-        let path = ["{pid}", "{port}"].iter().fold(path, |path, part| path.replace(part, "1"));
-        let path = ["{checkpoint}", "{reference}", "{name}"].iter().fold(path, |path, part| path.replace(part, "none"));
-        let query = match name.as_str() {
-            "read_file" => "?path=/etc/passwd",
-            "read_tree" | "list_folder" | "stat_path" | "watch_path" | "write_file" | "write_tree" => "?path=/tmp/none",
-            "remove_path" => "?path=/tmp/none&missing_ok=true",
-            "remove_sandbox" => "?force=true",
-            _ => "",
-        };
-        let mut request = server.request(method.parse().unwrap(), &format!("{path}{query}"));
-        if let Some(body) = body(&name) {
-            request = request.json(&body);
-        }
-        if ["exec_stream", "attach", "watch_path", "watch_ports", "connect_port"].contains(&name.as_str()) {
-            request = request.header("connection", "upgrade").header("upgrade", "websocket");
-            request = request.header("sec-websocket-version", "13").header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
-        }
-        if name == "exec_stream" {
-            let mut socket = server.socket(&path).await;
+    for operation in operations {
+        if operation.name == "exec_stream" {
+            let mut socket = server.socket(&operation.path(&id)).await;
             socket.say(&json!({ "argv": ["true"] })).await;
             socket.listen().await;
         } else {
-            drop(request.send().await.unwrap());
+            drop(operation.request(&server, &server.token, &id).send().await.unwrap());
         }
-        let expected = VERBS.iter().find(|(known, _)| *known == name).unwrap().1;
-        let found = written().await;
-        match expected {
+        let (name, found) = (operation.name, written().await);
+        match operation.verb {
             Ok(verb) => assert!(found.iter().any(|found| found == verb), "{name}: {found:?}"),
             // That there is nothing of that name may be told.
             Err(reason) => assert!(found.iter().all(|verb| verb == "find" || verb == "exit"), "{name} {reason}, and wrote {found:?}"),

@@ -1,7 +1,14 @@
+use futures_util::{StreamExt, stream};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-use crate::server::{Server, expect, problem};
+use crate::{
+    load::{EACH_STREAM, MIB},
+    server::{Server, expect, problem},
+};
+
+/// A piece of a large file.
+static PIECE: [u8; MIB as usize] = [0; MIB as usize];
 
 #[tokio::test]
 async fn files_are_written_read_in_parts_renamed_and_removed() {
@@ -38,6 +45,31 @@ async fn files_are_written_read_in_parts_renamed_and_removed() {
         problem(server.request(Method::GET, &files(query)), status).await;
     }
     problem(server.request(Method::PUT, &files("?path=/tmp/x&mode=999")).body(""), 400).await;
+}
+
+#[tokio::test]
+async fn what_is_large_passes_through_and_is_not_held() {
+    let pieces = 512;
+    let server = Server::new();
+    let id = server.create(json!({})).await;
+    let file = format!("/v1/sandboxes/{id}/files?path=/tmp/large");
+    let put = |pieces: u64| {
+        let content = stream::iter((0..pieces).map(|_| Ok::<_, std::io::Error>(PIECE.as_slice())));
+        expect(server.request(Method::PUT, &file).body(reqwest::Body::wrap_stream(content)), StatusCode::NO_CONTENT)
+    };
+    put(1).await;
+    let before = server.peak();
+    put(pieces).await;
+    let got = server.request(Method::GET, &file).send().await.unwrap();
+    assert_eq!((got.status(), got.content_length()), (StatusCode::OK, Some(pieces * MIB)));
+    let (mut content, mut length) = (got.bytes_stream(), 0);
+    while let Some(part) = content.next().await {
+        let part = part.unwrap();
+        assert!(part.chunks(PIECE.len()).all(|part| PIECE.starts_with(part)), "the content is another");
+        length += part.len() as u64;
+    }
+    assert_eq!(length, pieces * MIB);
+    server.has_grown(before, EACH_STREAM);
 }
 
 #[tokio::test]

@@ -1,7 +1,11 @@
+use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::server::{Server, expect, problem};
+use crate::{
+    operations::SCOPES,
+    server::{Server, expect, problem},
+};
 
 impl Server {
     pub fn key(&self, options: &[&str]) -> String {
@@ -61,24 +65,65 @@ async fn a_holder_has_what_was_made_with_the_key_and_sees_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_scope_ends_where_it_says() {
+async fn every_operation_is_for_the_scope_that_the_table_says_and_for_those_above_it() {
     let server = Server::new();
-    let (read, usage, manage) = (server.key(&["r", "--scope", "read"]), server.key(&["u", "--scope", "use"]), server.key(&["m"]));
-    let create = |key: &str, body: Value| server.by(key, Method::POST, "/v1/sandboxes").json(&body);
-    expect(server.by(&read, Method::GET, "/v1/sandboxes"), StatusCode::OK).await;
-    for key in [&read, &usage] {
-        assert_eq!(problem(create(key, json!({})), 403).await["kind"], "permission_denied");
+    let keys = ["read", "use", "manage"].map(|scope| (scope, server.key(&[scope, "--scope", scope])));
+    let rank = |scope: &str| SCOPES.iter().position(|known| *known == scope).unwrap();
+    for operation in server.operations().await {
+        for (scope, key) in &keys {
+            let request = operation.request(&server, key, "none");
+            if rank(scope) < rank(operation.scope) {
+                let told = problem(request, 403).await["detail"].as_str().unwrap().to_owned();
+                assert!(told.ends_with(&format!("and this needs {}", operation.scope)), "{}: {told}", operation.name);
+            } else {
+                // There is no such thing, or it is there to be seen: one of them has no end.
+                let status = request.send().await.unwrap().status();
+                assert!(![StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status), "{} with {scope}: {status}", operation.name);
+            }
+        }
     }
-    problem(server.by(&read, Method::POST, "/v1/sandboxes/x/exec").json(&json!({ "argv": ["true"] })), 403).await;
-    problem(server.by(&usage, Method::POST, "/v1/sandboxes/x/exec").json(&json!({ "argv": ["true"] })), 404).await;
-    problem(server.by(&manage, Method::POST, "/v1/gc"), 403).await;
-    problem(server.by(&manage, Method::POST, "/v1/images/pull").json(&json!({ "reference": "127.0.0.1:1/x" })), 403).await;
-    // What reaches around the walls is not to be had by making sandboxes.
-    problem(create(&manage, json!({ "provider": "dangerous-host" })), 403).await;
+}
+
+#[tokio::test]
+async fn what_reaches_around_the_walls_is_not_to_be_had_by_making_sandboxes() {
+    let server = Server::new();
+    let (manage, admin) = (server.key(&["m"]), server.key(&["a", "--scope", "admin"]));
+    let create = |key: &str, body: Value| server.by(key, Method::POST, "/v1/sandboxes").json(&body);
+    assert_eq!(problem(create(&manage, json!({ "provider": "dangerous-host" })), 403).await["kind"], "permission_denied");
     problem(create(&manage, json!({ "volumes": [{ "source": "/", "target": "/host" }] })), 403).await;
-    let admin = server.key(&["a", "--scope", "admin"]);
     server.create_by(&admin, json!({ "provider": "dangerous-host" })).await;
     expect(server.by(&admin, Method::POST, "/v1/gc"), StatusCode::OK).await;
+}
+
+#[tokio::test]
+async fn a_key_has_no_more_sandboxes_than_it_may_however_many_are_asked_for_at_once() {
+    let server = Server::new();
+    let key = server.key(&["ci", "--max-sandboxes", "3"]);
+    let post = |path: &str, body: Value| server.by(&key, Method::POST, path).json(&body);
+    let there = async |path: &str| expect(server.by(&key, Method::GET, path), StatusCode::OK).await;
+    let count = async || there("/v1/sandboxes").await["items"].as_array().unwrap().len();
+
+    let asked = (0..8).map(|_| post("/v1/sandboxes", json!({})).send());
+    let (mut made, mut refused) = (Vec::new(), Vec::new());
+    for answer in join_all(asked).await {
+        let answer = answer.unwrap();
+        let answers = if answer.status() == StatusCode::CREATED { &mut made } else { &mut refused };
+        answers.push(answer.json::<Value>().await.unwrap());
+    }
+    assert_eq!((made.len(), count().await), (3, 3), "{refused:?}");
+    let told = problem(post("/v1/sandboxes", json!({})), 507).await;
+    assert_eq!((&told["kind"], refused), (&json!("resource_exhausted"), vec![told.clone(); 5]));
+
+    // Forks are made all, or none.
+    let id = |made: &Value| made["id"].as_str().unwrap().to_owned();
+    for one in &made[1..] {
+        expect(server.by(&key, Method::DELETE, &format!("/v1/sandboxes/{}?force=true", id(one))), StatusCode::NO_CONTENT).await;
+    }
+    let fork = |count: u32| post("/v1/forks", json!({ "from": id(&made[0]), "count": count }));
+    assert_eq!(problem(fork(5), 507).await["kind"], "resource_exhausted");
+    assert_eq!((count().await, there("/v1/checkpoints").await), (1, json!([])));
+    expect(fork(2), StatusCode::CREATED).await;
+    assert_eq!(count().await, 3);
 }
 
 #[tokio::test]

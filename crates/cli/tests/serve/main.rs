@@ -7,6 +7,7 @@
 //! | `commands` | exec, processes, WebSockets |
 //! | `files` | files and trees |
 //! | `host` | images, kernels, templates, keys, and what a sandbox may reach |
+//! | `operations` | every operation there is, with what is to be true of it |
 //! | `keys` | who has a key: what it opens, and what not |
 //! | `audit` | what is told of all that |
 //! | `events` | what is told as it happens |
@@ -34,6 +35,7 @@ mod life;
 mod load;
 mod logs;
 mod metrics;
+mod operations;
 mod server;
 mod strangers;
 mod vanished;

@@ -1,10 +1,17 @@
 use std::{
     collections::BTreeMap,
+    fs::File,
+    io::Read,
+    net::{IpAddr, UdpSocket},
     time::{Duration, Instant},
 };
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 use crate::server::{PATIENCE, Server, expect, problem};
 
@@ -56,6 +63,11 @@ async fn requests_sandboxes_and_what_they_use_are_measured() {
     socket.say(&json!({ "shell": "x=$(head -c 20000000 /dev/zero | tr '\\0' x); echo up; read y", "stdin": true })).await;
     socket.started().await;
     socket.wait_for("up").await;
+    // Nothing that a file system makes smaller.
+    let mut written = vec![0; 8 << 20];
+    File::open("/dev/urandom").unwrap().read_exact(&mut written).unwrap();
+    let path = format!("/v1/sandboxes/{id}/files?path=/tmp/written");
+    expect(server.request(Method::PUT, &path).body(written.clone()), StatusCode::NO_CONTENT).await;
 
     let found = answered(server.request(Method::GET, "/metrics")).await;
     for (sample, value) in [
@@ -73,6 +85,7 @@ async fn requests_sandboxes_and_what_they_use_are_measured() {
     }
     let of = |name: &str| found.get(&format!("sandbar_sandbox_{name}{{sandbox=\"{id}\"}}")).copied().unwrap_or_default();
     assert!(of("memory_bytes") > 20e6 && of("cpu_seconds_total") > 0.0 && of("processes") >= 1.0, "{found:#?}");
+    assert!(of("disk_bytes") >= written.len() as f64, "{found:#?}");
     socket.write(b"\n").await;
     socket.listen().await;
     let brief = answered(server.request(Method::GET, "/metrics?sandboxes=false")).await;
@@ -113,6 +126,44 @@ async fn what_leaves_is_counted() {
     server.post(&format!("/v1/sandboxes/{id}/start"), json!({}), StatusCode::OK).await;
     let again = server.get(&format!("/v1/sandboxes/{id}/stats")).await;
     assert!(again["network_refused"].as_f64() >= stats["network_refused"].as_f64(), "{stats} {again}");
+}
+
+#[tokio::test]
+async fn what_passes_is_counted_by_its_bytes() {
+    let Some(own) = own_address() else { return eprintln!("this host has no address but loopback: nothing passes") };
+    let listener = TcpListener::bind((own, 0)).await.unwrap();
+    let target = listener.local_addr().unwrap();
+    let server = Server::new();
+    let id = server.create(json!({ "provider": "container", "network": format!("allow={target}") })).await;
+    let line = format!("exec 3<>/dev/tcp/{}/{}; echo hello >&3; cat <&3", target.ip(), target.port());
+    let path = format!("/v1/sandboxes/{id}/exec");
+    let said = server.post(&path, json!({ "argv": ["bash", "-c", line] }), StatusCode::OK);
+    let answer = async {
+        let mut connection = listener.accept().await.unwrap().0;
+        let mut heard = [0; 6];
+        connection.read_exact(&mut heard).await.unwrap();
+        connection.write_all(b"and hello to you\n").await.unwrap();
+        heard
+    };
+    let (said, heard) = tokio::time::timeout(PATIENCE, futures_util::future::join(said, answer)).await.expect("nobody connects");
+    assert_eq!((&heard, &said["stdout"]), (b"hello\n", &json!("and hello to you\n")), "{said}");
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let found = answered(server.request(Method::GET, "/metrics")).await;
+        let of = |name: &str| found.get(&format!("sandbar_sandbox_network_{name}_bytes_total{{sandbox=\"{id}\"}}")).copied();
+        if of("sent") >= Some(6.0) && of("received") >= Some(17.0) {
+            return;
+        }
+        assert!(Instant::now() < until, "{found:#?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// An address of this host that a sandbox does not take for its own.
+fn own_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip())
 }
 
 #[tokio::test]

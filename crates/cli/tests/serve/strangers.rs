@@ -58,6 +58,10 @@ async fn a_page_describes_everything_to_whoever_asks_and_executes_nothing() {
         }
     }
     assert!(!page.contains("<script"), "{page}");
+    // What is said over a WebSocket no type tells.
+    for word in ["close_stdin", "signal", "resize", "started", "lost", "exited", "error"] {
+        assert!(page.contains(&format!("<li><code>{{&quot;type&quot;:&quot;{word}&quot;")), "{word}");
+    }
     problem(server.stranger(Method::GET, "/docs").header("host", "evil.example"), 421).await;
 }
 
