@@ -179,8 +179,8 @@ impl Client {
         }
     }
 
-    /// A WebSocket. What the other side answers instead is the inner error; the outer one is that nobody could be asked.
-    pub(super) async fn socket(&self, ask: Ask) -> Result<Result<Socket>> {
+    /// A WebSocket.
+    pub(super) async fn socket(&self, ask: Ask) -> Result<Socket> {
         let key = generate_key();
         let ask = ask
             .header(header::CONNECTION, "Upgrade".to_owned())
@@ -189,16 +189,16 @@ impl Client {
             .header(header::SEC_WEBSOCKET_KEY, key.clone());
         let answer = self.send(ask).await?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(Err(told(answer).await));
+            return Err(told(answer).await);
         }
         let accepted =
             answer.headers().get(header::SEC_WEBSOCKET_ACCEPT).is_some_and(|accept| *accept == derive_accept_key(key.as_bytes()));
         if !accepted {
-            return Ok(Err(strange("what answers there speaks no WebSocket")));
+            return Err(strange("what answers there speaks no WebSocket"));
         }
         let upgraded = hyper::upgrade::on(answer).await.map_err(|error| lost("the connection was cut").with_source(error))?;
         let limits = WebSocketConfig::default().max_message_size(Some(LONGEST_MESSAGE)).max_frame_size(Some(LONGEST_MESSAGE));
-        Ok(Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(limits)).await))
+        Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(limits)).await)
     }
 
     async fn send(&self, ask: Ask) -> Result<Response<Incoming>> {

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{FlockOperation, flock};
 use sandbar_core::{Context as _, Error, ErrorKind, Result, check_name};
 use serde::{Deserialize, Serialize};
 
@@ -68,8 +69,12 @@ impl Contexts {
 
     /// Remembers one, in the place of another of its name.
     ///
+    /// A sandbox is remembered with its server's address and without the context that it was made by, so all contexts of one server have one key and one
+    /// authority; one that has none uses that of the others.
+    ///
     /// # Errors
-    /// `InvalidInput` for what is no name or no address, or for a key where there is none to give.
+    /// `InvalidInput` for what is no name or no address, or for a key where there is none to give; `Conflict` for a key or an authority that is not that of
+    /// another context of the same server.
     pub fn add(&self, name: &str, place: Place) -> Result<()> {
         check_name(name)?;
         if crate::PROVIDERS.iter().any(|provider| provider.name == name) || name == "auto" {
@@ -83,7 +88,7 @@ impl Contexts {
         }
         self.change(|kept| {
             kept.contexts.insert(name.to_owned(), Place { url: address.to_string(), ..place });
-            Ok(())
+            agreed(&kept.contexts, &address).map(drop)
         })
     }
 
@@ -132,15 +137,11 @@ impl Contexts {
         Ok(kept.current.and_then(|name| kept.contexts.remove(&name)).map(|place| place.url))
     }
 
-    /// What opens the server at an address: of the context with exactly this address if that has a key, else of any with the same server.
+    /// What opens the server at an address, whichever of its contexts has it.
     pub(super) fn credentials(&self, address: &Address) -> Result<Credentials> {
-        let contexts = self.read()?.contexts;
-        let same = |place: &&Place| place.url.parse::<Address>().is_ok_and(|known| known.origin() == address.origin());
-        let mut places: Vec<&Place> = contexts.values().filter(same).collect();
-        places.sort_by_key(|place| place.url != address.to_string());
-        let key = places.iter().find_map(|place| place.key.clone());
+        let known = agreed(&self.read()?.contexts, address)?;
         let from_environment = || std::env::var(KEY).ok().map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
-        Ok(Credentials { key: key.or_else(from_environment), authority: places.iter().find_map(|place| place.authority.clone()) })
+        Ok(Credentials { key: known.key.or_else(from_environment), ..known })
     }
 
     fn read(&self) -> Result<Kept> {
@@ -165,7 +166,9 @@ impl Contexts {
 
     fn change(&self, change: impl FnOnce(&mut Kept) -> Result<()>) -> Result<()> {
         let cannot = || format!("cannot write {}", self.file.display());
-        let begun = self.file.with_extension(format!("{}.new", std::process::id()));
+        let begun = self.file.with_extension("new");
+        // Who reads needs none: the file is replaced whole.
+        let _turn = self.lock().context(OPERATION, || format!("cannot lock {}", self.file.display()))?;
         let mut kept = self.read()?;
         change(&mut kept)?;
         let text = serde_json::to_vec_pretty(&kept).map_err(std::io::Error::other).context(OPERATION, cannot)?;
@@ -177,6 +180,38 @@ impl Contexts {
         }
         renamed.context(OPERATION, cannot)
     }
+
+    /// Waits until nobody else changes them.
+    fn lock(&self) -> std::io::Result<fs::File> {
+        let path = self.file.with_extension("lock");
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        flock(&file, FlockOperation::LockExclusive)?;
+        Ok(file)
+    }
+}
+
+/// What the contexts of the server at an address say together.
+///
+/// # Errors
+/// `Conflict` where they do not say the same.
+fn agreed(contexts: &BTreeMap<String, Place>, address: &Address) -> Result<Credentials> {
+    let is_of_it = |place: &Place| place.url.parse::<Address>().is_ok_and(|known| known.origin() == address.origin());
+    let same = || contexts.iter().filter(|(_, place)| is_of_it(place));
+    let one = |what: &'static str, of: fn(&Place) -> Option<&String>| {
+        let mut having = same().filter_map(|(name, place)| Some((name, of(place)?)));
+        let Some((first, value)) = having.next() else { return Ok(None) };
+        match having.find(|(_, other)| *other != value) {
+            None => Ok(Some(value.clone())),
+            Some((second, _)) => {
+                let message = format!("the contexts {first} and {second} are of one server, and each has another {what}");
+                Err(Error::new(ErrorKind::Conflict, OPERATION, message).with("server", address.origin()).with_hint(
+                    "a sandbox is found again by its server's address, which has one key: remove one of them (sandbar context rm), or have another \
+                     state folder for it (SANDBAR_HOME)",
+                ))
+            }
+        }
+    };
+    Ok(Credentials { key: one("key", |place| place.key.as_ref())?, authority: one("authority", |place| place.authority.as_ref())? })
 }
 
 fn missing(name: &str, kept: &Kept) -> Error {
@@ -227,6 +262,60 @@ mod tests {
         for other in ["https://one.example:8443", "https://two.example", "http://localhost", "ssh://one.example"] {
             assert_eq!(key(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn contexts_of_one_server_have_one_key_and_one_authority() {
+        let home = tempfile::tempdir().unwrap();
+        let contexts = Contexts::of(home.path());
+        let key = |url: &str| contexts.credentials(&url.parse().unwrap()).map(|known| known.key);
+        contexts.add("admin", place("https://farm", Some("secret-a"))).unwrap();
+        let refused = contexts.add("ci", place("https://Farm:443/container", Some("secret-b"))).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Conflict);
+        let said = format!("{refused} {}", refused.hint().unwrap());
+        assert!(said.contains("admin and ci") && said.contains("another key") && !said.contains("secret"), "{said}");
+        assert!(contexts.find("ci").unwrap().is_none(), "what is refused is not remembered");
+        // The same key is no other one, none is the others', and another server's is its own.
+        contexts.add("twin", place("https://farm/container", Some("secret-a"))).unwrap();
+        contexts.add("bare", place("https://farm/firecracker", None)).unwrap();
+        contexts.add("else", place("https://farm:8443", Some("secret-b"))).unwrap();
+        assert_eq!(key("https://farm/firecracker").unwrap().as_deref(), Some("secret-a"));
+        assert_eq!(key("https://farm:8443").unwrap().as_deref(), Some("secret-b"));
+        // A key may be renewed once it is that of one.
+        contexts.remove("twin").unwrap();
+        contexts.add("admin", place("https://farm", Some("secret-c"))).unwrap();
+        assert_eq!(key("https://farm/container").unwrap().as_deref(), Some("secret-c"));
+        let of = |authority: &str| Place { authority: Some(authority.to_owned()), ..place("https://farm", None) };
+        contexts.add("one", of("x")).unwrap();
+        let refused = contexts.add("two", of("y")).unwrap_err();
+        assert!(refused.kind() == ErrorKind::Conflict && refused.message().contains("one and two"), "{refused}");
+    }
+
+    #[test]
+    fn keys_of_before_that_differ_are_not_chosen_from() {
+        let home = tempfile::tempdir().unwrap();
+        let contexts = Contexts::of(home.path());
+        contexts.add("admin", place("https://farm", Some("secret-a"))).unwrap();
+        contexts.add("ci", place("https://form/container", Some("secret-b"))).unwrap();
+        let file = home.path().join(FILE);
+        fs::write(&file, fs::read_to_string(&file).unwrap().replace("form", "farm")).unwrap();
+        for url in ["https://farm", "https://farm/container"] {
+            assert_eq!(contexts.credentials(&url.parse().unwrap()).err().unwrap().kind(), ErrorKind::Conflict, "{url}");
+        }
+        contexts.remove("admin").unwrap();
+        assert_eq!(contexts.credentials(&"https://farm".parse().unwrap()).unwrap().key.as_deref(), Some("secret-b"));
+    }
+
+    #[test]
+    fn many_at_once_are_all_there() {
+        let home = tempfile::tempdir().unwrap();
+        let contexts = &Contexts::of(home.path());
+        std::thread::scope(|scope| {
+            for one in 0..16 {
+                scope.spawn(move || contexts.add(&format!("box{one}"), place(&format!("https://box{one}"), None)).unwrap());
+            }
+        });
+        assert_eq!(contexts.list().unwrap().0.len(), 16);
     }
 
     #[test]

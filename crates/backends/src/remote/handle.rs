@@ -213,7 +213,7 @@ impl SandboxHandle for Handle {
 
     async fn watch(&self, path: &str, recursive: bool) -> Result<Box<dyn WatchStream>> {
         let ask = Ask::get(self.path("/files/watch")).with("path", path).with("recursive", yes(recursive));
-        Ok(Box::new(Watch(self.client.socket(ask).await??)))
+        Ok(Box::new(Watch(self.client.socket(ask).await?)))
     }
 
     async fn connect_port(&self, port: u16) -> Result<Connection> {
@@ -221,7 +221,7 @@ impl SandboxHandle for Handle {
     }
 
     async fn watch_ports(&self) -> Result<Box<dyn PortStream>> {
-        Ok(Box::new(OpenPorts(self.client.socket(Ask::get(self.path("/ports/watch"))).await??)))
+        Ok(Box::new(OpenPorts(self.client.socket(Ask::get(self.path("/ports/watch"))).await?)))
     }
 
     async fn expose_port(&self, port: u16, listen: SocketAddr) -> Result<ExposedPort> {
@@ -323,5 +323,5 @@ impl SandboxHandle for Handle {
 
 async fn connect(client: &Client, id: &SandboxId, port: u16) -> Result<Connection> {
     let socket = client.socket(Ask::get(format!("/v1/sandboxes/{id}/ports/{port}/connect"))).await?;
-    Ok(Box::new(Tunnel::new(socket?)))
+    Ok(Box::new(Tunnel::new(socket)))
 }

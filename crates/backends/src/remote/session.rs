@@ -2,8 +2,8 @@
 //!
 //! The connection may be cut: the process lives on there, and the output goes on where it was, over a new one. What was written to standard input is
 //! confirmed (each message is followed by a ping, which the server answers when it has passed on what came before), so it is known whether something
-//! may be missing: then no more is sent. Who lets go of a command takes leave of the server, which has heard everything before that: a connection
-//! that is only closed is reset by the next output, and what was said last is lost.
+//! may be missing: then no more is sent, and the output ends with an error that says so. Who lets go of a command takes leave of the server, which has
+//! heard everything before that: a connection that is only closed is reset by the next output, and what was said last is lost.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -32,7 +32,7 @@ use super::{
     problem::{OPERATION, error_of, lost, strange},
 };
 
-/// How long a connection that was cut is tried to be made again.
+/// How long a connection that was cut is tried to be made again, also where something between answers that nobody is there.
 const PERSISTENCE: Duration = Duration::from_secs(30);
 /// Between two attempts at first; twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -78,25 +78,26 @@ pub(super) struct Whereabouts {
 impl Whereabouts {
     /// Starts a command.
     pub(super) async fn exec(&self, command: &Value, pty: bool) -> Result<ExecStream> {
-        let mut socket = self.client.socket(Ask::get(format!("{}/exec", self.sandbox))).await??;
+        let mut socket = self.client.socket(Ask::get(format!("{}/exec", self.sandbox))).await?;
         socket.send(Message::text(command.to_string())).await.map_err(cut)?;
-        let pid = started(&mut socket).await??;
+        let pid = started(&mut socket).await?;
         Ok(self.stream(socket, pid, Some(pty), 0))
     }
 
     /// Attaches to a process.
     pub(super) async fn attach(&self, pid: u32, from: Option<u64>) -> Result<ExecStream> {
-        let mut socket = self.client.socket(self.attachment(pid, from)).await??;
-        let pid = started(&mut socket).await??;
+        let socket = self.attached(pid, from).await?;
         Ok(self.stream(socket, pid, None, from.unwrap_or_default()))
     }
 
-    fn attachment(&self, pid: u32, from: Option<u64>) -> Ask {
-        let ask = Ask::get(format!("{}/processes/{pid}/attach", self.sandbox));
-        match from {
-            Some(from) => ask.with("from", from.to_string()),
-            None => ask,
+    async fn attached(&self, pid: u32, from: Option<u64>) -> Result<Socket> {
+        let mut ask = Ask::get(format!("{}/processes/{pid}/attach", self.sandbox));
+        if let Some(from) = from {
+            ask = ask.with("from", from.to_string());
         }
+        let mut socket = self.client.socket(ask).await?;
+        started(&mut socket).await?;
+        Ok(socket)
     }
 
     fn stream(&self, socket: Socket, pid: u32, pty: Option<bool>, next: u64) -> ExecStream {
@@ -125,7 +126,6 @@ struct Line {
 struct Stdin {
     sent: u64,
     confirmed: u64,
-    closed: bool,
     /// Something may be missing: nothing may come after it.
     doubtful: bool,
     /// What the server said of what was sent.
@@ -204,17 +204,16 @@ async fn show_life(line: Weak<Line>) {
     }
 }
 
-/// The outer error is one of the connection.
-async fn started(socket: &mut Socket) -> Result<Result<u32>> {
+async fn started(socket: &mut Socket) -> Result<u32> {
     loop {
         let message = timeout(QUICK, socket.next()).await.map_err(|_| lost("the command does not start"))?;
         let message = message.ok_or_else(|| lost("the connection was cut"))?.map_err(cut)?;
         if let Message::Text(text) = message {
-            return Ok(match serde_json::from_str(&text) {
+            return match serde_json::from_str(&text) {
                 Ok(Word::Started { pid }) => Ok(pid),
                 Ok(Word::Error { problem }) => Err(error_of(&problem)),
                 _ => Err(strange("a command begins with words that are not known")),
-            });
+            };
         }
     }
 }
@@ -242,7 +241,6 @@ impl ExecInput for Input {
     }
 
     async fn close(&mut self) -> Result<()> {
-        self.line.stdin().closed = true;
         self.line.feed(Message::text(json!({ "type": "close_stdin" }).to_string())).await
     }
 
@@ -353,48 +351,44 @@ impl Output {
 
     /// Attaches again where the output was.
     async fn mend(&mut self) -> Result<()> {
+        // Who sends is let go of, and whoever would send next waits: what the old connection took now would be lost without a word.
         self.line.cut.notify_waiters();
+        let line = Arc::clone(&self.line);
+        let mut sink = line.sink.lock().await;
         {
-            let mut stdin = self.line.stdin();
+            let mut stdin = line.stdin();
             stdin.doubtful |= stdin.confirmed < stdin.sent;
-            if stdin.doubtful && stdin.closed {
-                return Err(in_doubt().with_hint(self.how_to_go_on()));
+            if stdin.doubtful {
+                return Err(self.to_go_on(in_doubt()));
             }
         }
         let begun = Instant::now();
         let mut pause = FIRST_PAUSE;
         loop {
-            let error = match self.attach_again().await {
-                Ok(attached) => return attached,
-                Err(error) => error,
-            };
-            if begun.elapsed() > PERSISTENCE {
-                return Err(error.with_hint(self.how_to_go_on()));
+            match self.place.attached(self.pid, Some(self.next)).await {
+                Ok(socket) => {
+                    let (to, from) = socket.split();
+                    *sink = to;
+                    *line.source.lock().await = from;
+                    return Ok(());
+                }
+                Err(error) if !is_passing(&error) || begun.elapsed() > PERSISTENCE => return Err(self.to_go_on(error)),
+                Err(_) => sleep(pause).await,
             }
-            sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    /// The outer error is one of the connection.
-    async fn attach_again(&mut self) -> Result<Result<()>> {
-        let ask = self.place.attachment(self.pid, Some(self.next));
-        let mut socket = match self.place.client.socket(ask).await? {
-            Ok(socket) => socket,
-            Err(error) => return Ok(Err(error)),
-        };
-        if let Err(error) = started(&mut socket).await? {
-            return Ok(Err(error));
-        }
-        let (sink, source) = socket.split();
-        self.line.cut.notify_waiters();
-        *self.line.sink.lock().await = sink;
-        *self.line.source.lock().await = source;
-        Ok(Ok(()))
-    }
-
-    fn how_to_go_on(&self) -> String {
+    /// The error, and how the process can be attached to later.
+    fn to_go_on(&self, error: Error) -> Error {
         let id = self.place.sandbox.rsplit('/').next().unwrap_or_default();
-        format!("the process lives on: sandbar attach {id} {} --from {}", self.pid, self.next)
+        let how = format!("if the process still runs: sandbar attach {id} {} --from {}", self.pid, self.next);
+        let hint = error.hint().map_or(how.clone(), |hint| format!("{hint}; {how}"));
+        error.with_hint(hint)
     }
+}
+
+/// Whether the same may be answered otherwise soon: nobody is there, or a proxy says so of whom it stands before.
+fn is_passing(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::TimedOut)
 }

@@ -32,7 +32,8 @@ enum Action {
         name: String,
         /// `https://HOST[:PORT][/PROVIDER]`, or `ssh://[USER@]HOST[:PORT][/PROVIDER]`
         url: String,
-        /// The file with the server's key, or - for standard input; a key on a command line could be seen by others
+        /// The file with the server's key, or - for standard input; a key on a command line could be seen by others. All contexts of one
+        /// server have the same
         #[arg(long, value_name = "FILE")]
         key_file: Option<PathBuf>,
         /// A file of certificates, in PEM, from which the server's must come; those that this machine trusts without it

@@ -3,7 +3,9 @@
 //! | module | what it is about |
 //! |---|---|
 //! | `world` | two state folders, a server, a login |
+//! | `contexts` | names for other hosts |
 //! | `http` | over a server on loopback |
+//! | `cut` | over one that is gone for a while |
 //! | `ways` | what is the same over a server and over a login |
 //! | `spoiled` | over one that somebody stands before who does not pass everything on |
 //! | `tls`, `authority` | over one that speaks TLS, with an authority of the test's own |
@@ -15,6 +17,8 @@
 mod trial;
 
 mod authority;
+mod contexts;
+mod cut;
 mod http;
 mod spoiled;
 mod ssh;
@@ -29,7 +33,8 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
-    let named = [("http", http::CASES), ("http", spoiled::CASES), ("tls", tls::CASES)].into_iter().flat_map(|(module, cases)| {
+    let named = [("contexts", contexts::CASES), ("http", http::CASES), ("http", cut::CASES), ("http", spoiled::CASES), ("tls", tls::CASES)];
+    let named = named.into_iter().flat_map(|(module, cases)| {
         cases.iter().map(move |(name, body)| {
             Trial::test(format!("{module}::{name}"), || {
                 body();

@@ -23,6 +23,7 @@ pub const CASES: &[Case] = &[
     ),
     ("output_goes_on_when_the_connection_was_cut", output_goes_on_when_the_connection_was_cut),
     ("the_users_configuration_names_a_host_its_jump_and_its_agent", the_users_configuration_names_a_host_its_jump_and_its_agent),
+    ("a_program_that_arrives_changed_is_not_used", a_program_that_arrives_changed_is_not_used),
     ("a_login_that_fails_and_a_program_that_does_not_run_are_told", a_login_that_fails_and_a_program_that_does_not_run_are_told),
 ];
 
@@ -182,6 +183,21 @@ pub fn a_program_that_is_linked_statically_runs_there(login: &Login, program: &P
     let there: Vec<_> = there.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("sandbar-")).collect();
     assert!(there.len() == 1 && fs::read(&there[0]).unwrap() == fs::read(program).unwrap(), "{there:?}");
     says(&["rm", "-f", &id]);
+}
+
+fn a_program_that_arrives_changed_is_not_used(login: &Login) {
+    let here = Home::new();
+    let run = ["run", "--on", &format!("{}/container", login.url), "--", "echo", "hello"];
+    let restore = login.spoil_uploads();
+    let output = login.command(&here, &run).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(125), "{said}");
+    assert!(said.contains("could not be put onto the other host") && said.contains("what arrived is not what was sent"), "{said}");
+    let left: Vec<_> = fs::read_dir(login.folder.path().join("cache/sandbar")).unwrap().flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!((here.ids().len(), login.there.ids().len()), (0, 0));
+    restore();
+    assert_eq!(login.says(&here, &run), "hello");
 }
 
 fn a_login_that_fails_and_a_program_that_does_not_run_are_told(login: &Login) {

@@ -2,13 +2,16 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     process::{Command, Output, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
-use crate::world::{Home, Login, There};
+use crate::world::{Home, Login, PATIENCE, There};
 
 /// Another host, and a way to it.
 pub struct Way<'a> {
@@ -27,6 +30,7 @@ pub const CASES: &[Case] = &[
     ("what_that_host_can_do_is_told_from_here", what_that_host_can_do_is_told_from_here),
     ("what_crashed_there_is_cleared_up_from_here", what_crashed_there_is_cleared_up_from_here),
     ("a_checkpoint_there_leaves_as_a_file_here", a_checkpoint_there_leaves_as_a_file_here),
+    ("a_port_there_stays_exposed_here_when_the_command_has_returned", a_port_there_stays_exposed_here_when_the_command_has_returned),
     ("a_host_that_chooses_meets_the_floor_and_the_needs", a_host_that_chooses_meets_the_floor_and_the_needs),
     ("a_fork_stays_with_its_checkpoints_wall_of_that_host", a_fork_stays_with_its_checkpoints_wall_of_that_host),
 ];
@@ -180,6 +184,37 @@ fn a_checkpoint_there_leaves_as_a_file_here(way: &Way<'_>) {
     assert!(complaint.contains("--flatten") && !fs::exists(place("none.tar")).unwrap(), "{complaint}");
     way.says(&["rm", "-f", &id, &on_host]);
     way.says(&["checkpoint", "rm", "saved", "programs"]);
+}
+
+fn a_port_there_stays_exposed_here_when_the_command_has_returned(way: &Way<'_>) {
+    let calls = way.login.map(|login| login.calls(""));
+    let id = way.says(&["create", "--on", &way.container()]);
+    let address = way.says(&["expose", &id, "8080"]);
+    way.says(&["exec", &id, "--", "sh", "-c", "echo from afar > /tmp/file"]);
+    way.says(&["exec", "-d", &id, "--", "python3", "-m", "http.server", "-d", "/tmp", "8080"]);
+    let fetch = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect(&address)?;
+        stream.write_all(b"GET /file HTTP/1.0\r\n\r\n")?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok(answer.starts_with(b"HTTP/1.0 200") && answer.ends_with(b"from afar\n"))
+    };
+    let is_fetched = || {
+        let until = Instant::now() + PATIENCE;
+        while !fetch().unwrap_or_default() {
+            assert!(Instant::now() < until, "nothing comes from {address}");
+            sleep(Duration::from_millis(20));
+        }
+    };
+    is_fetched();
+    if let (Some(login), Some(calls)) = (way.login, calls) {
+        // No command runs: who keeps the port logs in again for itself.
+        let before = calls().len();
+        login.cut();
+        is_fetched();
+        assert!(calls().len() > before, "{:?}", calls());
+    }
+    way.says(&["rm", "-f", &id]);
 }
 
 /// The provider of what `inspect` says.

@@ -1,6 +1,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
+    net::SocketAddrV4,
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
@@ -112,6 +113,31 @@ impl There {
         self.process.wait().unwrap();
     }
 
+    /// Has it do nothing, and know nothing of it, until it is killed.
+    pub fn halt(&self) {
+        use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+        let pid = Pid::from_child(&self.process);
+        kill_process(pid, Signal::STOP).unwrap();
+        let (_, status) = waitpid(Some(pid), WaitOptions::UNTRACED).unwrap().unwrap();
+        assert!(status.stopped(), "{status:?}");
+    }
+
+    /// Bytes that have come for it, and that it has not read.
+    pub fn unread(&self) -> usize {
+        let address: SocketAddrV4 = self.url.strip_prefix("http://").unwrap().parse().unwrap();
+        // As proc(5) writes it, on a machine whose lowest byte is the first.
+        let local = format!("{:08X}:{:04X}", u32::from_le_bytes(address.ip().octets()), address.port());
+        let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
+        let of_it = sockets.lines().filter_map(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            let (at, _, state, queues) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+            let (_, received) = queues.split_once(':')?;
+            // 01 is connected.
+            (at == local && state == "01").then(|| usize::from_str_radix(received, 16).unwrap())
+        });
+        of_it.max().unwrap_or_default()
+    }
+
     /// Asks it to read its certificate again.
     pub fn hang_up(&self) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.process), rustix::process::Signal::HUP).unwrap();
@@ -186,6 +212,17 @@ impl Login {
         let script = script.replace("exec /usr/bin/ssh", &format!("echo \"$*\" >> {}\nexec /usr/bin/ssh {options}", calls.display()));
         fs::write(&self.sshd.client, script).unwrap();
         move || fs::read_to_string(&calls).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    /// What is put there is changed on its way, until what is returned is called.
+    pub fn spoil_uploads(&self) -> impl Fn() + use<> {
+        let (client, whole) = (self.sshd.client.clone(), self.folder.path().join("whole"));
+        fs::copy(&client, &whole).unwrap();
+        let ssh = whole.display();
+        let script =
+            format!("#!/bin/sh\ncase \"$*\" in\n*'cat > '*) {{ cat; echo more; }} | {ssh} \"$@\" ;;\n*) exec {ssh} \"$@\" ;;\nesac\n");
+        fs::write(&client, script).unwrap();
+        move || assert!(fs::copy(&whole, &client).is_ok())
     }
 
     /// Has `ssh` go by this configuration alone from now on: it says which key to use, or an agent has it.
