@@ -94,8 +94,12 @@ impl Runtime {
             Err(error) => GcReport::note(&mut report.failed, "image layers", "images", error.chain()),
         }
         self.collect_elsewhere(&mut report).await;
-        match self.collect_templates() {
-            Ok(removed) => removed.iter().for_each(|id| GcReport::note(&mut report.removed, "template", id, "its kernel is gone")),
+        match self.collect_templates().await {
+            Ok(removed) => {
+                for id in removed {
+                    GcReport::note(&mut report.removed, "template", id, "its kernel or its image is gone, or it is damaged");
+                }
+            }
             Err(error) => GcReport::note(&mut report.failed, "template", "templates", error.chain()),
         }
         match self.collect_root_images().await {

@@ -157,11 +157,16 @@ impl Runtime {
 
     /// Removes the disks of images that are gone and that nothing needs.
     pub(crate) async fn collect_root_images(&self) -> Result<u64> {
+        RootImage::new(self.home().path()).collect(&self.roots_to_keep().await?)
+    }
+
+    /// Of what is made from roots, what was made from these is of use.
+    pub(crate) async fn roots_to_keep(&self) -> Result<Vec<RootSource>> {
         let mut kept = self.roots_in_use()?;
         for image in self.images().list().await? {
             kept.push(self.images().resolve(Some(&image.id.to_string())).await?);
         }
-        RootImage::new(self.home().path()).collect(&kept)
+        Ok(kept)
     }
 
     fn roots_in_use(&self) -> Result<Vec<RootSource>> {

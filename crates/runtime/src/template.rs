@@ -1,11 +1,18 @@
 //! Templates: what machines begin from instead of booting. They are made by the walls at the first use; here they are listed and removed.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use sandbar_core::{Context, Error, ErrorKind, Lifetime, Result};
+use sandbar_guest::RootImage;
 use serde::{Deserialize, Serialize};
 
-use crate::{CreateRequest, Runtime, system};
+use crate::{CreateRequest, Runtime, create::random, system};
+
+/// Before the names of what is on its way out.
+const GONE: &str = ".gone-";
 
 /// A template of this state folder. The names of the fields are those of the JSON.
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -32,14 +39,21 @@ impl Runtime {
     /// Of the file system.
     pub fn templates(&self) -> Result<Vec<TemplateSummary>> {
         let folder = self.template_folder();
-        let entries = match fs::read_dir(&folder) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.context("template", || format!("cannot list {}", folder.display()))?,
-        };
-        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| !name.starts_with('.'));
-        let mut found: Vec<TemplateSummary> = names.filter_map(|id| system::template(&folder.join(&id), id)).collect();
+        let mut found: Vec<TemplateSummary> =
+            self.template_names()?.into_iter().filter_map(|id| system::template(&folder.join(&id), id)).collect();
         found.sort_by(|one, other| one.id.cmp(&other.id));
         Ok(found)
+    }
+
+    /// Of the damaged as well.
+    fn template_names(&self) -> Result<Vec<String>> {
+        let folder = self.template_folder();
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.context("template", || format!("cannot list {}", folder.display()))?,
+        };
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        Ok(names.filter(|name| !name.starts_with('.')).collect())
     }
 
     /// Makes the template that a sandbox of this request would begin from, unless it is there; by making such a sandbox, and destroying it.
@@ -68,31 +82,87 @@ impl Runtime {
             return Err(missing());
         }
         let folder = self.template_folder();
-        // Away by one rename, so that nobody begins from half of it.
-        let gone = folder.join(format!(".gone-{id}"));
+        // Away by one rename, so that nobody begins from half of it; to a name that no removal before has left.
+        let gone = folder.join(format!("{GONE}{id}-{}", hex::encode(random::<8>()?)));
         match fs::rename(folder.join(id), &gone) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(missing()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
             moved => moved.context("template", || format!("cannot remove the template {id}"))?,
         }
-        fs::remove_dir_all(&gone).context("template", || format!("cannot remove the template {id}"))
+        remove(&gone)
     }
 
-    /// Removes the templates of kernels that are gone, and what a removal left half done. Others may be of use again.
-    pub(crate) fn collect_templates(&self) -> Result<Vec<String>> {
-        let kernels: Vec<String> = self.kernels().list()?.into_iter().map(|kernel| kernel.digest).collect();
-        let mut removed = Vec::new();
-        for template in self.templates()? {
-            let kernel = template.parts.iter().find(|(name, _)| name == "kernel").map(|(_, digest)| digest);
-            if kernel.is_some_and(|digest| !kernels.contains(digest)) {
-                self.remove_template_now(&template.id)?;
-                removed.push(template.id);
+    /// Removes what removals left half done, the damaged, and the templates of kernels and images that are gone. Others may be of use again.
+    pub(crate) async fn collect_templates(&self) -> Result<Vec<String>> {
+        let folder = self.template_folder();
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(GONE) {
+                remove(&entry.path())?;
             }
         }
-        for entry in fs::read_dir(self.template_folder()).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with(".gone-") {
-                fs::remove_dir_all(entry.path()).context("template", || format!("cannot remove {}", entry.path().display()))?;
+        // Listed first: of what comes meanwhile none is taken for one without a kernel or an image.
+        let all = self.template_names()?;
+        let kernels = self.kernels().list()?;
+        let images: Vec<String> = self.roots_to_keep().await?.iter().filter_map(|root| RootImage::name(root).ok()).collect();
+        let mut removed = Vec::new();
+        for id in all {
+            let is_here = |(name, value): &(String, String)| match name.as_str() {
+                "kernel" => kernels.iter().any(|kernel| kernel.digest == *value),
+                "kernel name" => kernels.iter().any(|kernel| kernel.name == *value),
+                "image" => images.contains(value),
+                _ => true,
+            };
+            if system::template(&folder.join(&id), id.clone()).is_some_and(|template| template.parts.iter().all(is_here)) {
+                continue;
+            }
+            match self.remove_template_now(&id) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                done => done.map(|()| removed.push(id))?,
             }
         }
         Ok(removed)
+    }
+}
+
+/// Somebody else may remove it as well.
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).context("template", || format!("cannot remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::{Registry, RuntimeConfig};
+
+    #[tokio::test]
+    async fn a_removal_that_was_cut_off_and_what_is_damaged_are_in_nobodys_way() {
+        let home = tempfile::tempdir().unwrap();
+        let runtime = Runtime::open_with(RuntimeConfig::new(home.path()), Registry::default()).await.unwrap();
+        let folder = runtime.template_folder();
+        let make = |name: &str, parts: &[(&str, &str)]| {
+            fs::create_dir_all(folder.join(name)).unwrap();
+            let record = serde_json::json!({ "provider": "qemu", "parts": parts, "bytes": 1, "record": null });
+            fs::write(folder.join(name).join("template.json"), record.to_string()).unwrap();
+        };
+        let left = || runtime.template_names().unwrap();
+        make(".gone-one", &[]);
+        make("one", &[("kernel", "one that is gone")]);
+        make("two", &[("image", "one that is gone")]);
+        make("three", &[("memory", "64M")]);
+        fs::create_dir(folder.join("damaged")).unwrap();
+        fs::write(folder.join("damaged/template.json"), "").unwrap();
+        assert_eq!(runtime.templates().unwrap().len(), 3);
+        let mut removed = runtime.collect_templates().await.unwrap();
+        removed.sort();
+        assert_eq!((removed, left()), (["damaged", "one", "two"].map(str::to_owned).to_vec(), vec!["three".to_owned()]));
+        make(".gone-three", &[]);
+        runtime.remove_template("three").unwrap();
+        assert_eq!(runtime.remove_template("three").unwrap_err().kind(), ErrorKind::NotFound);
+        runtime.collect_templates().await.unwrap();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
     }
 }

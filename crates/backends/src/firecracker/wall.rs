@@ -61,7 +61,7 @@ impl Host {
     fn template(&self, boot: &OwnedBoot) -> Result<Option<TemplateKey>> {
         let engine = self.engine()?;
         let bound = vec![("processor", processor()), ("host kernel", memory::kernel())];
-        vmm::template(&self.home, vmm::Engine { provider: info::NAME, program: &engine.program, bound }, boot)
+        vmm::template(&self.home, vmm::Engine { provider: info::NAME, program: &engine.program, bound }, &self.agent, boot)
     }
 }
 
@@ -239,7 +239,7 @@ impl Backend for Firecracker {
             }
             let fetched = match place {
                 Some(place) => disk::of_running(&place, &options.into)?,
-                None => disk::of_stopped(&folder, &options.into, &host.engine()?, &host.agent)?,
+                None => disk::of_stopped(&folder, &options.into, &host.home, (&host.engine()?, &host.agent))?,
             };
             Ok(SavedCheckpoint { kind: CheckpointKind::Disk, bytes: fetched.bytes, files: fetched.files, record: Value::Null })
         })

@@ -104,7 +104,7 @@ pub(super) fn exited(code: i32) -> Event {
     Event { what: Some(event::What::Exited(Exited { status })) }
 }
 
-pub(super) struct FakeWall(Arc<Fake>);
+pub(super) struct FakeWall(pub(super) Arc<Fake>);
 
 #[async_trait]
 impl Backend for FakeWall {

@@ -42,6 +42,8 @@ pub struct TemplateKey {
     pub parts: Vec<(&'static str, String)>,
     /// The name that follows from the parts.
     pub name: String,
+    /// The files outside of it that it needs, with what tells others of the same name apart. One that was made with others is made anew.
+    pub files: Vec<String>,
     /// What the place is booted as: nothing that is one sandbox's alone.
     pub spec: SandboxSpec,
 }
@@ -53,6 +55,9 @@ pub struct TemplateRecord {
     pub provider: String,
     /// What it was made of.
     pub parts: Vec<(String, String)>,
+    /// The files outside of it that it needs.
+    #[serde(default)]
+    pub files: Vec<String>,
     /// Bytes on disk.
     pub bytes: u64,
     /// The wall's own record.
@@ -85,28 +90,28 @@ pub(super) async fn ensure<B: Backend>(
     holdings: &Arc<Holdings>,
 ) -> Result<Template> {
     let path = key.folder.join(&key.name);
-    if let Ok(known) = read(&path) {
-        return Ok(Template { folder: path, record: known.record });
+    let find = || {
+        let known = read(&path).ok().filter(|known| known.files == key.files)?;
+        Some(Template { folder: path.clone(), record: known.record })
+    };
+    if let Some(known) = find() {
+        return Ok(known);
     }
     let folder = key.folder.clone();
     let name = key.name.clone();
     // Whoever wants the same waits, and finds it made.
     let _lock = blocking(move || lock(&folder, &name)).await?;
-    if let Ok(known) = read(&path) {
-        return Ok(Template { folder: path, record: known.record });
+    if let Some(known) = find() {
+        return Ok(known);
     }
+    // It is damaged, or what it needs is gone. Machines that run keep what they have of it.
+    remove(&path)?;
     let stage = key.folder.join(format!("{PREFIX}{}-{}", request.id, key.name));
     let journal: Arc<dyn Journal> = Arc::clone(holdings) as _;
     let resource = Resource::Folder { path: stage.clone() };
     journal.intend(&resource)?;
     let built = build(backend, request, root, &key, &stage, holdings).await.map_err(|error| room::told(error, &stage));
-    let removed = match fs::remove_dir_all(&stage) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).context(OPERATION, || format!("cannot remove {}", stage.display()))
-        }
-        _ => journal.forget(&resource),
-    };
-    complain("what a template was made in", removed);
+    complain("what a template was made in", remove(&stage).and_then(|()| journal.forget(&resource)));
     let record = built?;
     Ok(Template { folder: path, record })
 }
@@ -146,17 +151,36 @@ async fn build<B: Backend>(
     let record = TemplateRecord {
         provider: backend.info().name,
         parts: key.parts.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+        files: key.files.clone(),
         bytes: saved.bytes,
         record: saved.record,
     };
     let text = serde_json::to_vec_pretty(&record)
         .map_err(|error| Error::new(ErrorKind::Internal, OPERATION, "the record cannot be written as JSON").with_source(error))?;
     let target = key.folder.join(&key.name);
-    fs::write(image.join(RECORD), text)
-        .and_then(|()| fs::rename(&image, &target))
-        .context(OPERATION, || format!("cannot keep the template {}", target.display()))?;
+    blocking(move || keep(&image, &text, &target).context(OPERATION, || format!("cannot keep the template {}", target.display()))).await?;
     journal.step("template.kept");
     Ok(record.record)
+}
+
+/// Gives a template its name, which a crash of the host must not leave on half of it.
+fn keep(image: &Path, record: &[u8], target: &Path) -> io::Result<()> {
+    fs::write(image.join(RECORD), record)?;
+    for entry in fs::read_dir(image)? {
+        File::open(entry?.path())?.sync_all()?;
+    }
+    File::open(image)?.sync_all()?;
+    fs::rename(image, target)
+}
+
+/// Removes a folder with everything in it. One that is gone is no error.
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).context(OPERATION, || format!("cannot remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn save<B: Backend>(
@@ -191,5 +215,52 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => Err(Error::new(ErrorKind::Internal, OPERATION, "a blocking task ended early").with_source(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sandbar_protocol::{Ack, reply::Answer};
+
+    use super::{
+        super::fake::{Bench, FakeWall, reply},
+        *,
+    };
+
+    /// The template of a key that needs such a file, and whether it was made for that.
+    async fn made(bench: &Bench, backend: &Arc<FakeWall>, needs: &str) -> bool {
+        let key = TemplateKey {
+            folder: bench.folder.join("templates"),
+            parts: vec![("kernel", "one".to_owned())],
+            name: "fake-one".to_owned(),
+            files: vec![needs.to_owned()],
+            spec: SandboxSpec::default(),
+        };
+        let holdings = Arc::new(Holdings::new(Arc::clone(&bench.request.journal), Vec::new()));
+        let steps = || bench.book.steps.lock().unwrap().iter().filter(|step| **step == "template.kept").count();
+        let before = steps();
+        let template = ensure(backend, &bench.request, &RootSource::empty(), key, &holdings).await.unwrap();
+        assert_eq!(read(&template.folder).unwrap().files, [needs]);
+        steps() > before
+    }
+
+    #[tokio::test]
+    async fn one_that_is_damaged_or_needs_what_is_gone_is_made_anew() {
+        let bench = Bench::new();
+        bench.fake.answer(|_, _, mut writer| async move {
+            writer.message(&reply(Answer::Done(Ack {}))).await.unwrap();
+        });
+        let backend = Arc::new(FakeWall(Arc::clone(&bench.fake)));
+        assert!(made(&bench, &backend, "an image").await);
+        assert!(!made(&bench, &backend, "an image").await);
+        assert!(made(&bench, &backend, "the image as it came again").await);
+        let record = bench.folder.join("templates/fake-one").join(RECORD);
+        let whole = fs::read(&record).unwrap();
+        for cut in [&whole[..0], &whole[..whole.len() / 2]] {
+            fs::write(&record, cut).unwrap();
+            assert!(made(&bench, &backend, "the image as it came again").await);
+        }
+        assert!(!made(&bench, &backend, "the image as it came again").await);
+        assert!(bench.fake.alive.lock().unwrap().is_empty());
     }
 }

@@ -40,13 +40,15 @@ pub(super) fn of_running(place: &Place, into: &Path) -> Result<Fetched> {
     fetched.and_then(|fetched| frozen.map(|()| fetched))
 }
 
-/// The writable layer of a machine that does not run: of one that is started on the same disks for that, and ends with this process. Blocks for as long
-/// as a boot takes.
+/// The writable layer of a machine that does not run: of one that is started on the same disks for that, with the kernel that a start would boot, and
+/// ends with this process. Blocks for as long as a boot takes.
 ///
 /// # Errors
-/// As [`of_running`].
-pub(super) fn of_stopped(folder: &Path, into: &Path, agent: &AgentFile) -> Result<Fetched> {
-    let machine = Machine { memory: super::command::Memory::Anonymous, ..vmm::read_record::<Machine>(folder)? };
+/// As [`of_running`]; `Unavailable` without a kernel.
+pub(super) fn of_stopped(folder: &Path, into: &Path, home: &Path, agent: &AgentFile) -> Result<Fetched> {
+    let (kernel, initramfs) = vmm::kernel(home, agent)?;
+    let memory = super::command::Memory::Anonymous;
+    let machine = Machine { memory, kernel: kernel.for_qemu(), initramfs, ..vmm::read_record::<Machine>(folder)? };
     // It is nobody's place: nothing of it outlives this call, or this process.
     let journal: Arc<dyn Journal> = Arc::new(NoJournal);
     let (machine, pipe) = boot::start(&machine, agent, folder, Lifetime::Owned, false, &journal)?;

@@ -57,7 +57,7 @@ impl Host {
         if accelerator == Accelerator::Kvm {
             bound.push(("processor", processor()));
         }
-        vmm::template(&self.home, Engine { provider: info::NAME, program: &program, bound }, boot)
+        vmm::template(&self.home, Engine { provider: info::NAME, program: &program, bound }, &self.agent, boot)
     }
 }
 
@@ -248,7 +248,7 @@ impl Backend for Qemu {
             }
             let fetched = match place {
                 Some(place) => disk::of_running(&place, &options.into)?,
-                None => disk::of_stopped(&folder, &options.into, &host.agent)?,
+                None => disk::of_stopped(&folder, &options.into, &host.home, &host.agent)?,
             };
             Ok(SavedCheckpoint { kind: CheckpointKind::Disk, bytes: fetched.bytes, files: fetched.files, record: Value::Null })
         })

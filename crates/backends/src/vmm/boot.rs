@@ -36,6 +36,16 @@ impl Disk {
     }
 }
 
+/// The kernel that a machine boots next, and its first file system. Blocks for some milliseconds, when that must be made.
+///
+/// # Errors
+/// `Unavailable` without a kernel; of the file system.
+pub(crate) fn kernel(home: &Path, agent: &AgentFile) -> Result<(Kernel, PathBuf)> {
+    let kernel = KernelStore::new(home).newest()?;
+    let initramfs = initramfs(&kernel, agent.path()?, AgentFile::digest())?;
+    Ok((kernel, initramfs))
+}
+
 /// What a machine is put together from.
 #[derive(Debug)]
 pub(crate) struct Materials {
@@ -79,7 +89,7 @@ impl OwnedBoot {
     /// # Errors
     /// `NotFound` without a kernel, `Unsupported` for an image without layers, of the programs that make disks.
     pub(crate) fn materials(&self, home: &Path, agent: &AgentFile, wire: GuestWire) -> Result<Materials> {
-        let kernel = KernelStore::new(home).newest()?;
+        let (kernel, initramfs) = kernel(home, agent)?;
         let shape = Shape::of(&self.spec.limits)?;
         let image = RootImage::new(home).of(&self.root)?;
         let mut disks = vec![Disk::read_only(CONFIG), Disk::read_only(image)];
@@ -94,7 +104,6 @@ impl OwnedBoot {
         roles.push(DiskRole::Scratch);
         let config = config_disk(&self.config(&roles, wire).encode_to_vec());
         fs::write(self.folder.join(CONFIG), config).context(OPERATION, || "cannot write the configuration's disk".to_owned())?;
-        let initramfs = initramfs(&kernel, agent.path()?, AgentFile::digest())?;
         Ok(Materials { shape, kernel, initramfs, disks })
     }
 

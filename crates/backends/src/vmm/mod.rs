@@ -28,7 +28,7 @@ mod share;
 mod template;
 mod why;
 
-pub(crate) use boot::{CONFIG, Disk, Materials, OwnedBoot, SAVED, SCRATCH};
+pub(crate) use boot::{CONFIG, Disk, Materials, OwnedBoot, SAVED, SCRATCH, kernel};
 pub(crate) use claimed::{FEATURES, LIMITS, VOLUMES};
 pub(crate) use files::{copy, dig, occupied, open_to_all, remove};
 pub(crate) use launched::{Launch, end, how_ended, start_console, start_pipe, start_share};

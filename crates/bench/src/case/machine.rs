@@ -30,25 +30,20 @@ const IDLE: u32 = 8;
 
 /// Virtual machines: the same things by the monitor alone, with the same kernel.
 pub async fn run(stage: &Stage, provider: &'static str) -> Result {
-    let Some(Found { image, kernel, busybox, first }) = find(stage, provider).await? else { return Ok(()) };
-    let wall = Wall { stage, provider, image: &image };
-    let parts = stage.runtime.templates()?.into_iter().flat_map(|template| template.parts);
-    let accelerator = parts.into_iter().find(|(name, _)| name == "accelerator").map_or("kvm".to_owned(), |(_, value)| value);
+    let Some(found) = find(stage, provider).await? else { return Ok(()) };
+    let wall = Wall { stage, provider, image: &found.image };
+    let (bare, accelerator) = found.bare(stage, provider)?;
     table::heading(&format!("{provider} ({accelerator}), beside the monitor alone with the same kernel and 512 MiB"));
-    let monitor = match provider {
-        "qemu" => Monitor::Qemu(accelerator),
-        _ => Monitor::Firecracker(program("firecracker").unwrap_or_else(|| "firecracker".into())),
-    };
-    let bare = Bare::new(monitor, &kernel.join("vmlinux"), &busybox)?;
-    boots(&wall, &bare, first).await?;
+    boots(&wall, &bare, found.first).await?;
     loads(&wall, &bare).await
 }
 
 /// Many machines from one saved memory, and what each has for itself.
 pub async fn run_many(stage: &Stage, provider: &'static str) -> Result {
     let Some(found) = find(stage, provider).await? else { return Ok(()) };
-    table::heading(&format!("{provider}: machines from one memory"));
-    forks(&Wall { stage, provider, image: &found.image }).await
+    let (bare, accelerator) = found.bare(stage, provider)?;
+    table::heading(&format!("{provider} ({accelerator}): machines from one memory"));
+    forks(&Wall { stage, provider, image: &found.image }, &bare).await
 }
 
 /// What machines are made from.
@@ -58,6 +53,19 @@ struct Found {
     busybox: PathBuf,
     /// How long the very first one took.
     first: Duration,
+}
+
+impl Found {
+    /// The monitor by itself, and its accelerator.
+    fn bare(&self, stage: &Stage, provider: &str) -> Result<(Bare, String)> {
+        let mut parts = stage.runtime.templates()?.into_iter().flat_map(|template| template.parts);
+        let accelerator = parts.find(|(name, _)| name == "accelerator").map_or("kvm".to_owned(), |(_, value)| value);
+        let monitor = match provider {
+            "qemu" => Monitor::Qemu(accelerator.clone()),
+            _ => Monitor::Firecracker(program("firecracker").unwrap_or_else(|| "firecracker".into())),
+        };
+        Ok((Bare::new(monitor, &self.kernel.join("vmlinux"), &self.busybox)?, accelerator))
+    }
 }
 
 /// Makes the first machine, which boots and becomes the template; nothing, and says why, where that cannot be.
@@ -175,11 +183,17 @@ async fn loads(wall: &Wall<'_>, bare: &Bare) -> Result {
     Ok(())
 }
 
-/// How long forks at once take, and what an idle one costs beyond the memory that all share.
-async fn forks(wall: &Wall<'_>) -> Result {
+/// How long forks at once take, beside the monitor that loads one, and what an idle one costs beyond the memory that all share.
+async fn forks(wall: &Wall<'_>, bare: &Bare) -> Result {
+    bare.save().await?;
+    let mut theirs = Vec::new();
+    for _ in 0..LOADS {
+        theirs.push(time(bare.load()).await?);
+    }
+    let theirs = table::milliseconds(Samples::new(theirs).p50());
     let sandbox = wall.create().await?;
     let saved = sandbox.checkpoint(CheckpointKind::Memory, None).await?.id.to_string();
-    let mut rows = Vec::new();
+    let mut rows = vec![vec!["one, by the monitor alone, until its program goes on (p50)".to_owned(), theirs.clone(), theirs]];
     for count in FORKS {
         let took = time(async {
             for fork in wall.stage.runtime.fork(&saved, count, ForkOptions::default()).await? {

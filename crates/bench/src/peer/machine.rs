@@ -25,6 +25,8 @@ const INIT: &str = "#!/bin/busybox sh\nwhile :; do echo here it runs; /bin/busyb
 /// As our own machines have it: for a kernel that has nobody to talk to.
 const QEMU_LINE: &str =
     "console=ttyS0 quiet panic=-1 reboot=t mitigations=off no_timer_check tsc=reliable random.trust_cpu=on 8250.nr_uarts=1";
+/// The processor of an emulated machine, as our own have it.
+const EMULATED: &str = "max,-erms";
 const FIRECRACKER_LINE: &str = "console=ttyS0 quiet reboot=k panic=-1 pci=off 8250.nr_uarts=1 i8042.noaux i8042.nomux i8042.dumbkbd \
      mitigations=off no_timer_check random.trust_cpu=on";
 const MEMORY: u64 = 512 << 20;
@@ -142,7 +144,7 @@ impl Bare {
             "" => format!("memory-backend-ram,id=ram,size={MEMORY}"),
             shared => format!("memory-backend-file,id=ram,size={MEMORY},{shared},mem-path={}", folder.join("ram").display()),
         };
-        let processor = if accelerator == "kvm" { "host" } else { "max" };
+        let processor = if accelerator == "kvm" { "host" } else { EMULATED };
         let mut command = Command::new("qemu-system-x86_64");
         command.args(["-M", "q35,memory-backend=ram,graphics=off,vmport=off,hpet=off", "-cpu", processor, "-nodefaults", "-no-reboot"]);
         command.args(["-accel", &if accelerator == "tcg" { "tcg,thread=multi".to_owned() } else { accelerator.to_owned() }]);
@@ -156,7 +158,6 @@ impl Bare {
     }
 
     fn firecracker(&self, program: &Path, config: Option<&Path>) -> Result<Running> {
-        let _ = fs::remove_file(self.folder.path().join("control"));
         let mut command = Command::new(program);
         command.arg("--api-sock").arg(self.folder.path().join("control")).args(["--level", "Error"]);
         if let Some(config) = config {
@@ -168,6 +169,8 @@ impl Bare {
 
 impl Running {
     fn of(mut command: Command, folder: &Path) -> Result<Self> {
+        // Of the one before, which may not have ended yet.
+        let _ = fs::remove_file(folder.join("control"));
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn()?;
         let output = child.stdout.take().ok_or("no output")?;
         Ok(Self { child, output: BufReader::new(output), folder: folder.to_owned() })

@@ -39,6 +39,7 @@ const CASES: &[Case] = &[
     ("a_volume_outlives_who_serves_it", volumes::are_served),
     ("a_full_disk_is_told", full::is_told),
     ("an_image_is_shared_and_a_template_follows_what_it_was_made_of", made::is_shared),
+    ("an_image_or_a_kernel_that_came_again_makes_its_template_again", made::is_made_again),
 ];
 
 fn main() -> ExitCode {

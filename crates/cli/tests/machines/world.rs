@@ -57,18 +57,24 @@ impl World {
     /// # Errors
     /// What is missing here.
     pub fn new(monitor: Monitor) -> Result<Self, String> {
-        let (Some(kernel), Some(_)) = (kernel(), busybox()) else {
+        if kernel().and(busybox()).is_none() {
             return Err("a kernel or busybox is missing: run `cargo xtask setup`".to_owned());
-        };
+        }
         let world = Self::bare(monitor);
         world.import("busybox", "/name");
+        world.import_kernel(&[]);
+        Ok(world)
+    }
+
+    /// Takes in the distribution's kernel.
+    pub fn import_kernel(&self, words: &[&str]) {
+        let kernel = kernel().unwrap();
         let [package, unpacked, modules] = ["package.deb", "vmlinux", "modules"].map(|name| kernel.join(name).display().to_string());
         // An emulated machine would take minutes to unpack it.
         match std::env::var_os("SANDBAR_LAB") {
-            Some(_) => world.ok(&["kernel", "import", &unpacked, "--modules", &modules]),
-            None => world.ok(&["kernel", "import", &package]),
+            Some(_) => self.ok(&[&["kernel", "import", &unpacked, "--modules", &modules], words].concat()),
+            None => self.ok(&[&["kernel", "import", &package], words].concat()),
         };
-        Ok(world)
     }
 
     /// A state folder with nothing but the configuration.
@@ -80,15 +86,17 @@ impl World {
         world
     }
 
-    /// Makes an image of little more than a shell. The file has the image's name in it.
+    /// Makes an image of little more than a shell, the same one each time. The file has the image's name in it.
     pub fn import(&self, name: &str, file: &str) {
         let tree = self.home.path().join(format!("tree-{name}"));
-        fs::create_dir_all(tree.join("bin")).unwrap();
-        fs::copy(busybox().unwrap(), tree.join("bin/busybox")).unwrap();
-        for program in ["sh", "cat", "true", "sleep", "echo"] {
-            std::os::unix::fs::symlink("busybox", tree.join("bin").join(program)).unwrap();
+        if !tree.exists() {
+            fs::create_dir_all(tree.join("bin")).unwrap();
+            fs::copy(busybox().unwrap(), tree.join("bin/busybox")).unwrap();
+            for program in ["sh", "cat", "true", "sleep", "echo"] {
+                std::os::unix::fs::symlink("busybox", tree.join("bin").join(program)).unwrap();
+            }
+            fs::write(tree.join(file.trim_start_matches('/')), name).unwrap();
         }
-        fs::write(tree.join(file.trim_start_matches('/')), name).unwrap();
         self.ok(&["image", "import", &tree.display().to_string(), name]);
     }
 
