@@ -351,10 +351,15 @@ impl Output {
 
     /// Attaches again where the output was.
     async fn mend(&mut self) -> Result<()> {
-        // Who sends is let go of, and whoever would send next waits: what the old connection took now would be lost without a word.
-        self.line.cut.notify_waiters();
+        // Who sends is let go of, also who began in the moment between, and whoever would send next waits: what the old connection took now would be
+        // lost without a word.
         let line = Arc::clone(&self.line);
-        let mut sink = line.sink.lock().await;
+        let mut sink = loop {
+            line.cut.notify_waiters();
+            if let Ok(sink) = timeout(FIRST_PAUSE, line.sink.lock()).await {
+                break sink;
+            }
+        };
         {
             let mut stdin = line.stdin();
             stdin.doubtful |= stdin.confirmed < stdin.sent;
