@@ -10,6 +10,7 @@
 //! secrets/VAULT            what is kept of sandboxes' secrets: values and keys, for the owner alone; made with the first
 //! audit/N.log              what was done, and by whom, in parts
 //! agent/                   the provider's: the agent's program, unpacked
+//! contexts.{json,lock}     names and keys of other hosts, and the lock of their changes
 //! ```
 
 use std::{
